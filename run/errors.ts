@@ -1,0 +1,34 @@
+/** An error of the user's making: its message says what was wrong and what to do, and is all that is shown. */
+export class UserError extends Error {
+  override name = 'UserError'
+}
+
+/**
+ * Ends the process as its users expect when something goes wrong: a UserError prints its message alone,
+ * anything else its stack too, since that one is ours to mend; both exit with code 1. A reader that went away
+ * (npm start | head) is no error at all.
+ */
+export function handleErrors(): void {
+  process.stdout.on('error', stopAtClosedPipe)
+  process.stderr.on('error', stopAtClosedPipe)
+  // A rejected promise, a top-level await's included, arrives here as well.
+  process.on('uncaughtException', error => {
+    console.error(error instanceof UserError ? error.message : error)
+    process.exit(1)
+  })
+}
+
+function stopAtClosedPipe(error: NodeJS.ErrnoException): void {
+  if (error.code === 'EPIPE') process.exit(0)
+  throw error
+}
+
+/** What a caught value says, whatever it is: the reason inside another message. */
+export function reasonOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error)
+}
+
+/** The code of a system error (ENOENT, EACCES), if it is one. */
+export function codeOf(error: unknown): string | undefined {
+  return error instanceof Error && 'code' in error && typeof error.code === 'string' ? error.code : undefined
+}
