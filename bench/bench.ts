@@ -1,0 +1,178 @@
+// Speed beside the peers, in one run: npm run bench [-- OPTIONS], see --help.
+import { readFileSync } from 'node:fs'
+import { availableParallelism, cpus } from 'node:os'
+import { parseArgs } from 'node:util'
+import { type Measurement, type Rival, jax, measure, ours, pyTorch } from './rivals.ts'
+import { Status, median, table } from './show.ts'
+import { type Work, flopsOf, nameOf, tokensOf, works } from './work.ts'
+
+const help = `npm run bench [-- OPTIONS]
+
+Measures matrix products and training steps of this project, of PyTorch (where a Python has it) and of
+jax-js. Each round runs every rival in turn, each time in a fresh process; the table has the median of
+the rounds. A round takes one to two minutes on two cores.
+
+  --rounds N     how many rounds (3)
+  --only NAME    only the rows with this in their name, such as "matmul" or "latent 128"; repeatable
+  --threads N    threads of this project and of PyTorch (all cores: ${availableParallelism()})
+  --help         this text
+
+The columns are GFLOP/s of the fastest repetition of a process, by the same count of operations for
+all (bench/work.ts), and how many times faster than each peer this project is.
+A step "latent DIM BLOCKS VOCABULARY LENGTH BATCH" is forward, backward and AdamW on all parameters.`
+
+const { values } = parseArgs({
+  options: {
+    rounds: { type: 'string', default: '3' },
+    only: { type: 'string', multiple: true, default: [] },
+    threads: { type: 'string', default: String(availableParallelism()) },
+    help: { type: 'boolean', default: false },
+  },
+})
+if (values.help) {
+  console.log(help)
+  process.exit()
+}
+const rounds = positive('rounds', values.rounds)
+const threads = positive('threads', values.threads)
+const chosen = works.filter(
+  work => !values.only.length || values.only.some(part => nameOf(work).includes(part)),
+)
+if (!chosen.length) fail(`--only: no row has that name. The rows: ${works.map(nameOf).join(', ')}`)
+
+const torch = await pyTorch(threads)
+const rivals = [ours(threads), ...torch, jax].filter(rival => chosen.some(rival.command))
+header(rivals)
+
+/** The measurements of each work by each rival, or why there is none. */
+const results = new Map<Work, Map<Rival, Measurement[] | Error>>(chosen.map(work => [work, new Map()]))
+await measureAll()
+console.log(`${speeds()}\n\n${details()}`.trim())
+const failures = [...results].flatMap(([work, row]) =>
+  [...row].flatMap(([rival, result]) => (result instanceof Error ? [{ work, rival, result }] : [])),
+)
+for (const { work, rival, result } of failures) {
+  console.log(`\n${rival.name} failed at ${nameOf(work)}: ${result.message}`)
+}
+if (failures.some(({ rival }) => rival === rivals[0])) process.exitCode = 1
+
+async function measureAll(): Promise<void> {
+  const status = new Status()
+  for (let round = 0; round < rounds; round++) {
+    for (const [work, row] of results) {
+      // Each round begins with another rival, so that none always has the cooler processor.
+      for (let i = 0; i < rivals.length; i++) {
+        const rival = rivals[(round + i) % rivals.length]
+        const command = rival.command(work)
+        const before = row.get(rival) ?? []
+        if (!command || before instanceof Error) continue
+        status.show(`round ${round + 1} of ${rounds}: ${nameOf(work)}, ${rival.name}`)
+        row.set(
+          rival,
+          await measure(rival, command).then(
+            one => [...before, one],
+            (error: Error) => error,
+          ),
+        )
+      }
+    }
+  }
+  status.clear()
+}
+
+function header(rivals: readonly Rival[]): void {
+  const model = /^model name\s*: (.*)$/m.exec(cpuInfo())?.[1] ?? cpus()[0]?.model ?? 'unknown processor'
+  console.log(
+    `${model}, ${availableParallelism()} cores, ${rounds === 1 ? 'one round' : `medians of ${rounds} rounds`}`,
+  )
+  for (const { description, warning } of rivals) {
+    console.log(description)
+    if (warning) console.log(`  NUMBERS MEAN NOTHING: ${warning}`)
+  }
+  if (!torch.length) {
+    console.log('PyTorch: not found, left out (Debian: apt-get install python3-torch libopenblas0-pthread)')
+  }
+  console.log()
+}
+
+function cpuInfo(): string {
+  try {
+    return readFileSync('/proc/cpuinfo', 'utf8')
+  } catch {
+    return ''
+  }
+}
+
+/** The median of one number of the measurements, if there are any. */
+function middle(
+  work: Work,
+  rival: Rival,
+  pick: (one: Measurement) => number | undefined,
+): number | undefined {
+  const result = results.get(work)?.get(rival)
+  if (!result || result instanceof Error) return undefined
+  const numbers = result.map(pick).filter(value => value !== undefined)
+  return numbers.length ? median(numbers) : undefined
+}
+
+/** GFLOP/s, if it was measured. */
+function rate(work: Work, rival: Rival): number | undefined {
+  const seconds = middle(work, rival, one => one.seconds)
+  return seconds && flopsOf(work) / seconds / 1e9
+}
+
+function speeds(): string {
+  const [us, ...peers] = rivals
+  const cell = (work: Work, rival: Rival) => {
+    if (results.get(work)?.get(rival) instanceof Error) return 'failed'
+    return rate(work, rival)?.toFixed(1) ?? ''
+  }
+  const ratio = (work: Work, peer: Rival) => {
+    const [mine, theirs] = [rate(work, us), rate(work, peer)]
+    return mine && theirs ? `${(mine / theirs).toFixed(2)}x` : ''
+  }
+  return table([
+    ['GFLOP/s', ...rivals.map(rival => rival.name), ...peers.map(peer => `/ ${peer.name}`)],
+    ...chosen.map(work => [
+      nameOf(work),
+      ...rivals.map(rival => cell(work, rival)),
+      ...peers.map(peer => ratio(work, peer)),
+    ]),
+  ])
+}
+
+/** What else there is to say of the training steps. */
+function details(): string {
+  const steps = chosen.filter(work => work.kind === 'step')
+  const shown = rivals.filter(rival => steps.some(work => middle(work, rival, one => one.seconds)))
+  if (!steps.length || !shown.length) return ''
+  return table([
+    ['step', 'rival', 'ms', 'tokens/s', 'peak memory', 'first step'],
+    ...steps.flatMap(work =>
+      shown.map(rival => {
+        const seconds = middle(work, rival, one => one.seconds)
+        const peak = middle(work, rival, one => one.peak_mib)
+        const first = middle(work, rival, one => one.first_s)
+        return [
+          nameOf(work),
+          rival.name,
+          seconds ? (seconds * 1000).toFixed(1) : '',
+          seconds ? Math.round(tokensOf(work) / seconds).toLocaleString('en') : '',
+          peak ? `${Math.round(peak).toLocaleString('en')} MiB` : '',
+          first === undefined ? '' : `+${first.toFixed(2)} s`,
+        ]
+      }),
+    ),
+  ])
+}
+
+function positive(option: string, text: string): number {
+  const value = Number(text)
+  if (!Number.isInteger(value) || value < 1) fail(`--${option}: ${text} is no positive whole number`)
+  return value
+}
+
+function fail(message: string): never {
+  console.error(message)
+  process.exit(1)
+}

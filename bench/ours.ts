@@ -1,0 +1,133 @@
+// Times one work on this project's engine; usage: ours.ts NAME... [--threads N], the names as in work.ts.
+// Prints one JSON line. A process of its own, so that its memory and its threads are its own as well.
+import { readFileSync } from 'node:fs'
+import { parseArgs } from 'node:util'
+import {
+  NDArray,
+  type Tensor,
+  type Variable,
+  assign,
+  attention,
+  compile,
+  concat,
+  gelu,
+  grad,
+  layerNorm,
+  linearCrossEntropy,
+  randomNormal,
+  softplus,
+  full,
+  startCpu,
+  variable,
+} from '../engine/index.ts'
+import { type Matmul, type Step, parseWork } from './work.ts'
+
+const { values, positionals } = parseArgs({
+  options: { threads: { type: 'string' } },
+  allowPositionals: true,
+})
+const work = parseWork(positionals)
+await startCpu(values.threads ? { threads: Number(values.threads) } : {})
+
+let keys = 0
+const normal = (shape: number[], standardDeviation: number) =>
+  variable(randomNormal(shape, keys++, standardDeviation))
+const constant = (shape: number[], value: number) => variable(full(shape, value))
+
+/** What bench/torch_step.py's Latent is, line for line. */
+function latentBlock({ dim, blocks }: Step) {
+  const [keyDim, wide] = [Math.floor(dim / 8), 2 * dim]
+  const parameters = {
+    norm: constant([dim], 1),
+    normBias: constant([dim], 0),
+    expand: normal([2 * keyDim + 2 * wide, dim], 0.25 / Math.sqrt(dim)),
+    project: normal([dim, wide], 0.5 / Math.sqrt(dim) / blocks),
+    positionBias: constant([1], 1),
+  }
+  const forward = (x: Tensor): Tensor => {
+    const normed = layerNorm(x).mul(parameters.norm).add(parameters.normBias)
+    const [query, key, linear, gate] = normed.matmul(parameters.expand.T).split([keyDim, keyDim, wide, wide])
+    const [local, value] = linear.mul(gelu(gate)).split([wide - dim, dim])
+    const mixed = attention(query, key, value, { slope: softplus(parameters.positionBias) })
+    return x.add(concat([local, mixed]).matmul(parameters.project.T))
+  }
+  return { parameters: Object.values(parameters), forward }
+}
+
+/** PyTorch's AdamW with its default settings; returns what applies gradients within a traced function. */
+function adamW(parameters: readonly Variable[]): (gradients: readonly Tensor[]) => void {
+  const [rate, beta1, beta2, epsilon, decay] = [1e-3, 0.9, 0.999, 1e-8, 0.01]
+  const zeros = () => parameters.map(({ shape }) => constant([...shape], 0))
+  const [firstMoments, secondMoments] = [zeros(), zeros()]
+  const [power1, power2] = [constant([], 1), constant([], 1)]
+  return gradients => {
+    const [next1, next2] = [power1.mul(beta1), power2.mul(beta2)]
+    assign(power1, next1)
+    assign(power2, next2)
+    const [correction1, correction2] = [next1, next2].map(power => power.neg().add(1).reciprocal())
+    for (const [i, parameter] of parameters.entries()) {
+      const m = firstMoments[i].mul(beta1).add(gradients[i].mul(1 - beta1))
+      const v = secondMoments[i].mul(beta2).add(gradients[i].square().mul(1 - beta2))
+      assign(firstMoments[i], m)
+      assign(secondMoments[i], v)
+      const update = m.mul(correction1).div(v.mul(correction2).sqrt().add(epsilon))
+      assign(parameter, parameter.mul(1 - rate * decay).sub(update.mul(rate)))
+    }
+  }
+}
+
+function trainingStep(work: Step): () => Promise<unknown> {
+  const { dim, vocabulary, length, batch } = work
+  const embedding = normal([vocabulary, dim], 1)
+  const blocks = Array.from({ length: work.blocks }, () => latentBlock(work))
+  const [norm, normBias] = [constant([dim], 1), constant([dim], 0)]
+  const output = normal([vocabulary, dim], 1 / Math.sqrt(3 * dim))
+  const parameters = [embedding, ...blocks.flatMap(block => block.parameters), norm, normBias, output]
+  const update = adamW(parameters)
+
+  const step = compile(({ inputs, targets }: { inputs: Tensor; targets: Tensor }) => {
+    const x = blocks.reduce((x, block) => block.forward(x), embedding.gather(inputs))
+    const loss = linearCrossEntropy(layerNorm(x).mul(norm).add(normBias), output, targets).loss.mean()
+    update(grad(loss, parameters))
+    return { loss }
+  })
+  const randomToken = () => Math.floor(Math.random() * vocabulary)
+  const tokens = () => new NDArray(Int32Array.from({ length: batch * length }, randomToken), [batch, length])
+  const [inputs, targets] = [tokens(), tokens()]
+  return () => step({ inputs, targets })
+}
+
+function matrixProduct({ m, n, k }: Matmul): () => Promise<unknown> {
+  const [a, b, out] = [normal([m, k], 1), normal([k, n], 1), constant([m, n], 0)]
+  const multiply = compile(() => {
+    assign(out, a.matmul(b))
+    return {}
+  })
+  return () => multiply({})
+}
+
+/** The most memory this process has held, in MiB. */
+function peakMebibytes(): number {
+  try {
+    return Math.round(Number(/VmHWM:\s+(\d+)/.exec(readFileSync('/proc/self/status', 'utf8'))?.[1]) / 1024)
+  } catch {
+    return Math.round(process.resourceUsage().maxRSS / 1024)
+  }
+}
+
+const repetition = work.kind === 'step' ? trainingStep(work) : matrixProduct(work)
+const timed = async () => {
+  const start = performance.now()
+  await repetition()
+  return (performance.now() - start) / 1000
+}
+const first = await timed()
+const times: number[] = []
+const isEnough = () => {
+  if (work.kind === 'step') return times.length >= work.steps
+  return times.length >= 3 && times.reduce((sum, time) => sum + time, 0) >= 0.5
+}
+while (!isEnough()) times.push(await timed())
+const seconds = Math.min(...times)
+console.log(JSON.stringify({ seconds, first_s: first - seconds, peak_mib: peakMebibytes() }))
+process.exit(0)

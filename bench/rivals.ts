@@ -1,0 +1,133 @@
+import { execFile } from 'node:child_process'
+import { readFileSync } from 'node:fs'
+import { fileURLToPath } from 'node:url'
+import { promisify } from 'node:util'
+import { type Work, nameOf } from './work.ts'
+
+const execute = promisify(execFile)
+const beside = (file: string) => fileURLToPath(new URL(file, import.meta.url))
+
+/** The line that a rival's process prints; the names are as the Python scripts have them. */
+export interface Measurement {
+  /** Of the fastest repetition. */
+  readonly seconds: number
+  /** The most memory that the process has held. */
+  readonly peak_mib?: number
+  /** What the first step took beyond the fastest: trace, compile, initial values. */
+  readonly first_s?: number
+}
+
+/** Something to measure, each time in a process of its own. */
+export interface Rival {
+  readonly name: string
+  /** What it is and runs on, for the table's header. */
+  readonly description: string
+  /** What makes its numbers meaningless, if anything does. */
+  readonly warning?: string
+  /** The process for some work, or undefined if it cannot do that. */
+  command(work: Work): readonly string[] | undefined
+  readonly environment?: Readonly<Record<string, string>>
+}
+
+/** Runs one rival's process once. Throws with the process's own words when it fails. */
+export async function measure(rival: Rival, command: readonly string[]): Promise<Measurement> {
+  return JSON.parse(await run(command, rival.environment)) as Measurement
+}
+
+async function run(
+  command: readonly string[],
+  environment: Readonly<Record<string, string>> = {},
+): Promise<string> {
+  const [file, ...args] = command
+  const env = { ...process.env, PYTHONDONTWRITEBYTECODE: '1', ...environment }
+  try {
+    return (await execute(file, args, { env, timeout: 900_000 })).stdout
+  } catch (error) {
+    const { stderr = '', message } = error as Error & { stderr?: string }
+    // The line that matters, of whatever Node or Python writes around it.
+    const line = stderr.split('\n').findLast(line => /Error\b.*:/.test(line))
+    throw new Error(line ?? message.trim(), { cause: error })
+  }
+}
+
+/** This project, on its CPU backend. */
+export function ours(threads: number): Rival {
+  const command = (work: Work) => [
+    process.execPath,
+    beside('ours.ts'),
+    ...words(work),
+    `--threads=${threads}`,
+  ]
+  return { name: 'ours', description: `ours: Node ${process.versions.node}, ${threads} threads`, command }
+}
+
+/** jax-js, the nearest library: WebAssembly, on the one thread that it has in Node. */
+export const jax: Rival = {
+  name: 'jax-js',
+  description: 'jax-js: its wasm backend, 1 thread (it has no more in Node)',
+  command: work =>
+    work.kind === 'matmul' ? [process.execPath, beside('jax.ts'), ...words(work)] : undefined,
+}
+
+/** What holds PyTorch, its BLAS and its oneDNN to AVX2. */
+const avx2 = {
+  OPENBLAS_CORETYPE: 'Haswell',
+  MKL_ENABLE_INSTRUCTIONS: 'AVX2',
+  ATEN_CPU_CAPABILITY: 'avx2',
+  ONEDNN_MAX_CPU_ISA: 'AVX2',
+}
+
+/**
+ * PyTorch, if there is a Python that has it; and PyTorch held to AVX2 where the processor has AVX-512,
+ * since AVX2 is the most that V8 makes: the same instructions for both.
+ */
+export async function pyTorch(threads: number): Promise<Rival[]> {
+  const python = await findPython()
+  if (!python) return []
+  const command = (work: Work) => {
+    const script = work.kind === 'matmul' ? 'torch_matmul.py' : 'torch_step.py'
+    const name = work.kind === 'matmul' ? words(work).slice(1) : words(work)
+    return [python, beside(script), ...name, `--threads=${threads}`]
+  }
+  const rival = async (name: string, environment: Readonly<Record<string, string>>): Promise<Rival> => {
+    const about = await run([python, beside('torch_machine.py'), `--threads=${threads}`], environment)
+    const machine = JSON.parse(about) as TorchMachine
+    const description = `${name}: ${machine.torch}, ${machine.blas}, ATen ${machine.aten}, ${machine.threads} threads`
+    return { name, description, command, environment, ...(machine.warning && { warning: machine.warning }) }
+  }
+  const free = await rival('PyTorch', {})
+  return hasAvx512() ? [free, await rival('PyTorch/AVX2', avx2)] : [free]
+}
+
+interface TorchMachine {
+  readonly torch: string
+  readonly blas: string
+  readonly aten: string
+  readonly threads: number
+  readonly warning?: string
+}
+
+/** The first Python that imports PyTorch: the system's own before whatever is first on the PATH. */
+export async function findPython(): Promise<string | undefined> {
+  for (const python of ['/usr/bin/python3', 'python3', 'python']) {
+    const found = await run([python, '-c', 'import torch']).then(
+      () => true,
+      () => false,
+    )
+    if (found) return python
+  }
+  return undefined
+}
+
+function hasAvx512(): boolean {
+  try {
+    return /\bavx512f\b/.test(readFileSync('/proc/cpuinfo', 'utf8'))
+  } catch {
+    return false // no Linux: PyTorch as it comes is the only row
+  }
+}
+
+const words = (work: Work): string[] => [
+  ...nameOf(work).split(' '),
+  ...(work.kind === 'step' ? [String(work.steps)] : []),
+]
