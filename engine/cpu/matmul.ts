@@ -1,0 +1,663 @@
+import type { Kernel } from './kernel.ts'
+import { add, advance, and, i32, locals, loop, min, mul, repeat } from './wat.ts'
+
+/**
+ * Matrix products in the manner of GotoBLAS (Goto and van de Geijn, "Anatomy of high-performance
+ * matrix multiplication", 2008): k is cut into blocks; a panel of B, tile.columns wide and one k-block
+ * deep, stays in the L1 cache while the rows of A pass by it from L2; a tile of C stays in registers
+ * for the whole k-block. B is packed beforehand, so that its panels are contiguous.
+ */
+
+/** The tile of C whose sums stay in registers, and how a product is added to a sum. */
+export interface MicroKernel {
+  readonly rows: number
+  /** A multiple of 4, and of 8 where pairs of 128-bit operations are to become 256-bit ones. */
+  readonly columns: number
+  /** Whether f32x4.relaxed_madd exists; else a multiplication and an addition. */
+  readonly fma: boolean
+}
+
+/** Names the tile within a kernel's name. */
+export function tileName(tile: MicroKernel): string {
+  return `${tile.rows}x${tile.columns}${tile.fma ? '' : 'm'}`
+}
+
+/** The v128 expression a * b + c. */
+export function multiplyAdd(tile: MicroKernel, a: string, b: string, c: string): string {
+  return tile.fma ? `(f32x4.relaxed_madd ${a} ${b} ${c})` : `(f32x4.add (f32x4.mul ${a} ${b}) ${c})`
+}
+
+/** How many steps of k the inner loop does at a time. */
+const unroll = 4
+
+/**
+ * WAT of the function that every matrix product ends in:
+ * `(func $name (param $a i32) (param $b i32) (param $depth i32) (param $from i32) (param $c i32))`
+ * computes C = From + A·B, with C [rows, tile.columns], A [rows, depth] and B a packed panel
+ * [depth, tile.columns]. Strides are in floats; without `strideFrom`, C = A·B. The sums stay in
+ * registers and are taken in the order of k.
+ */
+export function tileFunction(
+  name: string,
+  tile: MicroKernel,
+  shape: {
+    rows: number
+    /** From a row of A to the next, and from one k to the next. */
+    strideA: number
+    stepA: number
+    strideC: number
+    strideFrom?: number
+  },
+): string {
+  const { rows, strideA, stepA, strideC, strideFrom } = shape
+  const vectors = tile.columns / 4
+  const sums = (text: (row: number, vector: number) => string) =>
+    repeat(rows, row => repeat(vectors, vector => text(row, vector)))
+  // One step of k: a row of B times each element of a column of A.
+  const step = (k: number) => `
+      ${repeat(
+        vectors,
+        v => `(local.set $b${v}
+        (v128.load offset=${(k * tile.columns + 4 * v) * 4} align=4 (local.get $b)))`,
+      )}
+      ${repeat(
+        rows,
+        row => `(local.set $a0
+        (v128.load32_splat offset=${(row * strideA + k * stepA) * 4} (local.get $a)))
+        ${repeat(
+          vectors,
+          v => `(local.set $c${row}_${v}
+          ${multiplyAdd(tile, '(local.get $a0)', `(local.get $b${v})`, `(local.get $c${row}_${v})`)})`,
+        )}`,
+      )}`
+  // As many steps as the depth has in the bits of `mask`, `count` at a time.
+  const steps = (count: number, mask: number) => `
+    (local.set $end ${add('b', mul(and('depth', mask), tile.columns * 4))})
+    (block $done (loop $next
+      (br_if $done (i32.eq (local.get $b) (local.get $end)))
+      ${repeat(count, step)}
+      ${advance('a', count * stepA * 4)}
+      ${advance('b', count * tile.columns * 4)}
+      (br $next)))`
+  // All loads come before the first store, and the stores in order: V8 pairs them to 256 bits only so.
+  return `
+  (func $${name} (param $a i32) (param $b i32) (param $depth i32) (param $from i32) (param $c i32)
+    (local $end i32) (local $a0 v128)
+    ${repeat(vectors, v => locals('v128', `b${v}`))}
+    ${sums((row, v) => locals('v128', `c${row}_${v}`))}
+    ${
+      strideFrom === undefined
+        ? ''
+        : sums(
+            (row, v) => `(local.set $c${row}_${v}
+      (v128.load offset=${(row * strideFrom + 4 * v) * 4} align=4 (local.get $from)))`,
+          )
+    }
+    ${steps(unroll, -unroll)}
+    ${steps(1, unroll - 1)}
+    ${sums(
+      (row, v) => `(v128.store offset=${(row * strideC + 4 * v) * 4} align=4
+      (local.get $c) (local.get $c${row}_${v}))`,
+    )})`
+}
+
+/**
+ * WAT of the function that multiplies many rows of A with one packed panel of B:
+ * `(func $name (param $a i32) (param $b i32) (param $depth i32) (param $from i32) (param $c i32)
+ * (param $rows i32))`, with the meanings of tileFunction. `rows` may be any of `rowCounts`.
+ * With `packed`, A is stored as groups of tile.rows rows (the last group may be smaller), each group
+ * [depth, rows in group], as packRows leaves it; else row-major with `strideA`.
+ */
+export function panelFunction(
+  name: string,
+  tile: MicroKernel,
+  shape: {
+    rowCounts: readonly number[]
+    strideA: number | 'packed'
+    strideC: number
+    strideFrom?: number
+  },
+): string {
+  const { rowCounts, strideA, strideC, strideFrom } = shape
+  const heights = rowCounts.some(count => count >= tile.rows) ? [tile.rows] : []
+  heights.push(...new Set(rowCounts.map(count => count % tile.rows).filter(count => count > 0)))
+  const call = (rows: number) =>
+    `(call $${name}.${rows}
+      (local.get $a) (local.get $b) (local.get $depth) (local.get $from) (local.get $c))`
+  return `
+  ${heights
+    .map(rows =>
+      tileFunction(`${name}.${rows}`, tile, {
+        rows,
+        strideC,
+        strideFrom,
+        strideA: strideA === 'packed' ? 1 : strideA,
+        stepA: strideA === 'packed' ? rows : 1,
+      }),
+    )
+    .join('\n')}
+  (func $${name} (param $a i32) (param $b i32) (param $depth i32) (param $from i32) (param $c i32)
+    (param $rows i32)
+    ${
+      heights[0] !== tile.rows
+        ? ''
+        : `
+    (block $done (loop $next
+      (br_if $done (i32.lt_u (local.get $rows) (i32.const ${tile.rows})))
+      ${call(tile.rows)}
+      ${advance('a', strideA === 'packed' ? mul('depth', tile.rows * 4) : strideA * tile.rows * 4)}
+      ${strideFrom === undefined ? '' : advance('from', strideFrom * tile.rows * 4)}
+      ${advance('c', strideC * tile.rows * 4)}
+      ${advance('rows', -tile.rows)}
+      (br $next)))`
+    }
+    ${heights
+      .filter(rows => rows < tile.rows)
+      .map(rows => `(if (i32.eq (local.get $rows) (i32.const ${rows})) (then ${call(rows)}))`)
+      .join('\n')})`
+}
+
+/** One batched product; all strides are in floats. */
+export interface MatmulShape {
+  readonly m: number
+  readonly n: number
+  readonly k: number
+  /** A is stored [k, m] instead of [m, k]. */
+  readonly transposeA: boolean
+  readonly rowStrideA: number
+  readonly rowStrideC: number
+  /** The sums start from this matrix [m, n], which may be C itself, instead of zero. */
+  readonly residual?: { readonly rowStride: number; readonly batchStride?: number }
+  /** How many products, and how far apart their operands are; strideB defaults to packedFloats. */
+  readonly batch?: {
+    readonly count: number
+    readonly strideA: number
+    readonly strideB?: number
+    readonly strideC: number
+  }
+}
+
+/** How a product is cut: the k-blocks set the order of its sums, the row and column blocks its items. */
+export interface MatmulPlan {
+  readonly kBlock: number
+  readonly rowBlock: number
+  readonly columnBlock: number
+}
+
+/** How many floats B [k, n] takes when it is packed. */
+export function packedFloats(k: number, n: number, tile: MicroKernel): number {
+  return k * roundUp(n, tile.columns)
+}
+
+/**
+ * C[m,n] = A[m,k]·B[k,n] (+ residual[m,n]) in float32, all row-major.
+ * Operands: a, packedB (as packKernel leaves it for the same kBlock), c, and the residual if there is one.
+ * Item (batch * rowBlocks + rowBlock) * columnBlocks + columnBlock makes that block of C, and nothing
+ * outside of C's m rows and n columns is written. Each element is summed in the order of k, starting
+ * from the residual, whatever the blocks of rows and columns.
+ */
+export function matmulKernel(shape: MatmulShape, plan: MatmulPlan, tile: MicroKernel): Kernel {
+  const { m, n, k, transposeA, rowStrideA, rowStrideC, residual } = shape
+  const kBlock = Math.min(plan.kBlock, k)
+  const rowBlock = Math.min(plan.rowBlock, m)
+  const columnBlock = Math.min(plan.columnBlock, roundUp(n, tile.columns))
+  if (columnBlock % tile.columns !== 0) {
+    throw new Error(`A column block of ${columnBlock} is no multiple of the tile's ${tile.columns} columns`)
+  }
+  const rowBlocks = Math.ceil(m / rowBlock)
+  const columnBlocks = Math.ceil(n / columnBlock)
+  const batch = {
+    strideB: packedFloats(k, n, tile),
+    ...(shape.batch ?? { count: 1, strideA: 0, strideC: 0 }),
+  }
+  const strideFrom = residual?.rowStride
+  const batchStrideFrom = residual?.batchStride ?? batch.strideC
+  const name = [
+    'matmul',
+    tileName(tile),
+    `${m}x${n}x${k}`,
+    transposeA ? 't' : 'n',
+    rowStrideA,
+    rowStrideC,
+    ...(residual ? ['r', strideFrom, batchStrideFrom] : []),
+    ...(shape.batch ? ['b', batch.count, batch.strideA, batch.strideB, batch.strideC] : []),
+    kBlock,
+    rowBlock,
+    columnBlock,
+  ].join('_')
+
+  const fullColumns = n - (n % tile.columns)
+  const edge = n - fullColumns
+  const rowCounts = [...new Set([rowBlock, m - (rowBlocks - 1) * rowBlock])]
+  const strideA = transposeA ? 'packed' : rowStrideA
+  const manyBlocks = kBlock < k
+  // Scratch: the packed block of A, then the edge's block of C, as wide as a tile.
+  const edgeOffset = transposeA ? rowBlock * kBlock * 4 : 0
+  const scratchBytes = edgeOffset + (edge > 0 ? rowBlock * tile.columns * 4 : 0)
+  const callPanel = (variant: string, from: string, c: string) => `(call $${name}.${variant}
+    (local.get $blockA) (local.get $panel) (local.get $depth) ${from} ${c} (local.get $rows))`
+  const whenFirst = (first: string, next: string) =>
+    manyBlocks ? `(if (i32.eqz (local.get $k)) (then ${first}) (else ${next}))` : first
+  const copy = (from: string, strideFrom: number, to: string, strideTo: number) => `(call $${name}.copy
+    ${from} (i32.const ${strideFrom * 4}) ${to} (i32.const ${strideTo * 4}) (local.get $rows))`
+  const column = '(i32.shl (local.get $column) (i32.const 2))'
+
+  const wat = `
+  ${panelFunction(`${name}.first`, tile, { rowCounts, strideA, strideC: rowStrideC, strideFrom })}
+  ${
+    manyBlocks
+      ? panelFunction(`${name}.next`, tile, {
+          rowCounts,
+          strideA,
+          strideC: rowStrideC,
+          strideFrom: rowStrideC,
+        })
+      : ''
+  }
+  ${
+    edge > 0 && !residual
+      ? panelFunction(`${name}.firstEdge`, tile, { rowCounts, strideA, strideC: tile.columns })
+      : ''
+  }
+  ${
+    edge > 0 && (residual || manyBlocks)
+      ? panelFunction(`${name}.nextEdge`, tile, {
+          rowCounts,
+          strideA,
+          strideC: tile.columns,
+          strideFrom: tile.columns,
+        })
+      : ''
+  }
+  ${edge > 0 ? copyFunction(`${name}.copy`, edge) : ''}
+  ${transposeA ? packRowsFunction(`${name}.packRows`, tile, rowCounts, rowStrideA) : ''}
+  (func $${name} (param $arguments i32) (param $item i32) (param $scratch i32)
+    ${locals(
+      'i32',
+      'a',
+      'b',
+      'c',
+      'from',
+      'row',
+      'rows',
+      'column',
+      'start',
+      'end',
+      'k',
+      'depth',
+      'blockA',
+      'panel',
+      'edge',
+    )}
+    (local.set $start ${mul(`(i32.rem_u (local.get $item) (i32.const ${columnBlocks}))`, columnBlock)})
+    (local.set $item (i32.div_u (local.get $item) (i32.const ${columnBlocks})))
+    (local.set $row ${mul(`(i32.rem_u (local.get $item) (i32.const ${rowBlocks}))`, rowBlock)})
+    (local.set $item (i32.div_u (local.get $item) (i32.const ${rowBlocks})))
+    (local.set $rows ${min(`(i32.sub (i32.const ${m}) (local.get $row))`, rowBlock)})
+    (local.set $end ${min(add('start', columnBlock), fullColumns)})
+    (local.set $a ${add(
+      '(i32.load (local.get $arguments))',
+      mul('item', batch.strideA * 4),
+      mul('row', transposeA ? 4 : rowStrideA * 4),
+    )})
+    (local.set $b ${add('(i32.load offset=4 (local.get $arguments))', mul('item', batch.strideB * 4))})
+    (local.set $c ${add(
+      '(i32.load offset=8 (local.get $arguments))',
+      mul('item', batch.strideC * 4),
+      mul('row', rowStrideC * 4),
+    )})
+    ${
+      !residual
+        ? ''
+        : `(local.set $from ${add(
+            '(i32.load offset=12 (local.get $arguments))',
+            mul('item', batchStrideFrom * 4),
+            mul('row', residual.rowStride * 4),
+          )})`
+    }
+    (local.set $edge ${add('scratch', edgeOffset)})
+    ${loop(
+      'k',
+      0,
+      k,
+      kBlock,
+      `
+      (local.set $depth ${min(`(i32.sub (i32.const ${k}) (local.get $k))`, kBlock)})
+      ${
+        transposeA
+          ? `
+      (local.set $blockA (local.get $scratch))
+      (call $${name}.packRows ${add('a', mul('k', rowStrideA * 4))} (local.get $scratch)
+        (local.get $depth) (local.get $rows))`
+          : `(local.set $blockA ${add('a', mul('k', 4))})`
+      }
+      (local.set $panel ${add('b', mul('k', roundUp(n, tile.columns) * 4), mul(mul('start', 4), 'depth'))})
+      ${loop(
+        'column',
+        '(local.get $start)',
+        'end',
+        tile.columns,
+        `
+        ${whenFirst(
+          callPanel('first', add('from', column), add('c', column)),
+          callPanel('next', add('c', column), add('c', column)),
+        )}
+        ${advance('panel', mul('depth', tile.columns * 4))}`,
+      )}
+      ${
+        edge === 0
+          ? ''
+          : `(if (i32.le_u (i32.const ${n}) ${add('start', columnBlock)}) (then
+        ${whenFirst(
+          residual ? copy(add('from', fullColumns * 4), residual.rowStride, i32('edge'), tile.columns) : '',
+          copy(add('c', fullColumns * 4), rowStrideC, i32('edge'), tile.columns),
+        )}
+        ${
+          residual
+            ? callPanel('nextEdge', i32('edge'), i32('edge'))
+            : whenFirst(
+                callPanel('firstEdge', i32('edge'), i32('edge')),
+                callPanel('nextEdge', i32('edge'), i32('edge')),
+              )
+        }
+        ${copy(i32('edge'), tile.columns, add('c', fullColumns * 4), rowStrideC)}))`
+      }`,
+    )})`
+  return { name, wat, items: batch.count * rowBlocks * columnBlocks, scratchBytes }
+}
+
+/** `(func $name from fromStride to toStride rows)` copies rows of `width` floats; strides in bytes. */
+function copyFunction(name: string, width: number): string {
+  return `
+  (func $${name} (param $from i32) (param $fromStride i32) (param $to i32) (param $toStride i32)
+    (param $rows i32)
+    (local $row i32)
+    ${loop(
+      'row',
+      0,
+      'rows',
+      1,
+      `
+      ${repeat(
+        width,
+        i => `(f32.store offset=${4 * i} (local.get $to)
+          (f32.load offset=${4 * i} (local.get $from)))`,
+      )}
+      ${advance('from', 'fromStride')}
+      ${advance('to', 'toStride')}`,
+    )})`
+}
+
+/** Copies `count` neighbouring floats from $from to $group, in the widest pieces there are. */
+function move(count: number): string {
+  const pieces: string[] = []
+  for (let at = 0; at < count;) {
+    const width = count - at >= 4 ? 4 : count - at >= 2 ? 2 : 1
+    const type = width === 4 ? 'v128' : width === 2 ? 'i64' : 'i32'
+    pieces.push(`(${type}.store offset=${at * 4} align=4 (local.get $group)
+        (${type}.load offset=${at * 4} align=4 (local.get $from)))`)
+    at += width
+  }
+  return pieces.join('\n')
+}
+
+/**
+ * `(func $name a to depth rows)` packs A, stored [depth, rows] with a row stride, into groups of
+ * tile.rows rows, each group [depth, rows in group]; see panelFunction.
+ */
+function packRowsFunction(
+  name: string,
+  tile: MicroKernel,
+  rowCounts: readonly number[],
+  strideA: number,
+): string {
+  const rests = [...new Set(rowCounts.map(count => count % tile.rows))].filter(rest => rest > 0)
+  return `
+  (func $${name} (param $a i32) (param $to i32) (param $depth i32) (param $rows i32)
+    ${locals('i32', 'i', 'left', 'from', 'group')}
+    ${loop(
+      'i',
+      0,
+      'depth',
+      1,
+      `
+      (local.set $from ${add('a', mul('i', strideA * 4))})
+      (local.set $group ${add('to', mul('i', tile.rows * 4))})
+      (local.set $left (local.get $rows))
+      (block $done (loop $next
+        (br_if $done (i32.lt_u (local.get $left) (i32.const ${tile.rows})))
+        ${move(tile.rows)}
+        ${advance('from', tile.rows * 4)}
+        ${advance('group', mul('depth', tile.rows * 4))}
+        ${advance('left', -tile.rows)}
+        (br $next)))
+      ${rests
+        .map(
+          rest => `(if (i32.eq (local.get $left) (i32.const ${rest})) (then
+        (local.set $group (i32.sub (local.get $group) ${mul('i', (tile.rows - rest) * 4)}))
+        ${move(rest)}))`,
+        )
+        .join('\n')}`,
+    )})`
+}
+
+/** What packKernel packs: B [k, n], row-major, or stored [n, k] when transposed. */
+export interface PackShape {
+  readonly k: number
+  readonly n: number
+  /** From one stored row to the next, in floats. */
+  readonly rowStride: number
+  readonly transposed: boolean
+  /** How many matrices, and how far apart they are in the source; packed they lie packedFloats apart. */
+  readonly batch?: { readonly count: number; readonly stride: number }
+}
+
+/**
+ * Packs B for matmulKernel: for each block of kBlock rows, for each panel of tile.columns columns, the
+ * panel's [rows in block, tile.columns] elements, zeros where n ends within the panel.
+ * Operands: source, destination.
+ * An item is a block of `block` stored rows of the source: rows of B (`block` divides kBlock, so this can
+ * follow what makes those rows while they are in cache), or columns of B when transposed (`block` is a
+ * multiple of tile.columns). Item batch * blocks + i does rows i * block up to (i + 1) * block.
+ */
+export function packKernel(shape: PackShape, kBlock: number, block: number, tile: MicroKernel): Kernel {
+  const { k, n, rowStride, transposed } = shape
+  const batch = shape.batch ?? { count: 1, stride: 0 }
+  const depth = Math.min(kBlock, k)
+  if (transposed ? block % tile.columns !== 0 : depth < k && depth % block !== 0) {
+    throw new Error(`A block of ${block} rows fits neither k-blocks of ${depth} nor ${tile.columns} columns`)
+  }
+  const name = [
+    'pack',
+    tileName(tile),
+    transposed ? 't' : 'n',
+    `${k}x${n}`,
+    rowStride,
+    ...(shape.batch ? ['b', batch.count, batch.stride] : []),
+    depth,
+    block,
+  ].join('_')
+  const blocks = Math.ceil((transposed ? n : k) / block)
+  const body = transposed ? packColumns(shape, depth, block, tile) : packBlock(shape, depth, block, tile)
+  const wat = `
+  (func $${name} (param $arguments i32) (param $item i32) (param $scratch i32)
+    ${locals('i32', 'source', 'to', 'start', 'end', 'row', 'column', 'k', 'depth', 'from', 'panel', 'i')}
+    ${transposed ? repeat(4, i => locals('v128', `r${i}`, `s${i}`)) : ''}
+    (local.set $start ${mul(`(i32.rem_u (local.get $item) (i32.const ${blocks}))`, block)})
+    (local.set $item (i32.div_u (local.get $item) (i32.const ${blocks})))
+    (local.set $source ${add('(i32.load (local.get $arguments))', mul('item', batch.stride * 4))})
+    (local.set $to ${add(
+      '(i32.load offset=4 (local.get $arguments))',
+      mul('item', packedFloats(k, n, tile) * 4),
+    )})
+    ${body})`
+  return { name, wat, items: batch.count * blocks, scratchBytes: 0 }
+}
+
+/** The rows of one k-block from $start on: each row is dealt out to the panels. */
+function packBlock({ k, n, rowStride }: PackShape, kBlock: number, block: number, tile: MicroKernel): string {
+  const edge = n % tile.columns
+  return `
+    (local.set $k ${mul(`(i32.div_u (local.get $start) (i32.const ${kBlock}))`, kBlock)})
+    (local.set $depth ${min(`(i32.sub (i32.const ${k}) (local.get $k))`, kBlock)})
+    (local.set $end ${min(add('start', block), k)})
+    (local.set $to ${add('to', mul('k', roundUp(n, tile.columns) * 4))})
+    ${loop(
+      'row',
+      'start',
+      'end',
+      1,
+      `
+      (local.set $from ${add('source', mul('row', rowStride * 4))})
+      (local.set $panel ${add('to', mul('(i32.sub (local.get $row) (local.get $k))', tile.columns * 4))})
+      ${loop(
+        'column',
+        0,
+        n - edge,
+        tile.columns,
+        `
+        ${repeat(
+          tile.columns / 4,
+          v => `(v128.store offset=${16 * v} align=4 (local.get $panel)
+          (v128.load offset=${16 * v} align=4 (local.get $from)))`,
+        )}
+        ${advance('from', tile.columns * 4)}
+        ${advance('panel', mul('depth', tile.columns * 4))}`,
+      )}
+      ${
+        edge === 0
+          ? ''
+          : repeat(
+              tile.columns,
+              i => `(f32.store offset=${4 * i} (local.get $panel)
+        ${i < edge ? `(f32.load offset=${4 * i} (local.get $from))` : '(f32.const 0)'})`,
+            )
+      }`,
+    )}`
+}
+
+/** The panels from column $start on: 4 x 4 blocks are transposed in registers. */
+function packColumns(
+  { k, n, rowStride }: PackShape,
+  kBlock: number,
+  block: number,
+  tile: MicroKernel,
+): string {
+  const rowBytes = tile.columns * 4
+  return `
+    (local.set $end ${min(add('start', block), n)})
+    ${loop(
+      'k',
+      0,
+      k,
+      kBlock,
+      `
+      (local.set $depth ${min(`(i32.sub (i32.const ${k}) (local.get $k))`, kBlock)})
+      ${loop(
+        'column',
+        'start',
+        'end',
+        tile.columns,
+        `
+        (local.set $from ${add('source', mul('column', rowStride * 4), mul('k', 4))})
+        (local.set $panel ${add(
+          'to',
+          mul('k', roundUp(n, tile.columns) * 4),
+          mul(mul('column', 4), 'depth'),
+        )})
+        (local.set $row (i32.const 0))
+        (if (i32.le_u ${add('column', tile.columns)} (i32.const ${n})) (then
+          ${loop(
+            'row',
+            0,
+            and('depth', -4),
+            4,
+            `
+            ${repeat(tile.columns / 4, v =>
+              transpose4(
+                i => `(v128.load offset=${(4 * v + i) * rowStride * 4} align=4 (local.get $from))`,
+                (i, row) => `(v128.store offset=${i * rowBytes + 16 * v} align=4 (local.get $panel) ${row})`,
+              ),
+            )}
+            ${advance('from', 16)}
+            ${advance('panel', 4 * rowBytes)}`,
+          )}))
+        ${loop(
+          'row',
+          'row',
+          'depth',
+          1,
+          `
+          ${loop(
+            'i',
+            0,
+            tile.columns,
+            1,
+            `
+            (f32.store ${add('panel', mul('i', 4))}
+              (if (result f32) (i32.lt_u ${add('column', 'i')} (i32.const ${n}))
+                (then (f32.load ${add('from', mul('i', rowStride * 4))})) (else (f32.const 0))))`,
+          )}
+          ${advance('from', 4)}
+          ${advance('panel', rowBytes)}`,
+        )}`,
+      )}`,
+    )}`
+}
+
+/** Picks four of the eight 32-bit lanes of two locals. */
+function shuffle(lanes: readonly number[], a: string, b: string): string {
+  const bytes = lanes.flatMap(lane => [0, 1, 2, 3].map(byte => 4 * lane + byte))
+  return `(i8x16.shuffle ${bytes.join(' ')} (local.get $${a}) (local.get $${b}))`
+}
+
+/** Loads four rows of four, and stores their transpose, through the v128 locals r0 to r3 and s0 to s3. */
+function transpose4(load: (row: number) => string, store: (row: number, value: string) => string): string {
+  return `
+    ${repeat(4, i => `(local.set $r${i} ${load(i)})`)}
+    (local.set $s0 ${shuffle([0, 4, 1, 5], 'r0', 'r1')})
+    (local.set $s1 ${shuffle([2, 6, 3, 7], 'r0', 'r1')})
+    (local.set $s2 ${shuffle([0, 4, 1, 5], 'r2', 'r3')})
+    (local.set $s3 ${shuffle([2, 6, 3, 7], 'r2', 'r3')})
+    ${store(0, shuffle([0, 1, 4, 5], 's0', 's2'))}
+    ${store(1, shuffle([2, 3, 6, 7], 's0', 's2'))}
+    ${store(2, shuffle([0, 1, 4, 5], 's1', 's3'))}
+    ${store(3, shuffle([2, 3, 6, 7], 's1', 's3'))}`
+}
+
+/**
+ * Chooses the blocks of a product for a number of threads. kBlock depends on k alone, so the order of
+ * the sums never depends on the threads; it is a multiple of `kMultiple` (for packing by row blocks).
+ */
+export function matmulPlan(
+  m: number,
+  n: number,
+  k: number,
+  transposeA: boolean,
+  tile: MicroKernel,
+  threads: number,
+  kMultiple = 4,
+): MatmulPlan {
+  // A panel of B [kBlock, 16] is to stay in L1 beside a few rows of A.
+  const kBlock = Math.min(k, roundUp(Math.ceil(k / Math.ceil(k / 384)), kMultiple))
+  let best: MatmulPlan | undefined
+  let bestCost = Infinity
+  for (let rowBlock = tile.rows; rowBlock <= 96; rowBlock += tile.rows) {
+    for (let parts = 1; parts === 1 || n / parts >= 4 * tile.columns; parts++) {
+      const columnBlock = roundUp(Math.ceil(n / parts), tile.columns)
+      const rounds = Math.ceil((Math.ceil(m / rowBlock) * Math.ceil(n / columnBlock)) / threads)
+      // Cycles for one step of k: the sums, packing a column of A, and fetching a row of B from L2.
+      const cycles = (rowBlock * columnBlock) / 16 + (transposeA ? rowBlock : 0) + columnBlock / 2
+      if (rounds * cycles < bestCost) {
+        bestCost = rounds * cycles
+        best = { kBlock, rowBlock, columnBlock }
+      }
+      if (parts > 64) break
+    }
+  }
+  return best!
+}
+
+function roundUp(value: number, multiple: number): number {
+  return Math.ceil(value / multiple) * multiple
+}
