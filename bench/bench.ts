@@ -1,44 +1,45 @@
 // Speed beside the peers, in one run: npm run bench [-- OPTIONS], see --help.
 import { readFileSync } from 'node:fs'
 import { availableParallelism, cpus } from 'node:os'
-import { parseArgs } from 'node:util'
+import { UserError, handleErrors } from '../run/errors.ts'
+import { parseOptions } from '../run/options.ts'
+import { createProgress } from '../run/progress.ts'
 import { type Measurement, type Rival, jax, measure, ours, pyTorch } from './rivals.ts'
-import { Status, median, table } from './show.ts'
+import { median, table } from './show.ts'
 import { type Work, flopsOf, nameOf, tokensOf, works } from './work.ts'
 
-const help = `npm run bench [-- OPTIONS]
-
-Measures matrix products and training steps of this project, of PyTorch (where a Python has it) and of
-jax-js. Each round runs every rival in turn, each time in a fresh process; the table has the median of
-the rounds. A round takes one to two minutes on two cores.
-
-  --rounds N     how many rounds (3)
-  --only NAME    only the rows with this in their name, such as "matmul" or "latent 128"; repeatable
-  --threads N    threads of this project and of PyTorch (all cores: ${availableParallelism()})
-  --help         this text
-
-The columns are GFLOP/s of the fastest repetition of a process, by the same count of operations for
-all (bench/work.ts), and how many times faster than each peer this project is.
-A step "latent DIM BLOCKS VOCABULARY LENGTH BATCH" is forward, backward and AdamW on all parameters.`
-
-const { values } = parseArgs({
-  options: {
-    rounds: { type: 'string', default: '3' },
-    only: { type: 'string', multiple: true, default: [] },
-    threads: { type: 'string', default: String(availableParallelism()) },
-    help: { type: 'boolean', default: false },
+handleErrors()
+const { rounds, only, threads } = parseOptions(process.argv.slice(2), {
+  summary: 'Measures matrix products and training steps of this project, PyTorch and jax-js, in turn.',
+  flags: {
+    rounds: {
+      type: 'integer',
+      minimum: 1,
+      default: 3,
+      help: 'how often each rival runs, in a new process; the table has the medians',
+    },
+    only: {
+      type: 'string',
+      default: '',
+      value: 'NAMES',
+      help: 'rows that have one of these in their name: "matmul,latent 128"',
+    },
+    threads: {
+      type: 'integer',
+      minimum: 1,
+      default: availableParallelism(),
+      help: 'threads of this project and of PyTorch',
+    },
   },
+  hyperparameters: {},
 })
-if (values.help) {
-  console.log(help)
-  process.exit()
+const parts = only.split(',').map(part => part.trim())
+const chosen = works.filter(work => parts.some(part => nameOf(work).includes(part)))
+if (!chosen.length) {
+  throw new UserError(
+    `--only ${only}: no row has that in its name. The rows:\n  ${works.map(nameOf).join('\n  ')}`,
+  )
 }
-const rounds = positive('rounds', values.rounds)
-const threads = positive('threads', values.threads)
-const chosen = works.filter(
-  work => !values.only.length || values.only.some(part => nameOf(work).includes(part)),
-)
-if (!chosen.length) fail(`--only: no row has that name. The rows: ${works.map(nameOf).join(', ')}`)
 
 const torch = await pyTorch(threads)
 const rivals = [ours(threads), ...torch, jax].filter(rival => chosen.some(rival.command))
@@ -57,16 +58,18 @@ for (const { work, rival, result } of failures) {
 if (failures.some(({ rival }) => rival === rivals[0])) process.exitCode = 1
 
 async function measureAll(): Promise<void> {
-  const status = new Status()
+  const progress = createProgress()
+  const total = rounds * rivals.length * results.size
+  let done = 0
   for (let round = 0; round < rounds; round++) {
     for (const [work, row] of results) {
       // Each round begins with another rival, so that none always has the cooler processor.
       for (let i = 0; i < rivals.length; i++) {
         const rival = rivals[(round + i) % rivals.length]
+        progress.update(done++ / total, `${nameOf(work)}, ${rival.name}`)
         const command = rival.command(work)
         const before = row.get(rival) ?? []
         if (!command || before instanceof Error) continue
-        status.show(`round ${round + 1} of ${rounds}: ${nameOf(work)}, ${rival.name}`)
         row.set(
           rival,
           await measure(rival, command).then(
@@ -77,7 +80,7 @@ async function measureAll(): Promise<void> {
       }
     }
   }
-  status.clear()
+  progress.clear()
 }
 
 function header(rivals: readonly Rival[]): void {
@@ -121,12 +124,14 @@ function rate(work: Work, rival: Rival): number | undefined {
   return seconds && flopsOf(work) / seconds / 1e9
 }
 
+function rateCell(work: Work, rival: Rival): string {
+  if (results.get(work)?.get(rival) instanceof Error) return 'failed'
+  return rate(work, rival)?.toFixed(1) ?? ''
+}
+
+/** GFLOP/s of the fastest repetition of a process, by the same count for all (work.ts), and the ratios. */
 function speeds(): string {
   const [us, ...peers] = rivals
-  const cell = (work: Work, rival: Rival) => {
-    if (results.get(work)?.get(rival) instanceof Error) return 'failed'
-    return rate(work, rival)?.toFixed(1) ?? ''
-  }
   const ratio = (work: Work, peer: Rival) => {
     const [mine, theirs] = [rate(work, us), rate(work, peer)]
     return mine && theirs ? `${(mine / theirs).toFixed(2)}x` : ''
@@ -135,7 +140,7 @@ function speeds(): string {
     ['GFLOP/s', ...rivals.map(rival => rival.name), ...peers.map(peer => `/ ${peer.name}`)],
     ...chosen.map(work => [
       nameOf(work),
-      ...rivals.map(rival => cell(work, rival)),
+      ...rivals.map(rival => rateCell(work, rival)),
       ...peers.map(peer => ratio(work, peer)),
     ]),
   ])
@@ -164,15 +169,4 @@ function details(): string {
       }),
     ),
   ])
-}
-
-function positive(option: string, text: string): number {
-  const value = Number(text)
-  if (!Number.isInteger(value) || value < 1) fail(`--${option}: ${text} is no positive whole number`)
-  return value
-}
-
-function fail(message: string): never {
-  console.error(message)
-  process.exit(1)
 }

@@ -19,18 +19,6 @@ export function table(rows: readonly (readonly string[])[]): string {
   return [lines[0], widths.map(width => '-'.repeat(width)).join('  '), ...lines.slice(1)].join('\n')
 }
 
-/** A line that says what is going on, on a terminal; nothing in a pipe. */
-export class Status {
-  private readonly stream = process.stderr
-
-  show(text: string): void {
-    if (this.stream.isTTY) this.stream.write(`\r\x1b[K${text.slice(0, (this.stream.columns || 80) - 1)}`)
-  }
-  clear(): void {
-    if (this.stream.isTTY) this.stream.write('\r\x1b[K')
-  }
-}
-
 /** A curve to plot: what marks it, and its points. */
 export interface Curve {
   readonly mark: string
