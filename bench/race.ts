@@ -114,7 +114,8 @@ async function ourRuns(): Promise<Evaluation[][]> {
     await rm(log, { force: true })
     const args = [main, '--seed', String(seed), '--threads', String(threads), '--log', log]
     await run(process.execPath, args, line => progress.update(seed / seeds, `ours, seed ${seed}: ${line}`))
-    const lines = (await readFile(log, 'utf8')).trim().split('\n')
+    const lines = (await readFile(log, 'utf8')).split('\n').filter(line => line)
+    if (!lines.length) throw new UserError(`main.ts wrote no evaluation to ${log}`)
     runs.push(lines.map(line => JSON.parse(line) as Evaluation))
   }
   return runs
@@ -141,8 +142,9 @@ function meanOf(runs: readonly (readonly Evaluation[])[]): Entrant {
 }
 
 /** Seconds at the first evaluation with this loss or a lower one. */
-const timeTo = ({ evaluations }: Entrant, loss: number): number | undefined =>
-  evaluations.find(evaluation => evaluation.val_loss <= loss)?.seconds
+function timeTo({ evaluations }: Entrant, loss: number): string {
+  return evaluations.find(evaluation => evaluation.val_loss <= loss)?.seconds.toFixed(1) ?? 'never'
+}
 
 function print(entrants: readonly Entrant[]): void {
   const latest = Math.max(...entrants.flatMap(({ evaluations }) => evaluations.map(({ seconds }) => seconds)))
@@ -166,8 +168,9 @@ function print(entrants: readonly Entrant[]): void {
     points: evaluations.map(evaluation => [evaluation.seconds, evaluation.val_loss]),
   }))
   const low = Math.min(...curves.flatMap(({ points }) => points.map(([, loss]) => loss)))
-  // What comes before the first half nat is steep, and of no interest.
-  console.log(`\n${plot(curves, { low: Math.floor(low * 10) / 10, high: Math.ceil(low * 10) / 10 + 1.2 })}`)
+  // What comes before the last half nat of the slowest is steep, and of no interest.
+  const high = Math.max(...curves.map(({ points }) => points.at(-1)?.[1] ?? 0)) + 0.5
+  console.log(`\n${plot(curves, { low: Math.floor(low * 10) / 10, high: Math.ceil(high * 10) / 10 })}`)
 
   const ends = torch.map(({ evaluations }) => evaluations.at(-1)?.val_loss ?? Infinity)
   const wanted = [...new Set([...losses, ...ends])].sort((a, b) => b - a)
@@ -175,9 +178,7 @@ function print(entrants: readonly Entrant[]): void {
   console.log(
     table([
       ['loss', ...names],
-      ...wanted.map(loss =>
-        [loss.toFixed(4)].concat(entrants.map(entrant => timeTo(entrant, loss)?.toFixed(1) ?? 'never')),
-      ),
+      ...wanted.map(loss => [loss.toFixed(4)].concat(entrants.map(entrant => timeTo(entrant, loss)))),
       ['at the end', ...entrants.map(({ evaluations }) => evaluations.at(-1)?.val_loss.toFixed(4) ?? '')],
     ]),
   )

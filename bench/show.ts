@@ -25,7 +25,7 @@ export interface Curve {
   readonly points: readonly (readonly [x: number, y: number])[]
 }
 
-/** Curves in plain characters, x from 0; points outside the range of y stick to its edge. */
+/** Curves in plain characters, x from 0; what is outside the range of y is left out. */
 export function plot(
   curves: readonly Curve[],
   { width = 70, height = 16, low, high }: { width?: number; height?: number; low: number; high: number },
@@ -34,8 +34,9 @@ export function plot(
   const grid = Array.from({ length: height }, () => Array<string>(width).fill(' '))
   for (const { mark, points } of curves) {
     for (const [x, y] of interpolated(points, width)) {
-      const row = Math.round(((high - Math.min(high, Math.max(low, y))) / (high - low)) * (height - 1))
-      grid[row][Math.round((x / right) * (width - 1))] = mark
+      const row = Math.round(((high - y) / (high - low)) * (height - 1))
+      const column = Math.round((x / right) * (width - 1))
+      if (row >= 0 && row < height) grid[row][column] = mark
     }
   }
   const label = (row: number) => (high - ((high - low) * row) / (height - 1)).toFixed(2).padStart(6)
