@@ -9,7 +9,7 @@ export type Interrupt = {
 const exitCodes = { SIGINT: 130, SIGTERM: 143 } as const
 
 // npm passes on a Ctrl-C that the terminal has already sent here: two signals, one key.
-const sameKeyMilliseconds = 100
+const sameKeyMilliseconds = 250
 
 /**
  * Listens for Ctrl-C. The first one is only noted, and the run ends by itself, with exit code 130 as a shell

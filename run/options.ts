@@ -196,12 +196,16 @@ function unknownOption(rawName: string, settings: Map<string, Setting>): UserErr
 }
 
 function flagSetting(flag: Flag): Setting {
-  const limits = {
-    minimum: 'minimum' in flag ? flag.minimum : undefined,
-    choices: 'choices' in flag ? flag.choices : undefined,
+  const { type, default: value } = flag
+  const limits =
+    type === 'string' ? { choices: flag.choices } : type === 'boolean' ? {} : { minimum: flag.minimum }
+  const examples = {
+    integer: '4',
+    number: '1.5',
+    string: limits.choices?.[0] ?? placeholder(flag).trim(),
+    boolean: 'true',
   }
-  const examples = { integer: '4', number: '1.5', string: limits.choices?.[0] ?? 'TEXT', boolean: 'true' }
-  return { kind: flag.type, example: String(flag.default ?? examples[flag.type]), ...limits }
+  return { kind: type, example: String(value ?? examples[type]), ...limits }
 }
 
 function hyperparameterSetting(value: Value, { integer, minimum, choices }: Rule = {}): Setting {

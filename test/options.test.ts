@@ -1,0 +1,142 @@
+import assert from 'node:assert/strict'
+import { spawnSync } from 'node:child_process'
+import { resolve } from 'node:path'
+import { describe, test } from 'node:test'
+import { pathToFileURL } from 'node:url'
+import { UserError } from '../run/errors.ts'
+import { parseOptions } from '../run/options.ts'
+
+const command = {
+  summary: 'Trains.',
+  flags: {
+    seed: { type: 'integer', default: 0, minimum: 0, help: 'repeats a run' },
+    threads: { type: 'integer', minimum: 1, help: 'cores' },
+    seconds: { type: 'number', default: 180, help: 'how long' },
+    data: { type: 'string', value: 'FILE', help: 'a text file' },
+    prompt: { type: 'string', default: 'The', help: 'how the sample begins' },
+    progress: { type: 'boolean', default: true, help: 'shows a progress line' },
+  },
+  hyperparameters: {
+    net: { dim: 128, tied: false },
+    optimizer: { name: 'adamw', learningRate: 4e-3, betas: [0.9, 0.95], scale: { embedding: 32 } },
+  },
+  rules: { 'net.dim': { integer: true, minimum: 1 }, 'optimizer.name': { choices: ['adamw', 'muon'] } },
+} as const
+
+const parse = (...args: string[]) => parseOptions(args, command)
+
+test('the defaults', () => {
+  const options = parse()
+  assert.deepEqual(options, {
+    seed: 0,
+    threads: undefined,
+    seconds: 180,
+    data: undefined,
+    prompt: 'The',
+    progress: true,
+    hyperparameters: command.hyperparameters,
+  })
+  // What the types say is half of what is tested here.
+  const seed: number = options.seed
+  const data: string | undefined = options.data
+  const dim: number = options.hyperparameters.net.dim
+  const betas: readonly number[] = options.hyperparameters.optimizer.betas
+  assert.deepEqual([seed, data, dim, betas], [0, undefined, 128, [0.9, 0.95]])
+})
+
+test('each type of value', () => {
+  const given = [
+    '--seed 7 --threads=2 --seconds 1.5 --data text.txt --no-progress --net.dim 192 --net.tied --optimizer.name muon',
+    '--optimizer.learningRate 1e-3 --optimizer.betas 0.8,-1 --optimizer.scale.embedding -2 --prompt',
+  ]
+  const options = parse(...given.join(' ').split(' '), 'We the people')
+  assert.deepEqual(options, {
+    seed: 7,
+    threads: 2,
+    seconds: 1.5,
+    data: 'text.txt',
+    prompt: 'We the people',
+    progress: false,
+    hyperparameters: {
+      net: { dim: 192, tied: true },
+      optimizer: { name: 'muon', learningRate: 1e-3, betas: [0.8, -1], scale: { embedding: -2 } },
+    },
+  })
+  assert.equal(command.hyperparameters.net.dim, 128, 'the defaults themselves stay')
+})
+
+test('booleans in every form', () => {
+  const forms = [['--net.tied'], ['--net.tied', 'true'], ['--net.tied=true'], ['--no-net.tied', '--net.tied']]
+  for (const args of forms) assert.equal(parse(...args).hyperparameters.net.tied, true, args.join(' '))
+  for (const args of [['--net.tied', 'false'], ['--net.tied', '--no-net.tied'], ['--net.tied=false']]) {
+    assert.equal(parse(...args).hyperparameters.net.tied, false, args.join(' '))
+  }
+})
+
+test('the last one given counts', () => {
+  assert.equal(parse('--seed', '1', '--seed', '2').seed, 2)
+})
+
+describe('refused', () => {
+  const cases: [args: string, message: string][] = [
+    ['--net.dimm 4', 'There is no option --net.dimm: did you mean --net.dim?'],
+    ['--dim 4', 'There is no option --dim: did you mean --net.dim?'],
+    ['--learning_rate 1', 'There is no option --learning_rate: did you mean --optimizer.learningRate?'],
+    ['--sed 4', 'There is no option --sed: did you mean --seed?'],
+    ['--colour red', 'There is no option --colour: --help lists the options.'],
+    ['--toString 1', 'There is no option --toString: --help lists the options.'],
+    ['-s 1', 'There is no option -s: --help lists the options.'],
+    ['--no-seed', 'There is no option --no-seed: --help lists the options.'],
+    ['text.txt', '"text.txt" is not an option: these begin with --, and --help lists them.'],
+    ['--net.dim abc', '--net.dim takes a whole number of at least 1, not "abc". For example: --net.dim 128'],
+    ['--net.dim 2.5', '--net.dim takes a whole number of at least 1, not "2.5". For example: --net.dim 128'],
+    ['--net.dim 0', '--net.dim takes a whole number of at least 1, not "0". For example: --net.dim 128'],
+    ['--net.dim', '--net.dim takes a whole number of at least 1. For example: --net.dim 128'],
+    ['--net.dim --seed 1', '--net.dim takes a whole number of at least 1. For example: --net.dim 128'],
+    ['--net.tied maybe', '--net.tied takes true or false, not "maybe". For example: --net.tied false'],
+    ['--seconds=', '--seconds takes a number, not "". For example: --seconds 180'],
+    ['--seconds Infinity', '--seconds takes a number, not "Infinity". For example: --seconds 180'],
+    ['--seed 1e99', '--seed takes a whole number of at least 0, not "1e99". For example: --seed 0'],
+    ['--data', '--data takes a text. For example: --data FILE'],
+    [
+      '--optimizer.name sgd',
+      '--optimizer.name takes one of adamw, muon, not "sgd". For example: --optimizer.name adamw',
+    ],
+    [
+      '--optimizer.betas 0.9',
+      '--optimizer.betas takes 2 numbers, a comma between them, not "0.9". For example: --optimizer.betas 0.9,0.95',
+    ],
+  ]
+  for (const [args, message] of cases) {
+    test(args, () => assert.throws(() => parse(...args.split(' ')), new UserError(message)))
+  }
+})
+
+test('--help is made from the same tables, and fits a screen', () => {
+  const script = `
+    import { parseOptions } from '${pathToFileURL(resolve(import.meta.dirname, '../run/options.ts'))}'
+    parseOptions(['--net.dim', '4', '--help'], ${JSON.stringify(command)})
+    console.log('not reached')`
+  const { status, stdout } = spawnSync(process.execPath, ['--input-type=module', '--eval', script], {
+    encoding: 'utf8',
+  })
+  assert.equal(status, 0)
+  assert.equal(
+    stdout,
+    `Trains.
+
+  --seed N       repeats a run (0)
+  --threads N    cores
+  --seconds N    how long (180)
+  --data FILE    a text file
+  --prompt TEXT  how the sample begins (The)
+  --progress     shows a progress line (true)
+  --help         prints this
+
+Hyperparameters, with their defaults (set one with --group.name VALUE):
+  --net.              dim 128, tied false
+  --optimizer.        name adamw, learningRate 0.004, betas 0.9,0.95
+  --optimizer.scale.  embedding 32
+`,
+  )
+})

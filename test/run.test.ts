@@ -1,0 +1,256 @@
+import assert from 'node:assert/strict'
+import { spawn, spawnSync } from 'node:child_process'
+import { once } from 'node:events'
+import { describe, test } from 'node:test'
+import { pathToFileURL } from 'node:url'
+import { resolve } from 'node:path'
+import { headerText } from '../run/header.ts'
+import { nearestName } from '../run/nearest.ts'
+import { createProgress, duration, type Screen } from '../run/progress.ts'
+import { createTable, trainingColumns } from '../run/table.ts'
+import { wrapText } from '../run/wrap.ts'
+
+const runFolder = pathToFileURL(resolve(import.meta.dirname, '../run')).href
+
+/** The arguments that make Node run a script whose imports from 'run/' are this project's. */
+function nodeArguments(script: string): string[] {
+  return ['--input-type=module', '--eval', script.replaceAll("'run/", `'${runFolder}/`)]
+}
+
+describe('the table', () => {
+  const full = {
+    epoch: 0.125,
+    step: 1200,
+    trainLoss: 1.23456,
+    valLoss: 1.2,
+    valPerplexity: Math.exp(1.2),
+    trainAccuracy: 0.61234,
+    valAccuracy: 0.6,
+    gradNorm: 0.4567,
+    bitsPerByte: 1.2 / Math.LN2,
+    tokensPerSecond: 123456.7,
+    peakShare: 0.7123,
+    seconds: 59.96,
+  }
+
+  test('prints its rows as they come, and one last rule', () => {
+    const lines: string[] = []
+    const table = createTable(trainingColumns, line => lines.push(line))
+    assert.equal(lines.length, 0, 'nothing before the first row')
+    table.row({ ...full, step: 0, epoch: 0, trainLoss: undefined, valPerplexity: 1e9, gradNorm: 1e5 })
+    assert.equal(lines.length, 4)
+    table.row(full)
+    table.row({ step: 1210, trainLoss: 1.1 })
+    table.close()
+    table.close()
+    const rule = '-'.repeat(lines[0]!.length)
+    assert.deepEqual(lines, [
+      rule,
+      '| epoch |   step | train_loss | val_loss | val_perplexity | train_acc | val_acc | grad_norm | bits/byte | tokens/s | % peak | seconds |',
+      rule,
+      '|  0.00 |      0 |            |   1.2000 |         1.0e+9 |     0.612 |   0.600 |    1.0e+5 |     1.731 |   123457 |   71.2 |    60.0 |',
+      '|  0.13 |   1200 |      1.235 |   1.2000 |          3.320 |     0.612 |   0.600 |     0.457 |     1.731 |   123457 |   71.2 |    60.0 |',
+      '|       |   1210 |      1.100 |          |                |           |         |           |           |          |        |         |',
+      rule,
+    ])
+  })
+
+  test('closes without a rule when there was no row', () => {
+    createTable(trainingColumns, line => assert.fail(line)).close()
+  })
+
+  for (const width of [140, 120, 100, 80, 60]) {
+    test(`fits ${width} columns`, () => {
+      const lines: string[] = []
+      const table = createTable(trainingColumns, line => lines.push(line), width)
+      table.row(full)
+      table.close()
+      assert.ok(Math.max(...lines.map(line => line.length)) <= width, lines.join('\n'))
+      assert.equal(new Set(lines.map(line => line.length)).size, 1)
+      for (const kept of ['step', 'train_loss', 'val_loss', 'seconds']) assert.ok(lines[1]!.includes(kept))
+      // A terminal of 120 columns has room for all of them.
+      if (width >= 120) assert.equal(lines[1]!.split('|').length, 14)
+    })
+  }
+})
+
+describe('the progress line', () => {
+  function screenOf(isTTY: boolean, columns = 80): Screen & { written: string } {
+    const screen = {
+      isTTY,
+      columns,
+      written: '',
+      write: (text: string) => void (screen.written += text),
+    }
+    return screen
+  }
+
+  test('is silent in a pipe, where only lines are printed', () => {
+    const screen = screenOf(false)
+    const progress = createProgress(screen)
+    progress.update(0.5, 'step 1')
+    progress.print('a row')
+    progress.clear()
+    assert.equal(screen.written, 'a row\n')
+  })
+
+  test('is erased before a line is printed, and drawn at most ten times a second', () => {
+    let seconds = 0
+    const screen = screenOf(true)
+    const progress = createProgress(screen, () => seconds)
+    for (; seconds < 1; seconds += 0.01) progress.update(seconds / 4, `step ${Math.round(seconds * 100)}`)
+    const draws = screen.written.split('\r\x1b[K').slice(1)
+    assert.ok(draws.length >= 8 && draws.length <= 10, `${draws.length} draws`)
+    assert.match(draws[5]!, /^█+░+ \d+%  0:0[34] left  step \d+$/)
+    screen.written = ''
+    progress.print('a row')
+    progress.clear()
+    assert.equal(screen.written, '\r\x1b[Ka row\n', 'erased once')
+  })
+
+  test('is never wider than the terminal', () => {
+    const screen = screenOf(true, 40)
+    createProgress(screen).update(0.5, 'x'.repeat(100))
+    assert.equal(screen.written.replace('\r\x1b[K', '').length, 39)
+  })
+
+  test('tells time as people do', () => {
+    assert.deepEqual([0, 7.4, 59.6, 179, 3750].map(duration), ['0:00', '0:07', '1:00', '2:59', '1:02:30'])
+  })
+})
+
+describe('wrapped text', () => {
+  /** The text that comes out when it goes in whole; it must be the same a character at a time. */
+  function wrapped(text: string, width: number): string {
+    const outputs = [[text], [...text]].map(pieces => {
+      let output = ''
+      const wrapper = wrapText(piece => void (output += piece), width)
+      for (const piece of pieces) wrapper.write(piece)
+      wrapper.end()
+      return output
+    })
+    assert.equal(outputs[0], outputs[1])
+    return outputs[0]!
+  }
+
+  test('breaks at spaces and keeps its own line feeds', () => {
+    assert.equal(wrapped('one two three\n\nfour  five', 8), 'one two\nthree\n\nfour\nfive\n')
+    assert.equal(wrapped('12345678 x', 8), '12345678\nx\n')
+  })
+
+  test('cuts a word that is wider than a line', () => {
+    assert.equal(wrapped('ab 0123456789', 4), 'ab\n0123\n4567\n89\n')
+  })
+
+  test('holds back only the word that is not whole yet', () => {
+    let output = ''
+    const wrapper = wrapText(piece => void (output += piece))
+    wrapper.write('My fellow Amer')
+    assert.equal(output, 'My fellow')
+    wrapper.write('icans,')
+    wrapper.end()
+    assert.equal(output, 'My fellow Americans,\n')
+  })
+
+  test('lets no byte of the network steer the terminal', () => {
+    assert.equal(wrapped('a\x1b[2Jb\u009bc', 80), 'a\ufffd[2Jb\ufffdc\n')
+  })
+})
+
+test('the header is aligned', () => {
+  assert.equal(headerText({ parameters: '1', seed: '0' }), 'parameters  1\nseed        0')
+})
+
+test('the nearest name is the likely one, or none', () => {
+  const names = ['net.dim', 'net.blocks', 'optimizer.learningRate']
+  assert.equal(nearestName('net.dims', names), 'net.dim')
+  assert.equal(nearestName('optimizer.learning_rate', names), 'optimizer.learningRate')
+  assert.equal(nearestName('colour', names), undefined)
+  assert.equal(nearestName('x', []), undefined)
+})
+
+describe('errors', () => {
+  function runScript(script: string): { status: number | null; stderr: string } {
+    const code = `import { handleErrors, UserError } from 'run/errors.ts'; handleErrors(); ${script}`
+    const { status, stderr } = spawnSync(process.execPath, nodeArguments(code), { encoding: 'utf8' })
+    return { status, stderr }
+  }
+
+  test('of the user show their message alone', () => {
+    const expected = { status: 1, stderr: 'no such file\n' }
+    assert.deepEqual(runScript(`throw new UserError('no such file')`), expected)
+    assert.deepEqual(runScript(`void Promise.reject(new UserError('no such file'))`), expected)
+  })
+
+  test('of ours keep their stack', () => {
+    const { status, stderr } = runScript(`throw new TypeError('oh')`)
+    assert.equal(status, 1)
+    assert.match(stderr, /TypeError: oh\n +at /)
+  })
+
+  test('a reader that goes away ends the run quietly', async () => {
+    const script = `
+      import { handleErrors } from 'run/errors.ts'
+      handleErrors()
+      setInterval(() => console.log('row'), 5)`
+    const child = spawn(process.execPath, nodeArguments(script), { stdio: ['ignore', 'pipe', 'pipe'] })
+    let stderr = ''
+    child.stderr.on('data', piece => void (stderr += piece))
+    await once(child.stdout, 'data')
+    child.stdout.destroy()
+    const [code] = await once(child, 'close')
+    assert.equal(code, 0)
+    assert.equal(stderr, '')
+  })
+})
+
+describe('Ctrl-C', { skip: process.platform === 'win32' }, () => {
+  const script = `
+    import { watchInterrupt } from 'run/interrupt.ts'
+    const interrupt = watchInterrupt(() => console.log('heard'))
+    console.log('started')
+    const timer = setInterval(() => {
+      if (!interrupt.requested || process.argv.includes('--stuck')) return
+      clearInterval(timer)
+      console.log('closed')
+      interrupt.stop()
+    }, 20)`
+
+  async function start(...args: string[]) {
+    const child = spawn(process.execPath, [...nodeArguments(script), '--', ...args], { stdio: 'pipe' })
+    let stdout = ''
+    child.stdout.on('data', piece => void (stdout += piece))
+    await once(child.stdout, 'data')
+    const ended = once(child, 'close').then(([code]) => ({ code, stdout }))
+    return { child, ended }
+  }
+
+  test('once lets the run end by itself', async () => {
+    const { child, ended } = await start()
+    child.kill('SIGINT')
+    assert.deepEqual(await ended, { code: 130, stdout: 'started\nheard\nclosed\n' })
+  })
+
+  test('once, told twice as npm does, is once', async () => {
+    const { child, ended } = await start()
+    child.kill('SIGINT')
+    await once(child.stdout, 'data')
+    child.kill('SIGINT')
+    assert.deepEqual(await ended, { code: 130, stdout: 'started\nheard\nclosed\n' })
+  })
+
+  test('twice ends it at once', async () => {
+    const { child, ended } = await start('--stuck')
+    child.kill('SIGINT')
+    await once(child.stdout, 'data')
+    await new Promise(done => setTimeout(done, 400))
+    child.kill('SIGINT')
+    assert.deepEqual(await ended, { code: 130, stdout: 'started\nheard\n' })
+  })
+
+  test('and a request to terminate end it with their own codes', async () => {
+    const { child, ended } = await start()
+    child.kill('SIGTERM')
+    assert.equal((await ended).code, 143)
+  })
+})
