@@ -152,19 +152,19 @@ function details(): string {
   const shown = rivals.filter(rival => steps.some(work => middle(work, rival, one => one.seconds)))
   if (!steps.length || !shown.length) return ''
   return table([
-    ['step', 'rival', 'ms', 'tokens/s', 'peak memory', 'first step'],
+    ['step', 'rival', 'ms', 'tokens/s', 'peak memory', 'trace + compile'],
     ...steps.flatMap(work =>
       shown.map(rival => {
         const seconds = middle(work, rival, one => one.seconds)
         const peak = middle(work, rival, one => one.peak_mib)
-        const first = middle(work, rival, one => one.first_s)
+        const compile = middle(work, rival, one => one.compile_s)
         return [
           nameOf(work),
           rival.name,
           seconds ? (seconds * 1000).toFixed(1) : '',
           seconds ? Math.round(tokensOf(work) / seconds).toLocaleString('en') : '',
           peak ? `${Math.round(peak).toLocaleString('en')} MiB` : '',
-          first === undefined ? '' : `+${first.toFixed(2)} s`,
+          compile === undefined ? '' : `${compile.toFixed(2)} s`,
         ]
       }),
     ),

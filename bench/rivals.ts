@@ -13,8 +13,8 @@ export interface Measurement {
   readonly seconds: number
   /** The most memory that the process has held. */
   readonly peak_mib?: number
-  /** What the first step took beyond the fastest: trace, compile, initial values. */
-  readonly first_s?: number
+  /** What tracing and compiling took. */
+  readonly compile_s?: number
 }
 
 /** Something to measure, each time in a process of its own. */
