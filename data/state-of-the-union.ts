@@ -81,9 +81,9 @@ async function fetchArchive(cacheFolder: string): Promise<Uint8Array> {
   )
 }
 
-/** Leaves the package's archive in a folder. Offline, npm itself would go on trying for minutes. */
+/** Leaves the package's archive in a folder. Offline, npm by itself would wait a minute between its tries. */
 async function npmPack(folder: string): Promise<void> {
-  const patience = ['--fetch-retry-mintimeout=500', '--fetch-retry-maxtimeout=2000', '--fetch-timeout=60000']
+  const patience = ['--fetch-retry-mintimeout=500', '--fetch-retry-maxtimeout=2000']
   // On Windows npm is a batch file, which only a shell runs; nothing here needs quoting.
   await promisify(execFile)('npm', ['pack', npmPackage, '--ignore-scripts', ...patience], {
     cwd: folder,
@@ -94,7 +94,9 @@ async function npmPack(folder: string): Promise<void> {
 /** Why npm failed: its own error code, which is what a search for help needs. */
 function npmReason(error: unknown): string {
   const npmCode = /npm (?:error|ERR!) code (\w+)/.exec(reasonOf(error))?.[1]
-  return npmCode ?? (codeOf(error) === 'ENOENT' ? 'there is no npm on the PATH' : reasonOf(error))
+  return (
+    npmCode ?? (codeOf(error) === 'ENOENT' ? 'there is no npm on the PATH' : reasonOf(error).split('\n')[0]!)
+  )
 }
 
 function isIntact(archive: Uint8Array): boolean {
