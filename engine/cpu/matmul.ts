@@ -1,5 +1,5 @@
 import type { Kernel } from './kernel.ts'
-import { add, advance, and, i32, locals, loop, min, mul, repeat } from './wat.ts'
+import { add, advance, and, locals, loop, min, mul, multiplyAdd, repeat } from './wat.ts'
 
 /**
  * Matrix products in the manner of GotoBLAS (Goto and van de Geijn, "Anatomy of high-performance
@@ -20,11 +20,6 @@ export interface MicroKernel {
 /** Names the tile within a kernel's name. */
 export function tileName(tile: MicroKernel): string {
   return `${tile.rows}x${tile.columns}${tile.fma ? '' : 'm'}`
-}
-
-/** The v128 expression a * b + c. */
-export function multiplyAdd(tile: MicroKernel, a: string, b: string, c: string): string {
-  return tile.fma ? `(f32x4.relaxed_madd ${a} ${b} ${c})` : `(f32x4.add (f32x4.mul ${a} ${b}) ${c})`
 }
 
 /** How many steps of k the inner loop does at a time. */
@@ -67,7 +62,7 @@ export function tileFunction(
         ${repeat(
           vectors,
           v => `(local.set $c${row}_${v}
-          ${multiplyAdd(tile, '(local.get $a0)', `(local.get $b${v})`, `(local.get $c${row}_${v})`)})`,
+          ${multiplyAdd(tile.fma, '(local.get $a0)', `(local.get $b${v})`, `(local.get $c${row}_${v})`)})`,
         )}`,
       )}`
   // As many steps as the depth has in the bits of `mask`, `count` at a time.
@@ -240,7 +235,25 @@ export function matmulKernel(shape: MatmulShape, plan: MatmulPlan, tile: MicroKe
     manyBlocks ? `(if (i32.eqz (local.get $k)) (then ${first}) (else ${next}))` : first
   const copy = (from: string, strideFrom: number, to: string, strideTo: number) => `(call $${name}.copy
     ${from} (i32.const ${strideFrom * 4}) ${to} (i32.const ${strideTo * 4}) (local.get $rows))`
-  const column = '(i32.shl (local.get $column) (i32.const 2))'
+  const column = mul('column', 4)
+  const packBlockA = `
+      (local.set $blockA (local.get $scratch))
+      (call $${name}.packRows ${add('a', mul('k', rowStrideA * 4))} (local.get $scratch)
+        (local.get $depth) (local.get $rows))`
+  const edgeTile = '(local.get $edge)'
+  const edgeC = add('c', fullColumns * 4)
+  const edgeFrom = add('from', fullColumns * 4)
+  const makeEdge = `
+      (if (i32.le_u (i32.const ${n}) ${add('start', columnBlock)}) (then
+        ${whenFirst(
+          residual ? copy(edgeFrom, residual.rowStride, edgeTile, tile.columns) : '',
+          copy(edgeC, rowStrideC, edgeTile, tile.columns),
+        )}
+        ${whenFirst(
+          callPanel(residual ? 'nextEdge' : 'firstEdge', edgeTile, edgeTile),
+          callPanel('nextEdge', edgeTile, edgeTile),
+        )}
+        ${copy(edgeTile, tile.columns, edgeC, rowStrideC)}))`
 
   const wat = `
   ${panelFunction(`${name}.first`, tile, { rowCounts, strideA, strideC: rowStrideC, strideFrom })}
@@ -272,23 +285,7 @@ export function matmulKernel(shape: MatmulShape, plan: MatmulPlan, tile: MicroKe
   ${edge > 0 ? copyFunction(`${name}.copy`, edge) : ''}
   ${transposeA ? packRowsFunction(`${name}.packRows`, tile, rowCounts, rowStrideA) : ''}
   (func $${name} (param $arguments i32) (param $item i32) (param $scratch i32)
-    ${locals(
-      'i32',
-      'a',
-      'b',
-      'c',
-      'from',
-      'row',
-      'rows',
-      'column',
-      'start',
-      'end',
-      'k',
-      'depth',
-      'blockA',
-      'panel',
-      'edge',
-    )}
+    ${locals('i32', 'a b c from row rows column start end k depth blockA panel edge')}
     (local.set $start ${mul(`(i32.rem_u (local.get $item) (i32.const ${columnBlocks}))`, columnBlock)})
     (local.set $item (i32.div_u (local.get $item) (i32.const ${columnBlocks})))
     (local.set $row ${mul(`(i32.rem_u (local.get $item) (i32.const ${rowBlocks}))`, rowBlock)})
@@ -316,53 +313,17 @@ export function matmulKernel(shape: MatmulShape, plan: MatmulPlan, tile: MicroKe
           )})`
     }
     (local.set $edge ${add('scratch', edgeOffset)})
-    ${loop(
-      'k',
-      0,
-      k,
-      kBlock,
-      `
+    ${loop('k', 0, k, kBlock)`
       (local.set $depth ${min(`(i32.sub (i32.const ${k}) (local.get $k))`, kBlock)})
-      ${
-        transposeA
-          ? `
-      (local.set $blockA (local.get $scratch))
-      (call $${name}.packRows ${add('a', mul('k', rowStrideA * 4))} (local.get $scratch)
-        (local.get $depth) (local.get $rows))`
-          : `(local.set $blockA ${add('a', mul('k', 4))})`
-      }
+      ${transposeA ? packBlockA : `(local.set $blockA ${add('a', mul('k', 4))})`}
       (local.set $panel ${add('b', mul('k', roundUp(n, tile.columns) * 4), mul(mul('start', 4), 'depth'))})
-      ${loop(
-        'column',
-        '(local.get $start)',
-        'end',
-        tile.columns,
-        `
+      ${loop('column', 'start', 'end', tile.columns)`
         ${whenFirst(
           callPanel('first', add('from', column), add('c', column)),
           callPanel('next', add('c', column), add('c', column)),
         )}
-        ${advance('panel', mul('depth', tile.columns * 4))}`,
-      )}
-      ${
-        edge === 0
-          ? ''
-          : `(if (i32.le_u (i32.const ${n}) ${add('start', columnBlock)}) (then
-        ${whenFirst(
-          residual ? copy(add('from', fullColumns * 4), residual.rowStride, i32('edge'), tile.columns) : '',
-          copy(add('c', fullColumns * 4), rowStrideC, i32('edge'), tile.columns),
-        )}
-        ${
-          residual
-            ? callPanel('nextEdge', i32('edge'), i32('edge'))
-            : whenFirst(
-                callPanel('firstEdge', i32('edge'), i32('edge')),
-                callPanel('nextEdge', i32('edge'), i32('edge')),
-              )
-        }
-        ${copy(i32('edge'), tile.columns, add('c', fullColumns * 4), rowStrideC)}))`
-      }`,
-    )})`
+        ${advance('panel', mul('depth', tile.columns * 4))}`}
+      ${edge > 0 ? makeEdge : ''}`})`
   return { name, wat, items: batch.count * rowBlocks * columnBlocks, scratchBytes }
 }
 
@@ -372,29 +333,19 @@ function copyFunction(name: string, width: number): string {
   (func $${name} (param $from i32) (param $fromStride i32) (param $to i32) (param $toStride i32)
     (param $rows i32)
     (local $row i32)
-    ${loop(
-      'row',
-      0,
-      'rows',
-      1,
-      `
-      ${repeat(
-        width,
-        i => `(f32.store offset=${4 * i} (local.get $to)
-          (f32.load offset=${4 * i} (local.get $from)))`,
-      )}
+    ${loop('row', 0, 'rows', 1)`
+      ${move(width)}
       ${advance('from', 'fromStride')}
-      ${advance('to', 'toStride')}`,
-    )})`
+      ${advance('to', 'toStride')}`})`
 }
 
-/** Copies `count` neighbouring floats from $from to $group, in the widest pieces there are. */
+/** Copies `count` neighbouring floats from $from to $to, in the widest pieces there are. */
 function move(count: number): string {
   const pieces: string[] = []
   for (let at = 0; at < count;) {
     const width = count - at >= 4 ? 4 : count - at >= 2 ? 2 : 1
     const type = width === 4 ? 'v128' : width === 2 ? 'i64' : 'i32'
-    pieces.push(`(${type}.store offset=${at * 4} align=4 (local.get $group)
+    pieces.push(`(${type}.store offset=${at * 4} align=4 (local.get $to)
         (${type}.load offset=${at * 4} align=4 (local.get $from)))`)
     at += width
   }
@@ -402,7 +353,7 @@ function move(count: number): string {
 }
 
 /**
- * `(func $name a to depth rows)` packs A, stored [depth, rows] with a row stride, into groups of
+ * `(func $name a packed depth rows)` packs A, stored [depth, rows] with a row stride, into groups of
  * tile.rows rows, each group [depth, rows in group]; see panelFunction.
  */
 function packRowsFunction(
@@ -412,33 +363,25 @@ function packRowsFunction(
   strideA: number,
 ): string {
   const rests = [...new Set(rowCounts.map(count => count % tile.rows))].filter(rest => rest > 0)
+  const packRest = (rest: number) => `
+      (if (i32.eq (local.get $left) (i32.const ${rest})) (then
+        (local.set $to (i32.sub (local.get $to) ${mul('i', (tile.rows - rest) * 4)}))
+        ${move(rest)}))`
   return `
-  (func $${name} (param $a i32) (param $to i32) (param $depth i32) (param $rows i32)
-    ${locals('i32', 'i', 'left', 'from', 'group')}
-    ${loop(
-      'i',
-      0,
-      'depth',
-      1,
-      `
+  (func $${name} (param $a i32) (param $packed i32) (param $depth i32) (param $rows i32)
+    ${locals('i32', 'i left from to')}
+    ${loop('i', 0, 'depth', 1)`
       (local.set $from ${add('a', mul('i', strideA * 4))})
-      (local.set $group ${add('to', mul('i', tile.rows * 4))})
+      (local.set $to ${add('packed', mul('i', tile.rows * 4))})
       (local.set $left (local.get $rows))
       (block $done (loop $next
         (br_if $done (i32.lt_u (local.get $left) (i32.const ${tile.rows})))
         ${move(tile.rows)}
         ${advance('from', tile.rows * 4)}
-        ${advance('group', mul('depth', tile.rows * 4))}
+        ${advance('to', mul('depth', tile.rows * 4))}
         ${advance('left', -tile.rows)}
         (br $next)))
-      ${rests
-        .map(
-          rest => `(if (i32.eq (local.get $left) (i32.const ${rest})) (then
-        (local.set $group (i32.sub (local.get $group) ${mul('i', (tile.rows - rest) * 4)}))
-        ${move(rest)}))`,
-        )
-        .join('\n')}`,
-    )})`
+      ${rests.map(packRest).join('\n')}`})`
 }
 
 /** What packKernel packs: B [k, n], row-major, or stored [n, k] when transposed. */
@@ -478,11 +421,34 @@ export function packKernel(shape: PackShape, kBlock: number, block: number, tile
     block,
   ].join('_')
   const blocks = Math.ceil((transposed ? n : k) / block)
-  const body = transposed ? packColumns(shape, depth, block, tile) : packBlock(shape, depth, block, tile)
+  const rowBytes = roundUp(n, tile.columns) * 4
+  const left = (local: string, count: number, most: number) =>
+    min(`(i32.sub (i32.const ${count}) (local.get $${local}))`, most)
+  // $start is the item's first row of B: its place within its k-block is its place within the panels.
+  const packRowsOfB = `
+    (local.set $k ${mul(`(i32.div_u (local.get $start) (i32.const ${depth}))`, depth)})
+    (call $${name}.pack
+      ${add('source', mul('start', rowStride * 4))}
+      ${add('to', mul('k', rowBytes), mul('(i32.sub (local.get $start) (local.get $k))', tile.columns * 4))}
+      ${left('start', k, block)}
+      ${left('k', k, depth)})`
+  // $start is the item's first column of B.
+  const packColumnsOfB = `
+    ${loop('k', 0, k, depth)`
+      (local.set $depth ${left('k', k, depth)})
+      (call $${name}.pack
+        ${add('source', mul('start', rowStride * 4), mul('k', 4))}
+        ${add('to', mul('k', rowBytes), mul(mul('start', 4), 'depth'))}
+        ${left('start', n, block)}
+        (local.get $depth))`}`
   const wat = `
+  ${
+    transposed
+      ? packTransposedFunction(`${name}.pack`, tile, rowStride)
+      : packFunction(`${name}.pack`, tile, n, rowStride)
+  }
   (func $${name} (param $arguments i32) (param $item i32) (param $scratch i32)
-    ${locals('i32', 'source', 'to', 'start', 'end', 'row', 'column', 'k', 'depth', 'from', 'panel', 'i')}
-    ${transposed ? repeat(4, i => locals('v128', `r${i}`, `s${i}`)) : ''}
+    ${locals('i32', 'source to start k depth')}
     (local.set $start ${mul(`(i32.rem_u (local.get $item) (i32.const ${blocks}))`, block)})
     (local.set $item (i32.div_u (local.get $item) (i32.const ${blocks})))
     (local.set $source ${add('(i32.load (local.get $arguments))', mul('item', batch.stride * 4))})
@@ -490,119 +456,68 @@ export function packKernel(shape: PackShape, kBlock: number, block: number, tile
       '(i32.load offset=4 (local.get $arguments))',
       mul('item', packedFloats(k, n, tile) * 4),
     )})
-    ${body})`
+    ${transposed ? packColumnsOfB : packRowsOfB})`
   return { name, wat, items: batch.count * blocks, scratchBytes: 0 }
 }
 
-/** The rows of one k-block from $start on: each row is dealt out to the panels. */
-function packBlock({ k, n, rowStride }: PackShape, kBlock: number, block: number, tile: MicroKernel): string {
+/**
+ * WAT of `(func $name (param $source i32) (param $packed i32) (param $rows i32) (param $depth i32))`:
+ * deals `rows` rows of B [., n] out to the panels of tile.columns columns, which are `depth` rows deep,
+ * from the row on that `packed` points at in the first panel. Zeros fill the last panel's columns.
+ */
+export function packFunction(name: string, tile: MicroKernel, n: number, rowStride: number): string {
   const edge = n % tile.columns
+  const fill = repeat(
+    tile.columns - edge,
+    i => `(f32.store offset=${4 * (edge + i)} (local.get $to) (f32.const 0))`,
+  )
   return `
-    (local.set $k ${mul(`(i32.div_u (local.get $start) (i32.const ${kBlock}))`, kBlock)})
-    (local.set $depth ${min(`(i32.sub (i32.const ${k}) (local.get $k))`, kBlock)})
-    (local.set $end ${min(add('start', block), k)})
-    (local.set $to ${add('to', mul('k', roundUp(n, tile.columns) * 4))})
-    ${loop(
-      'row',
-      'start',
-      'end',
-      1,
-      `
-      (local.set $from ${add('source', mul('row', rowStride * 4))})
-      (local.set $panel ${add('to', mul('(i32.sub (local.get $row) (local.get $k))', tile.columns * 4))})
-      ${loop(
-        'column',
-        0,
-        n - edge,
-        tile.columns,
-        `
-        ${repeat(
-          tile.columns / 4,
-          v => `(v128.store offset=${16 * v} align=4 (local.get $panel)
-          (v128.load offset=${16 * v} align=4 (local.get $from)))`,
-        )}
+  (func $${name} (param $source i32) (param $packed i32) (param $rows i32) (param $depth i32)
+    ${locals('i32', 'row column from to')}
+    ${loop('row', 0, 'rows', 1)`
+      (local.set $from (local.get $source))
+      (local.set $to (local.get $packed))
+      ${loop('column', 0, n - edge, tile.columns)`
+        ${move(tile.columns)}
         ${advance('from', tile.columns * 4)}
-        ${advance('panel', mul('depth', tile.columns * 4))}`,
-      )}
-      ${
-        edge === 0
-          ? ''
-          : repeat(
-              tile.columns,
-              i => `(f32.store offset=${4 * i} (local.get $panel)
-        ${i < edge ? `(f32.load offset=${4 * i} (local.get $from))` : '(f32.const 0)'})`,
-            )
-      }`,
-    )}`
+        ${advance('to', mul('depth', tile.columns * 4))}`}
+      ${edge > 0 ? move(edge) + fill : ''}
+      ${advance('source', rowStride * 4)}
+      ${advance('packed', tile.columns * 4)}`})`
 }
 
-/** The panels from column $start on: 4 x 4 blocks are transposed in registers. */
-function packColumns(
-  { k, n, rowStride }: PackShape,
-  kBlock: number,
-  block: number,
-  tile: MicroKernel,
-): string {
-  const rowBytes = tile.columns * 4
+/**
+ * WAT of `(func $name (param $source i32) (param $packed i32) (param $columns i32) (param $depth i32))`:
+ * packs `columns` columns of B, stored [columns, depth], into panels, filling the last one with zeros.
+ */
+export function packTransposedFunction(name: string, tile: MicroKernel, rowStride: number): string {
+  const panelRow = tile.columns * 4
+  // 4 x 4 blocks are transposed in registers.
+  const blocks = repeat(tile.columns / 4, v =>
+    transpose4(
+      i => `(v128.load offset=${(4 * v + i) * rowStride * 4} align=4 (local.get $from))`,
+      (i, row) => `(v128.store offset=${i * panelRow + 16 * v} align=4 (local.get $packed) ${row})`,
+    ),
+  )
   return `
-    (local.set $end ${min(add('start', block), n)})
-    ${loop(
-      'k',
-      0,
-      k,
-      kBlock,
-      `
-      (local.set $depth ${min(`(i32.sub (i32.const ${k}) (local.get $k))`, kBlock)})
-      ${loop(
-        'column',
-        'start',
-        'end',
-        tile.columns,
-        `
-        (local.set $from ${add('source', mul('column', rowStride * 4), mul('k', 4))})
-        (local.set $panel ${add(
-          'to',
-          mul('k', roundUp(n, tile.columns) * 4),
-          mul(mul('column', 4), 'depth'),
-        )})
-        (local.set $row (i32.const 0))
-        (if (i32.le_u ${add('column', tile.columns)} (i32.const ${n})) (then
-          ${loop(
-            'row',
-            0,
-            and('depth', -4),
-            4,
-            `
-            ${repeat(tile.columns / 4, v =>
-              transpose4(
-                i => `(v128.load offset=${(4 * v + i) * rowStride * 4} align=4 (local.get $from))`,
-                (i, row) => `(v128.store offset=${i * rowBytes + 16 * v} align=4 (local.get $panel) ${row})`,
-              ),
-            )}
-            ${advance('from', 16)}
-            ${advance('panel', 4 * rowBytes)}`,
-          )}))
-        ${loop(
-          'row',
-          'row',
-          'depth',
-          1,
-          `
-          ${loop(
-            'i',
-            0,
-            tile.columns,
-            1,
-            `
-            (f32.store ${add('panel', mul('i', 4))}
-              (if (result f32) (i32.lt_u ${add('column', 'i')} (i32.const ${n}))
-                (then (f32.load ${add('from', mul('i', rowStride * 4))})) (else (f32.const 0))))`,
-          )}
-          ${advance('from', 4)}
-          ${advance('panel', rowBytes)}`,
-        )}`,
-      )}`,
-    )}`
+  (func $${name} (param $source i32) (param $packed i32) (param $columns i32) (param $depth i32)
+    ${locals('i32', 'column k i from')} ${repeat(4, i => locals('v128', `r${i} s${i}`))}
+    ${loop('column', 0, 'columns', tile.columns)`
+      (local.set $from (local.get $source))
+      (local.set $k (i32.const 0))
+      (if (i32.le_u ${add('column', tile.columns)} (local.get $columns)) (then
+        ${loop('k', 0, and('depth', -4), 4)`
+          ${blocks}
+          ${advance('from', 16)}
+          ${advance('packed', 4 * panelRow)}`}))
+      ${loop('k', 'k', 'depth', 1)`
+        ${loop('i', 0, tile.columns, 1)`
+          (f32.store ${add('packed', mul('i', 4))}
+            (if (result f32) (i32.lt_u ${add('column', 'i')} (local.get $columns))
+              (then (f32.load ${add('from', mul('i', rowStride * 4))})) (else (f32.const 0))))`}
+        ${advance('from', 4)}
+        ${advance('packed', panelRow)}`}
+      ${advance('source', tile.columns * rowStride * 4)}`})`
 }
 
 /** Picks four of the eight 32-bit lanes of two locals. */

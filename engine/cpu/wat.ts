@@ -5,27 +5,21 @@ export function repeat(count: number, item: (index: number) => string): string {
   return Array.from({ length: count }, (_, index) => item(index)).join('\n')
 }
 
-/** Declares locals of one type. */
-export function locals(type: 'i32' | 'f32' | 'v128', ...names: string[]): string {
-  return names.map(name => `(local $${name} ${type})`).join(' ')
+/** Declares locals of one type; `names` are separated by spaces. */
+export function locals(type: 'i32' | 'f32' | 'v128', names: string): string {
+  return names.replace(/\S+/g, name => `(local $${name} ${type})`)
 }
 
 /**
- * A loop that runs `body` with $index = from, from + step, ... while it is below `to` (unsigned).
- * `from`, `to` and `step` are i32 expressions; numbers are written as constants.
+ * A loop around the text that follows it, loop('i', 0, 'n', 1)`...`, with the i32 local `index` going from
+ * `from` by `step` while it is below `to` (unsigned); each is an i32 expression, a local's name or a number.
  */
-export function loop(
-  index: string,
-  from: string | number,
-  to: string | number,
-  step: string | number,
-  body: string,
-): string {
-  return `
+export function loop(index: string, from: string | number, to: string | number, step: string | number) {
+  return (strings: TemplateStringsArray, ...values: (string | number)[]): string => `
     (local.set $${index} ${i32(from)})
     (block $${index}.done (loop $${index}.next
       (br_if $${index}.done (i32.ge_u (local.get $${index}) ${i32(to)}))
-      ${body}
+      ${String.raw({ raw: strings }, ...values)}
       (local.set $${index} (i32.add (local.get $${index}) ${i32(step)}))
       (br $${index}.next)))`
 }
@@ -59,4 +53,88 @@ export function advance(name: string, by: string | number): string {
 /** The smaller of two i32 expressions, as unsigned numbers (each is evaluated twice). */
 export function min(a: string | number, b: string | number): string {
   return `(select ${i32(a)} ${i32(b)} (i32.lt_u ${i32(a)} ${i32(b)}))`
+}
+
+/** The v128 expression a * b + c: one operation where there is f32x4.relaxed_madd (`fma`), else two. */
+export function multiplyAdd(fma: boolean, a: string, b: string, c: string): string {
+  return fma ? `(f32x4.relaxed_madd ${a} ${b} ${c})` : `(f32x4.add (f32x4.mul ${a} ${b}) ${c})`
+}
+
+/** The same float in all four lanes. */
+export function f32x4(value: number): string {
+  const text = Number.isFinite(value) ? String(Math.fround(value)) : value > 0 ? 'inf' : '-inf'
+  return `(v128.const f32x4 ${text} ${text} ${text} ${text})`
+}
+
+/**
+ * A function whose vector constants are made once, ahead of its `body`: V8 would make them again each time
+ * round a loop, at the price of several operations each (an exp takes four times as long so).
+ * `header` is its parameters, result and locals.
+ */
+export function func(name: string, header: string, body: string): string {
+  const constants = new Map<string, string>()
+  const hoisted = body.replace(/\(v128\.const [^)]*\)/g, constant => {
+    const local = constants.get(constant) ?? `constant${constants.size}`
+    constants.set(constant, local)
+    return `(local.get $${local})`
+  })
+  return `
+  (func $${name} ${header} ${locals('v128', [...constants.values()].join(' '))}
+    ${[...constants].map(([constant, local]) => `(local.set $${local} ${constant})`).join('\n')}
+    ${hoisted})`
+}
+
+/**
+ * Statements that replace the v128 local `x` by e to its power, on four lanes, to about 1e-7 of the result.
+ * Arguments beyond -87.3 and 88.3, where float32 ends, count as those. `t` is a v128 local to work with.
+ * Written twice, for neighbouring vectors, it becomes one 256-bit computation: V8 can pair all of it.
+ * Within a loop, it belongs into the body of func.
+ * Reduction to 2^n * exp(r) and polynomial from Cephes (S. Moshier), expf.c.
+ */
+export function exp(fma: boolean, x: string, t: string): string {
+  const [r, n] = [`(local.get $${x})`, `(local.get $${t})`]
+  // Adding 1.5 * 2^23 rounds to an integer, and leaves it in the low bits.
+  const magic = f32x4(12582912)
+  const rounded = `(f32x4.sub ${n} ${magic})`
+  const polynomial = [
+    1.9875691e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 0.16666665459, 0.5, 1, 1,
+  ]
+  return `
+    (local.set $${x} (f32x4.pmin (f32x4.pmax ${r} ${f32x4(-87.33654)}) ${f32x4(88.37)}))
+    (local.set $${t} ${multiplyAdd(fma, r, f32x4(Math.LOG2E), magic)})
+    (local.set $${x} ${multiplyAdd(fma, rounded, f32x4(-0.693359375), r)})
+    (local.set $${x} ${multiplyAdd(fma, rounded, f32x4(2.1219444e-4), r)})
+    (local.set $${x} (i32x4.add (i32x4.shl ${n} (i32.const 23)) ${horner(fma, polynomial, r)}))`
+}
+
+/**
+ * Statements that replace the v128 local `x` by its natural logarithm, on four lanes, to about 1e-7, for
+ * normal positive numbers (NaN for NaN and infinity). `t` and `u` are v128 locals to work with.
+ * Reduction to m * 2^e, m between sqrt(1/2) and sqrt(2), and polynomial from Cephes (S. Moshier), logf.c.
+ */
+export function log(fma: boolean, x: string, t: string, u: string): string {
+  const [value, e, f] = [`(local.get $${x})`, `(local.get $${t})`, `(local.get $${u})`]
+  const bits = 0x3f3504f3 // of sqrt(1/2)
+  const polynomial = [
+    7.0376836292e-2, -0.1151461031, 0.1167699874, -0.12420140846, 0.14249322787, -0.16668057665,
+    0.20000714765, -0.24999993993, 0.33333331174, -0.5,
+  ]
+  return `
+    (local.set $${t} (i32x4.shr_s (i32x4.sub ${value} (v128.const i32x4 ${bits} ${bits} ${bits} ${bits}))
+      (i32.const 23)))
+    (local.set $${u} (f32x4.sub (i32x4.sub ${value} (i32x4.shl ${e} (i32.const 23))) ${f32x4(1)}))
+    (local.set $${t} (f32x4.convert_i32x4_s ${e}))
+    (local.set $${x} (f32x4.sub ${value} ${value}))
+    (local.set $${x} (f32x4.add ${value} ${multiplyAdd(
+      fma,
+      e,
+      f32x4(-2.1219444e-4),
+      `(f32x4.mul (f32x4.mul ${f} ${f}) ${horner(fma, polynomial, f)})`,
+    )}))
+    (local.set $${x} ${multiplyAdd(fma, e, f32x4(0.693359375), `(f32x4.add ${f} ${value})`)})`
+}
+
+/** The polynomial with these coefficients, highest power first, of a v128 expression (evaluated often). */
+function horner(fma: boolean, coefficients: readonly number[], x: string): string {
+  return coefficients.map(f32x4).reduce((sum, term) => multiplyAdd(fma, sum, x, term))
 }
