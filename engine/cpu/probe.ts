@@ -23,11 +23,7 @@ let prepared = false
  */
 export function enableRevectorizer(): boolean {
   if (!hasFlags()) return false
-  if (!prepared) {
-    // Inlining asks for the baseline compiler's call counts, and V8 ends the process where there are none.
-    setFlags('--no-wasm-inlining-call-indirect', '--no-wasm-inlining')
-    prepared = true
-  }
+  prepared = true
   if (process.arch !== 'x64' || process.env.HLB_SIMD === '128') return false
   setFlags('--experimental-wasm-revectorize')
   return true
@@ -40,10 +36,11 @@ export function enableRevectorizer(): boolean {
  */
 export function compileOptimized(bytes: BufferSource): WebAssembly.Module {
   if (!prepared) return new WebAssembly.Module(bytes)
-  setFlags('--no-liftoff', '--no-wasm-lazy-compilation')
+  // Inlining asks for the baseline compiler's call counts, and V8 ends the process where there are none.
+  setFlags('--no-liftoff', '--no-wasm-lazy-compilation', '--no-wasm-inlining-call-indirect', '--no-wasm-inlining')
   try {
     return new WebAssembly.Module(bytes)
   } finally {
-    setFlags('--liftoff', '--wasm-lazy-compilation')
+    setFlags('--liftoff', '--wasm-lazy-compilation', '--wasm-inlining-call-indirect', '--wasm-inlining')
   }
 }

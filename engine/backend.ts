@@ -1,0 +1,40 @@
+import type { DType } from './graph.ts'
+import type { Program } from './program.ts'
+
+/** Memory of a variable, as its backend knows it. */
+export interface Storage {
+  readonly address: number
+}
+
+/** A program made ready to run on a backend. */
+export interface Executable {
+  /** Bytes that its temporaries take, beside the variables. */
+  readonly temporaryBytes: number
+  /** Runs it once. inputs and the results are in the program's order. */
+  run(inputs: readonly (Float32Array | Int32Array)[]): Promise<(Float32Array | Int32Array)[]>
+}
+
+/** What computes: it keeps variables and runs programs, and knows nothing of how they came about. */
+export interface Backend {
+  /** Reserves memory for a variable of this many elements. */
+  allocate(size: number): Storage
+  read(storage: Storage, size: number, dtype: DType): Promise<Float32Array | Int32Array>
+  write(storage: Storage, data: Float32Array | Int32Array): Promise<void>
+  /** storages: the memory of the program's variables, in their order. */
+  load(program: Program, storages: readonly Storage[]): Promise<Executable>
+  /** Ends its threads. */
+  close(): Promise<void>
+}
+
+let current: Backend | undefined
+
+/** Makes a backend the one that variables and compiled functions use from here on. */
+export function useBackend(backend: Backend): void {
+  current = backend
+}
+
+/** Throws when no backend has been chosen. */
+export function currentBackend(): Backend {
+  if (!current) throw new Error('no backend: call useBackend(await cpuBackend()) first')
+  return current
+}

@@ -1,0 +1,145 @@
+import { availableParallelism } from 'node:os'
+import type { Backend, Executable, Storage } from '../backend.ts'
+import type { DType } from '../graph.ts'
+import type { Program, View } from '../program.ts'
+import { assemble, kernelModule } from './assemble.ts'
+import { barrierBytes, dispatcherWat } from './dispatcher.ts'
+import type { Kernel } from './kernel.ts'
+import { lower } from './lower.ts'
+import type { MicroKernel } from './matmul.ts'
+import { SharedMemory } from './memory.ts'
+import { enableRevectorizer } from './probe.ts'
+import type { Operand } from './rows.ts'
+import { type Step, placeBarriers, placeTemporaries } from './steps.ts'
+import { Threads } from './threads.ts'
+
+/** Starts the CPU backend: WebAssembly SIMD on this many threads (by default, every core). */
+export async function cpuBackend({ threads = availableParallelism() }: { threads?: number } = {}): Promise<CpuBackend> {
+  const revectorized = enableRevectorizer()
+  const tile = { rows: 6, columns: revectorized ? 16 : 8, fma: true }
+  const memory = new SharedMemory()
+  const barrier = memory.allocate(barrierBytes)
+  const dispatcher = await assemble(dispatcherWat)
+  return new CpuBackend(memory, new Threads(threads, { memory: memory.memory, dispatcher, barrier }), threads, tile)
+}
+
+export class CpuBackend implements Backend {
+  readonly threads: number
+  readonly tile: MicroKernel
+  private readonly memory: SharedMemory
+  private readonly pool: Threads
+  /** Every kernel made so far, by its index in the threads' tables. */
+  private readonly kernels = new Map<string, number>()
+  private scratch = { address: 0, bytes: 0 }
+  /** Programs run one at a time. */
+  private queue: Promise<unknown> = Promise.resolve()
+
+  constructor(memory: SharedMemory, pool: Threads, threads: number, tile: MicroKernel) {
+    this.memory = memory
+    this.pool = pool
+    this.threads = threads
+    this.tile = tile
+  }
+
+  allocate(size: number): Storage {
+    return { address: this.memory.allocate(size * 4) }
+  }
+
+  read(storage: Storage, size: number, dtype: DType): Promise<Float32Array | Int32Array> {
+    return this.next(async () => this.numbers(storage.address, size, dtype).slice())
+  }
+
+  write(storage: Storage, data: Float32Array | Int32Array): Promise<void> {
+    return this.next(async () => this.put(storage.address, data))
+  }
+
+  async load(program: Program, storages: readonly Storage[]): Promise<Executable> {
+    const steps = placeBarriers(lower(program, this.tile, this.threads))
+    await this.addKernels(steps.flatMap(({ phase }) => phase.map(({ kernel }) => kernel)))
+    const held = [...program.inputs, ...program.outputs.map(({ buffer }) => buffer)]
+    const { offsets, bytes } = placeTemporaries(steps, held)
+    this.memory.reserveArena(bytes)
+
+    const variables = new Map(program.variables.map((buffer, i) => [buffer.variable, storages[i].address]))
+    const addressOf = ({ buffer, offset }: Operand): number => {
+      const { root } = buffer
+      const start = root.variable ? variables.get(root.variable) : this.memory.arena + (offsets.get(root) ?? 0)
+      if (start === undefined) throw new Error('a program uses a variable that it does not name')
+      return start + offset * 4
+    }
+    const table = this.layOut(steps)
+    let arena = -1
+    const run = async (inputs: readonly (Float32Array | Int32Array)[]) => {
+      if (arena !== this.memory.arena) {
+        arena = this.memory.arena
+        table.write(addressOf)
+      }
+      program.inputs.forEach((buffer, i) => this.put(addressOf({ buffer, offset: 0 }), inputs[i]))
+      this.memory.integers(table.counters, steps.length).fill(0)
+      const { address: scratch, bytes: scratchBytes } = this.scratch
+      await this.pool.run({ program: table.program, counters: table.counters, scratch, scratchBytes })
+      return program.outputs.map(({ buffer, offset, shape }: View) => {
+        const size = shape.reduce((product, extent) => product * extent, 1)
+        return this.numbers(addressOf({ buffer, offset }), size, buffer.dtype).slice()
+      })
+    }
+    return { temporaryBytes: bytes, run: inputs => this.next(() => run(inputs)) }
+  }
+
+  async close(): Promise<void> {
+    await this.queue
+    await this.pool.close()
+  }
+
+  /** Runs an action once all before it are done. */
+  private next<T>(action: () => Promise<T>): Promise<T> {
+    const done = this.queue.then(action)
+    this.queue = done.catch(() => {})
+    return done
+  }
+
+  private numbers(address: number, size: number, dtype: DType): Float32Array | Int32Array {
+    return dtype === 'float32' ? this.memory.floats(address, size) : this.memory.integers(address, size)
+  }
+
+  private put(address: number, data: Float32Array | Int32Array): void {
+    if (data instanceof Float32Array) this.memory.floats(address, data.length).set(data)
+    else this.memory.integers(address, data.length).set(data)
+  }
+
+  private async addKernels(kernels: readonly Kernel[]): Promise<void> {
+    const wanted = new Map(kernels.map(kernel => [kernel.name, kernel]))
+    const added = [...wanted.values()].filter(({ name }) => !this.kernels.has(name))
+    const scratchBytes = Math.max(this.scratch.bytes, ...kernels.map(kernel => Math.ceil(kernel.scratchBytes / 4096) * 4096))
+    if (scratchBytes > this.scratch.bytes) {
+      this.scratch = { address: this.memory.allocate(scratchBytes * this.threads), bytes: scratchBytes }
+    }
+    if (added.length === 0) return
+    const first = this.kernels.size
+    added.forEach(({ name }, i) => this.kernels.set(name, first + i))
+    const module = await assemble(kernelModule(added))
+    this.pool.addKernels(module, added.map(({ name }) => name), first)
+  }
+
+  /** Room in memory for the dispatcher's list of phases, its counters and the calls' arguments. */
+  private layOut(steps: readonly Step[]): { program: number; counters: number; write: (addressOf: (operand: Operand) => number) => void } {
+    const calls = steps.flatMap(({ phase }) => phase)
+    const program = this.memory.allocate((1 + steps.length * 3 + calls.length * 2) * 4)
+    const counters = this.memory.allocate(steps.length * 4)
+    const operands = this.memory.allocate(calls.reduce((sum, call) => sum + call.operands.length, 0) * 4)
+    const write = (addressOf: (operand: Operand) => number) => {
+      const list = [steps.length]
+      const addresses: number[] = []
+      for (const { phase, barrier } of steps) {
+        list.push(Number(barrier), phase[0].kernel.items, phase.length)
+        for (const call of phase) {
+          list.push(this.kernels.get(call.kernel.name) ?? 0, operands + addresses.length * 4)
+          addresses.push(...call.operands.map(addressOf))
+        }
+      }
+      this.memory.integers(program, list.length).set(list)
+      this.memory.integers(operands, addresses.length).set(addresses)
+    }
+    return { program, counters, write }
+  }
+}

@@ -1,0 +1,68 @@
+import { Worker } from 'node:worker_threads'
+
+/** What a thread is started with. */
+export interface ThreadData {
+  readonly memory: WebAssembly.Memory
+  readonly dispatcher: WebAssembly.Module
+  readonly thread: number
+  readonly threads: number
+  /** Address of the barrier's state. */
+  readonly barrier: number
+}
+
+/** What a thread is told. */
+export type ThreadMessage =
+  | { readonly kind: 'kernels'; readonly module: WebAssembly.Module; readonly names: readonly string[]; readonly first: number }
+  | {
+      readonly kind: 'run'
+      readonly program: number
+      readonly counters: number
+      readonly scratch: number
+      readonly scratchBytes: number
+    }
+
+/** Threads that run the same programs at the same time over one memory. They keep the process alive only while they do. */
+export class Threads {
+  private readonly workers: readonly Worker[]
+  private finish: (() => void) | undefined
+  private fail: ((error: unknown) => void) | undefined
+
+  constructor(count: number, data: Omit<ThreadData, 'thread' | 'threads'>) {
+    this.workers = Array.from({ length: count }, (_, thread) => {
+      const workerData: ThreadData = { ...data, thread, threads: count }
+      const worker = new Worker(new URL('./worker.js', import.meta.url), { workerData, execArgv: [] })
+      worker.on('error', (error: unknown) => this.fail?.(error))
+      worker.on('message', () => this.finish?.())
+      worker.unref()
+      return worker
+    })
+  }
+
+  /** Hands a module of kernels to every thread, as the table's entries from first on. */
+  addKernels(module: WebAssembly.Module, names: readonly string[], first: number): void {
+    this.tell({ kind: 'kernels', module, names, first })
+  }
+
+  /** Runs a program that lies in memory; resolves once every thread has done its part. */
+  async run(program: Omit<ThreadMessage & { kind: 'run' }, 'kind'>): Promise<void> {
+    const [first] = this.workers
+    first.ref()
+    try {
+      await new Promise<void>((resolve, reject) => {
+        this.finish = resolve
+        this.fail = reject
+        this.tell({ kind: 'run', ...program })
+      })
+    } finally {
+      first.unref()
+    }
+  }
+
+  async close(): Promise<void> {
+    await Promise.all(this.workers.map(worker => worker.terminate()))
+  }
+
+  private tell(message: ThreadMessage): void {
+    for (const worker of this.workers) worker.postMessage(message)
+  }
+}

@@ -1,0 +1,22 @@
+// A thread of the CPU backend: it takes in kernels and runs programs, as it is told. Plain JavaScript, so
+// that no thread has to load what strips types.
+import { parentPort, workerData } from 'node:worker_threads'
+
+/** @type {import('./threads.ts').ThreadData} */
+const { memory, dispatcher, thread, threads, barrier } = workerData
+const table = new WebAssembly.Table({ element: 'anyfunc', initial: 0 })
+const { run } = new WebAssembly.Instance(dispatcher, { env: { memory, table } }).exports
+
+/** @param {import('./threads.ts').ThreadMessage} message */
+function obey(message) {
+  if (message.kind === 'kernels') {
+    const kernels = new WebAssembly.Instance(message.module, { env: { memory } }).exports
+    table.grow(message.names.length)
+    message.names.forEach((name, i) => table.set(message.first + i, kernels[name]))
+  } else if (typeof run === 'function') {
+    run(message.program, message.counters, barrier, threads, message.scratch + thread * message.scratchBytes)
+    if (thread === 0) parentPort?.postMessage('done')
+  }
+}
+
+parentPort?.on('message', obey)

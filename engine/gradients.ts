@@ -1,0 +1,198 @@
+import { attentionGradient } from './attention.ts'
+import { ShapeError, showShape } from './shape.ts'
+import { type Tensor, concat, full, node, sumRows, where } from './tensor.ts'
+
+/** A gradient for one input of a node; one of a slice covers only part of it. */
+interface Contribution {
+  readonly to: Tensor
+  readonly gradient: Tensor
+  readonly slice?: { readonly axis: number; readonly start: number }
+}
+
+/**
+ * Gradients of a scalar with respect to tensors, by reverse-mode differentiation of the graph.
+ * One that the scalar does not depend on gets zeros. Throws ShapeError when loss is no float32 scalar.
+ */
+export function grad(loss: Tensor, tensors: readonly Tensor[]): Tensor[] {
+  if (loss.size !== 1 || loss.dtype !== 'float32') {
+    throw new ShapeError(`grad: the loss must be a float32 scalar, not ${loss.dtype} ${showShape(loss.shape)}`)
+  }
+  const needed = dependents(loss, tensors)
+  const arrived = new Map<Tensor, Contribution[]>([[loss, [{ to: loss, gradient: full(loss.shape, 1) }]]])
+  const gradients = new Map<Tensor, Tensor>()
+  // Inputs have smaller numbers: descending, all that arrives at a node has arrived.
+  for (const tensor of [...needed].sort((a, b) => b.id - a.id)) {
+    const contributions = arrived.get(tensor)
+    if (!contributions) continue
+    const gradient = accumulate(tensor, contributions)
+    gradients.set(tensor, gradient)
+    for (const contribution of contributionsOf(tensor, gradient)) {
+      const { to } = contribution
+      if (to.dtype !== 'float32' || !needed.has(to)) continue
+      const list = arrived.get(to)
+      if (list) list.push(contribution)
+      else arrived.set(to, [contribution])
+    }
+  }
+  return tensors.map(tensor => gradients.get(tensor) ?? full(tensor.shape, 0))
+}
+
+/** The nodes between the tensors and the loss. */
+function dependents(loss: Tensor, tensors: readonly Tensor[]): Set<Tensor> {
+  const known = new Map<Tensor, boolean>(tensors.map(tensor => [tensor, true]))
+  const visit = (tensor: Tensor): boolean => {
+    const answer = known.get(tensor)
+    if (answer !== undefined) return answer
+    // Not some(): every input has to be visited.
+    const depends = tensor.inputs.map(visit).includes(true)
+    known.set(tensor, depends)
+    return depends
+  }
+  visit(loss)
+  for (const tensor of tensors) tensor.inputs.forEach(visit)
+  return new Set([...known].filter(([, depends]) => depends).map(([tensor]) => tensor))
+}
+
+function accumulate(tensor: Tensor, contributions: readonly Contribution[]): Tensor {
+  const whole = contributions.flatMap(({ gradient, slice }) => (slice ? [] : [gradient]))
+  const pieces = contributions.flatMap(({ gradient, slice }) => (slice ? [{ gradient, ...slice }] : []))
+  // Pieces that do not overlap, such as those of a split, are laid side by side.
+  while (pieces.length > 0) {
+    const { axis } = pieces[0]
+    const row: Tensor[] = []
+    let end = 0
+    const zeros = (extent: number) => full(tensor.shape.map((size, i) => (i === axis ? extent : size)), 0)
+    for (const piece of pieces.filter(other => other.axis === axis).sort((a, b) => a.start - b.start)) {
+      if (piece.start < end) continue
+      if (piece.start > end) row.push(zeros(piece.start - end))
+      row.push(piece.gradient)
+      end = piece.start + piece.gradient.shape[axis]
+      pieces.splice(pieces.indexOf(piece), 1)
+    }
+    if (end < tensor.shape[axis]) row.push(zeros(tensor.shape[axis] - end))
+    whole.push(concat(row, axis))
+  }
+  return whole.reduce((sum, gradient) => sum.add(gradient))
+}
+
+/** The derivative of every primitive: what a node's gradient g contributes to its inputs. */
+function contributionsOf(tensor: Tensor, g: Tensor): Contribution[] {
+  const { operation, inputs } = tensor
+  const [a, b, c] = inputs
+  const to = (input: Tensor, gradient: Tensor): Contribution => ({ to: input, gradient })
+  switch (operation.kind) {
+    case 'unary':
+      switch (operation.name) {
+        case 'negate':
+          return [to(a, g.neg())]
+        case 'abs':
+          return [to(a, where(a.less(0), g.neg(), g))]
+        case 'exp':
+          return [to(a, g.mul(tensor))]
+        case 'log':
+          return [to(a, g.div(a))]
+        case 'sqrt':
+          return [to(a, g.mul(0.5).div(tensor))]
+        case 'reciprocal':
+          return [to(a, g.mul(tensor.square()).neg())]
+        case 'sin':
+          return [to(a, g.mul(a.cos()))]
+        case 'cos':
+          return [to(a, g.mul(a.sin()).neg())]
+        case 'tanh':
+          return [to(a, g.sub(g.mul(tensor.square())))]
+        case 'erf':
+          return [to(a, g.mul(a.square().neg().exp()).mul(2 / Math.sqrt(Math.PI)))]
+        case 'floor':
+        case 'toFloat':
+        case 'toInt':
+        case 'bitsToUniform':
+        case 'detach':
+          return []
+      }
+      break
+    case 'binary':
+      switch (operation.name) {
+        case 'add':
+          return [to(a, g), to(b, g)]
+        case 'subtract':
+          return [to(a, g), to(b, g.neg())]
+        case 'multiply':
+          return [to(a, g.mul(b)), to(b, g.mul(a))]
+        case 'divide':
+          return [to(a, g.div(b)), to(b, g.mul(tensor).div(b).neg())]
+        case 'maximum':
+          return [to(a, where(a.less(b), 0, g)), to(b, where(a.less(b), g, 0))]
+        case 'minimum':
+          return [to(a, where(b.less(a), 0, g)), to(b, where(b.less(a), g, 0))]
+        case 'equal':
+        case 'less':
+        case 'lessEqual':
+        case 'and':
+        case 'xor':
+        case 'randomBits':
+          return []
+      }
+      break
+    case 'where':
+      return [to(b, where(a, g, 0)), to(c, where(a, 0, g))]
+    case 'reduce': {
+      if (operation.name === 'sum') return [to(a, g.broadcastTo(a.shape))]
+      // Equal maxima share the gradient.
+      const largest = where(a.equal(tensor), 1, full(a.shape, 0))
+      return [to(a, largest.mul(g.div(largest.sum(-1, true))))]
+    }
+    case 'columnSum':
+      return [to(a, g.broadcastTo(a.shape))]
+    case 'matmul': {
+      const left = operation.transposeA ? a.T : a
+      const right = operation.transposeB ? b.T : b
+      return [
+        to(a, operation.transposeA ? right.matmul(g.T) : g.matmul(right.T)),
+        to(b, operation.transposeB ? g.T.matmul(left) : left.T.matmul(g)),
+      ]
+    }
+    case 'reshape':
+      return [to(a, g.reshape(...a.shape))]
+    case 'transpose': {
+      const { permutation } = operation
+      return [to(a, g.permute(permutation.map((_, axis) => permutation.indexOf(axis))))]
+    }
+    case 'slice':
+      return [{ to: a, gradient: g, slice: operation }]
+    case 'concat': {
+      let start = 0
+      const { axis } = operation
+      return inputs.map(input => to(input, g.slice(axis, start, (start += input.shape[axis]))))
+    }
+    case 'broadcast':
+      return [to(a, sumTo(g, a))]
+    case 'gather':
+      return [to(a, node({ kind: 'scatterAdd', rows: a.shape[0] }, [g, b], a.shape, 'float32'))]
+    case 'scatterAdd':
+      return [to(a, g.gather(b))]
+    case 'element':
+      // logSumExp, the other element, is not handed to users.
+      if (a.operation.kind === 'attention' && operation.index === 0) {
+        const gradients = attentionGradient(a, a.operation, tensor, g)
+        return a.inputs.map((input, i) => to(input, gradients[i]))
+      }
+      break
+  }
+  return []
+}
+
+/** Sums a gradient over the axes along which a tensor was broadcast. */
+function sumTo(gradient: Tensor, { shape }: Tensor): Tensor {
+  if (shape.every(extent => extent === 1)) return gradient.sum().reshape(...shape)
+  const added = gradient.shape.length - shape.length
+  let result = gradient
+  if (added > 0) {
+    const kept = gradient.shape.slice(added)
+    result = sumRows(gradient.reshape(-1, kept.reduce((size, extent) => size * extent, 1))).reshape(...kept)
+  }
+  shape.forEach((extent, axis) => {
+    if (extent === 1 && result.shape[axis] !== 1) result = result.sum(axis, true)
+  })
+  return result
+}

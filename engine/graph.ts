@@ -1,0 +1,108 @@
+import type { Tensor } from './tensor.ts'
+import type { Variable } from './variable.ts'
+
+/** bool exists between operations only: comparisons make it, where() takes it. */
+export type DType = 'float32' | 'int32' | 'bool'
+
+export type UnaryName =
+  | 'negate'
+  | 'abs'
+  | 'exp'
+  | 'log'
+  | 'sqrt'
+  | 'reciprocal'
+  | 'sin'
+  | 'cos'
+  | 'tanh'
+  | 'erf'
+  | 'floor'
+  | 'toFloat'
+  | 'toInt'
+  | 'bitsToUniform'
+  /** The same values; no gradient passes. */
+  | 'detach'
+
+export type BinaryName =
+  | 'add'
+  | 'subtract'
+  | 'multiply'
+  | 'divide'
+  | 'maximum'
+  | 'minimum'
+  | 'equal'
+  | 'less'
+  | 'lessEqual'
+  | 'and'
+  | 'xor'
+  | 'randomBits'
+
+/** What attention() is told beside its tensors; head h of an operand sits at columns h * its width. */
+export interface AttentionOptions {
+  readonly heads: number
+  readonly scale: number
+}
+
+/** What a node of the graph computes from its inputs. Everything but 'attention' is a primitive. */
+export type Operation =
+  | { readonly kind: 'input'; readonly name: string }
+  | { readonly kind: 'variable' }
+  | { readonly kind: 'constant'; readonly value: number }
+  /** The row-major index of each element. */
+  | { readonly kind: 'iota' }
+  | { readonly kind: 'unary'; readonly name: UnaryName }
+  | { readonly kind: 'binary'; readonly name: BinaryName }
+  /** inputs: condition, if true, if false. */
+  | { readonly kind: 'where' }
+  /** Over the last axis, which stays with extent 1. */
+  | { readonly kind: 'reduce'; readonly name: 'sum' | 'max' }
+  /** Sum over all axes but the last: [..., n] to [n]. */
+  | { readonly kind: 'columnSum' }
+  /** [..., m, k] x [..., k, n]; a transposed operand is stored with its last two axes swapped. */
+  | { readonly kind: 'matmul'; readonly transposeA: boolean; readonly transposeB: boolean }
+  | { readonly kind: 'reshape' }
+  | { readonly kind: 'transpose'; readonly permutation: readonly number[] }
+  | { readonly kind: 'slice'; readonly axis: number; readonly start: number }
+  | { readonly kind: 'concat'; readonly axis: number }
+  | { readonly kind: 'broadcast' }
+  /** inputs: table [rows, n], indices [...]; out [..., n]. */
+  | { readonly kind: 'gather' }
+  /** inputs: values [..., n], indices [...]; out [rows, n], the sum of the values at each index. */
+  | { readonly kind: 'scatterAdd'; readonly rows: number }
+  /** inputs: query, key, value and maybe slope; a tuple of out and logSumExp [batch, heads, length]. */
+  | ({ readonly kind: 'attention' } & AttentionOptions)
+  /** inputs: those of attention, out, logSumExp, gradient of out; a tuple of their gradients. */
+  | ({ readonly kind: 'attentionGradient' } & AttentionOptions)
+  /** One of a tuple's tensors. */
+  | { readonly kind: 'element'; readonly index: number }
+
+/** The tensors made while compile() traces a function, and the variables that it assigns. */
+export class Trace {
+  readonly assignments = new Map<Variable, Tensor>()
+  private readonly nodes = new Map<string, Tensor>()
+
+  /** The node with this key if there is one already (common subexpressions are made once). */
+  shared(key: string, make: () => Tensor): Tensor {
+    const found = this.nodes.get(key)
+    if (found) return found
+    const node = make()
+    this.nodes.set(key, node)
+    return node
+  }
+
+  private static current: Trace | undefined
+
+  static get active(): Trace | undefined {
+    return Trace.current
+  }
+
+  /** Runs a function with this trace as the active one. */
+  record<T>(body: () => T): T {
+    const outer = Trace.current
+    Trace.current = this
+    try {
+      return body()
+    } finally {
+      Trace.current = outer
+    }
+  }
+}

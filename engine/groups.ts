@@ -1,0 +1,145 @@
+import { sizeOf } from './shape.ts'
+import { type Tensor, constantValue } from './tensor.ts'
+
+/** Rows and columns that elementwise operations and last-axis reductions run over together. */
+export interface Domain {
+  readonly rows: number
+  readonly columns: number
+}
+
+/**
+ * Row operations that one kernel may compute: they are connected, run over the same rows, and no
+ * path from one to another leaves the group.
+ */
+export interface Group extends Domain {
+  readonly level: number
+  readonly members: Tensor[]
+}
+
+const lastExtent = ({ shape }: Tensor): number => (shape.length === 0 ? 1 : shape[shape.length - 1])
+
+/** Whether each element or row of the result is computed from the same row of the operands. */
+export function isRowOperation({ operation: { kind } }: Tensor): boolean {
+  return kind === 'unary' || kind === 'binary' || kind === 'where' || kind === 'reduce' || kind === 'gather' || kind === 'columnSum'
+}
+
+/** Whether the node only says where the elements of its input are. */
+export function isMovement({ operation: { kind } }: Tensor): boolean {
+  return kind === 'reshape' || kind === 'transpose' || kind === 'slice' || kind === 'broadcast'
+}
+
+/** What a chain of movements starts from. */
+export const baseOf = (tensor: Tensor): Tensor => (isMovement(tensor) ? baseOf(tensor.inputs[0]) : tensor)
+
+/** The row operation of which an operand is the same rows, past movements that keep them in place. */
+export function rowSource(operand: Tensor): Tensor | undefined {
+  if (isRowOperation(operand)) return operand
+  const { operation, inputs, shape } = operand
+  if (operation.kind === 'reshape' && lastExtent(inputs[0]) === lastExtent(operand)) return rowSource(inputs[0])
+  const keepsRows = lastExtent(inputs[0] ?? operand) === 1 && inputs[0]?.size === sizeOf(shape.slice(0, -1))
+  if (operation.kind === 'broadcast' && keepsRows) return rowSource(inputs[0])
+  return undefined
+}
+
+/** The row operations of a graph in groups, by which group each is in. */
+export class Groups {
+  private readonly levels = new Map<Tensor, number>()
+  private readonly domains = new Map<Tensor, Domain>()
+  private readonly groups = new Map<Tensor, Group>()
+
+  /** nodes: every node of the graph, inputs first. */
+  constructor(nodes: readonly Tensor[]) {
+    const parents = new Map<Tensor, Tensor>()
+    const find = (tensor: Tensor): Tensor => {
+      const parent = parents.get(tensor)
+      return parent ? find(parent) : tensor
+    }
+    const join = (a: Tensor, b: Tensor) => {
+      const [x, y] = [find(a), find(b)]
+      if (x !== y) parents.set(x, y)
+    }
+    const readers = new Map<string, Tensor>()
+    for (const tensor of nodes) {
+      if (isRowOperation(tensor)) this.domains.set(tensor, this.findDomain(tensor))
+      this.levels.set(tensor, this.findLevel(tensor))
+      if (!isRowOperation(tensor)) continue
+      for (const input of tensor.inputs) {
+        const source = tensor.operation.kind === 'gather' ? undefined : rowSource(input)
+        if (source && this.fusable(source, tensor) && this.level(source) === this.level(tensor)) join(source, tensor)
+        // Two that read the same elements had better do so once.
+        if (source && this.fusable(source, tensor)) continue
+        if (constantValue(input) !== undefined || input.size !== this.domain(tensor).rows * this.domain(tensor).columns) continue
+        const key = `${input.id}|${this.level(tensor)}|${JSON.stringify(this.domain(tensor))}`
+        const reader = readers.get(key)
+        if (reader) join(reader, tensor)
+        else readers.set(key, tensor)
+      }
+    }
+    const byRoot = new Map<Tensor, Group>()
+    for (const tensor of nodes) {
+      if (!isRowOperation(tensor)) continue
+      const root = find(tensor)
+      const group = byRoot.get(root) ?? { ...this.domain(tensor), level: this.level(tensor), members: [] }
+      byRoot.set(root, group)
+      group.members.push(tensor)
+      this.groups.set(tensor, group)
+    }
+  }
+
+  /** All groups, the ones that others depend on last. */
+  get descending(): Group[] {
+    return [...new Set(this.groups.values())].sort((a, b) => b.level - a.level)
+  }
+
+  groupOf(tensor: Tensor): Group | undefined {
+    return this.groups.get(tensor)
+  }
+
+  /** Whether one row operation's value is at hand where the same rows of another are computed. */
+  fusable(source: Tensor, reader: Tensor): boolean {
+    if (source.operation.kind === 'columnSum') return false
+    const [a, b] = [this.domain(source), this.domain(reader)]
+    return a.rows === b.rows && a.columns === b.columns
+  }
+
+  private domain(tensor: Tensor): Domain {
+    const domain = this.domains.get(tensor)
+    if (!domain) throw new Error(`node ${tensor.id} has no domain`)
+    return domain
+  }
+
+  private level(tensor: Tensor): number {
+    return this.levels.get(tensor) ?? 0
+  }
+
+  private findDomain(tensor: Tensor): Domain {
+    const { operation, inputs } = tensor
+    if (operation.kind === 'reduce' || operation.kind === 'columnSum') {
+      const source = rowSource(inputs[0])
+      const columns = lastExtent(inputs[0])
+      if (columns === 1 && source) return this.domain(source)
+      return { rows: inputs[0].size / columns, columns }
+    }
+    const columns = lastExtent(tensor)
+    const rows = tensor.size / columns
+    if (columns === 1) {
+      // One value a row: at home with the row operations that it comes from.
+      for (const input of inputs) {
+        const source = rowSource(input)
+        if (source && source.operation.kind !== 'columnSum' && this.domain(source).rows === rows) return this.domain(source)
+      }
+    }
+    return { rows, columns }
+  }
+
+  /** How many kernels at least must have run before: edges between fusable row operations are free. */
+  private findLevel(tensor: Tensor): number {
+    let level = 0
+    for (const input of tensor.inputs) {
+      const source = isRowOperation(tensor) && tensor.operation.kind !== 'gather' ? rowSource(input) : undefined
+      const free = isMovement(tensor) || (source && this.fusable(source, tensor))
+      level = Math.max(level, source && free ? this.level(source) : this.level(input) + (free ? 0 : 1))
+    }
+    return level
+  }
+}

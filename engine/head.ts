@@ -1,0 +1,59 @@
+import { ShapeError, showShape } from './shape.ts'
+import { type Tensor, arange, concat, where } from './tensor.ts'
+
+/** About how many logits are alive at once: 64 MiB of float32. */
+const chunkLogits = 1 << 24
+
+/** Losses in nats, and 1 where the target's logit is the largest, else 0. */
+export interface CrossEntropy {
+  readonly loss: Tensor
+  readonly correct: Tensor
+}
+
+/**
+ * Cross-entropy of logits [..., vocabulary] with int32 targets [...]: −log softmax(logits)[target],
+ * for each target, in nats. See CrossEntropy for what it returns, in the targets' shape.
+ */
+export function crossEntropy(logits: Tensor, targets: Tensor): CrossEntropy {
+  const vocabulary = logits.shape[logits.shape.length - 1]
+  if (targets.dtype !== 'int32' || showShape(targets.shape) !== showShape(logits.shape.slice(0, -1))) {
+    throw new ShapeError(
+      `crossEntropy: targets must be int32 ${showShape(logits.shape.slice(0, -1))}, not ${targets.dtype} ${showShape(targets.shape)}`,
+    )
+  }
+  const column = targets.reshape(...targets.shape, 1)
+  const isTarget = arange(vocabulary).equal(column)
+  // A constant to the gradient, which does not depend on it.
+  const largest = logits.max(-1, true).detach()
+  const logSumExp = logits.sub(largest).exp().sum(-1, true).log().add(largest)
+  const chosen = where(isTarget, logits, 0).sum(-1, true)
+  return {
+    loss: logSumExp.sub(chosen).reshape(...targets.shape),
+    correct: where(largest.lessEqual(chosen), 1, 0).toFloat().reshape(...targets.shape),
+  }
+}
+
+/**
+ * crossEntropy(x · weightᵀ, targets) for x [..., n] and weight [vocabulary, n], in chunks of rows.
+ * The compiler runs each chunk's forward and backward products together, so the logits of all
+ * tokens never exist at once.
+ */
+export function linearCrossEntropy(x: Tensor, weight: Tensor, targets: Tensor): CrossEntropy {
+  const [vocabulary, width] = weight.shape
+  if (weight.shape.length !== 2 || x.shape[x.shape.length - 1] !== width) {
+    throw new ShapeError(`linearCrossEntropy: x ${showShape(x.shape)} and weight ${showShape(weight.shape)} do not fit together`)
+  }
+  const rows = x.reshape(-1, width)
+  const flat = targets.reshape(-1)
+  const count = rows.shape[0]
+  const chunks = Math.max(1, Math.ceil((count * vocabulary) / chunkLogits))
+  const chunk = Math.ceil(count / chunks / 48) * 48
+  const parts = Array.from({ length: Math.ceil(count / chunk) }, (_, i) => {
+    const [start, end] = [i * chunk, Math.min((i + 1) * chunk, count)]
+    return crossEntropy(rows.slice(0, start, end).matmul(weight.T), flat.slice(0, start, end))
+  })
+  return {
+    loss: concat(parts.map(part => part.loss), 0).reshape(...targets.shape),
+    correct: concat(parts.map(part => part.correct), 0).reshape(...targets.shape),
+  }
+}

@@ -1,0 +1,13 @@
+/** What users of the engine import. */
+export { attention } from './attention.ts'
+export { type Backend, useBackend } from './backend.ts'
+export { type Compiled, type Inputs, assign, compile } from './compile.ts'
+export { CpuBackend, cpuBackend } from './cpu/backend.ts'
+export { gelu, layerNorm, norm, relu, rmsNorm, sigmoid, softmax, softplus } from './functions.ts'
+export { grad } from './gradients.ts'
+export { type CrossEntropy, crossEntropy, linearCrossEntropy } from './head.ts'
+export { NDArray, array } from './ndarray.ts'
+export { randomNormal, randomUniform } from './random.ts'
+export { type Shape, ShapeError } from './shape.ts'
+export { type Operand, Tensor, arange, concat, full, where } from './tensor.ts'
+export { Variable, variable } from './variable.ts'

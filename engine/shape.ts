@@ -1,0 +1,48 @@
+/** The extents of a tensor's axes, outermost first; [] is a scalar. */
+export type Shape = readonly number[]
+
+/** A wrong shape, dtype or axis; thrown at the line of the user's program that made the tensor. */
+export class ShapeError extends Error {
+  override name = 'ShapeError'
+}
+
+/** How many elements a tensor of this shape has. */
+export const sizeOf = (shape: Shape): number => shape.reduce((size, extent) => size * extent, 1)
+
+export const showShape = (shape: Shape): string => `[${shape.join(', ')}]`
+
+export const sameShape = (a: Shape, b: Shape): boolean =>
+  a.length === b.length && a.every((extent, axis) => extent === b[axis])
+
+/** Row-major strides, in elements. */
+export function contiguousStrides(shape: Shape): number[] {
+  const strides = new Array<number>(shape.length)
+  let stride = 1
+  for (let axis = shape.length - 1; axis >= 0; axis--) {
+    strides[axis] = stride
+    stride *= shape[axis]
+  }
+  return strides
+}
+
+/** The shape two operands broadcast to by NumPy's rule; throws ShapeError when they do not. */
+export function broadcastShapes(operation: string, a: Shape, b: Shape): Shape {
+  const rank = Math.max(a.length, b.length)
+  return Array.from({ length: rank }, (_, axis) => {
+    const x = a[axis - rank + a.length] ?? 1
+    const y = b[axis - rank + b.length] ?? 1
+    if (x !== y && x !== 1 && y !== 1) {
+      throw new ShapeError(`${operation}: shapes ${showShape(a)} and ${showShape(b)} do not broadcast`)
+    }
+    return x === 1 ? y : x
+  })
+}
+
+/** Turns a possibly negative axis into its index; throws ShapeError when there is none such. */
+export function axisIndex(operation: string, shape: Shape, axis: number): number {
+  const index = axis < 0 ? axis + shape.length : axis
+  if (!Number.isInteger(axis) || index < 0 || index >= shape.length) {
+    throw new ShapeError(`${operation}: no axis ${axis} in shape ${showShape(shape)}`)
+  }
+  return index
+}

@@ -1,0 +1,393 @@
+import { type BinaryName, type DType, type Operation, Trace, type UnaryName } from './graph.ts'
+import { type Shape, ShapeError, axisIndex, broadcastShapes, sameShape, showShape, sizeOf } from './shape.ts'
+
+/** What an arithmetic operation takes: a tensor, or a number that stands for a constant of its dtype. */
+export type Operand = Tensor | number
+
+let made = 0
+
+/**
+ * A node of a graph: what to compute from which inputs, with a shape and dtype known beforehand.
+ * Nothing is computed until a function that compile() has traced is called, and nothing is freed by
+ * hand: the compiled program plans its memory. Arithmetic broadcasts by NumPy's rule.
+ */
+export class Tensor {
+  /** Nodes are numbered as they are made, so inputs have smaller numbers. */
+  readonly id: number = made++
+  readonly operation: Operation
+  readonly inputs: readonly Tensor[]
+  readonly shape: Shape
+  readonly dtype: DType
+
+  constructor(operation: Operation, inputs: readonly Tensor[], shape: Shape, dtype: DType) {
+    this.operation = operation
+    this.inputs = inputs
+    this.shape = shape
+    this.dtype = dtype
+  }
+
+  /** How many elements it has. */
+  get size(): number {
+    return sizeOf(this.shape)
+  }
+
+  add(other: Operand): Tensor {
+    return binary('add', this, other)
+  }
+  sub(other: Operand): Tensor {
+    return binary('subtract', this, other)
+  }
+  mul(other: Operand): Tensor {
+    return binary('multiply', this, other)
+  }
+  div(other: Operand): Tensor {
+    return typeof other === 'number' ? this.mul(1 / other) : binary('divide', this, other)
+  }
+  maximum(other: Operand): Tensor {
+    return binary('maximum', this, other)
+  }
+  minimum(other: Operand): Tensor {
+    return binary('minimum', this, other)
+  }
+  equal(other: Operand): Tensor {
+    return binary('equal', this, other)
+  }
+  less(other: Operand): Tensor {
+    return binary('less', this, other)
+  }
+  lessEqual(other: Operand): Tensor {
+    return binary('lessEqual', this, other)
+  }
+  and(other: Tensor): Tensor {
+    return binary('and', this, other)
+  }
+
+  neg(): Tensor {
+    return unary('negate', this)
+  }
+  abs(): Tensor {
+    return unary('abs', this)
+  }
+  exp(): Tensor {
+    return unary('exp', this)
+  }
+  log(): Tensor {
+    return unary('log', this)
+  }
+  sqrt(): Tensor {
+    return unary('sqrt', this)
+  }
+  reciprocal(): Tensor {
+    return unary('reciprocal', this)
+  }
+  /** 1 / sqrt(x) */
+  rsqrt(): Tensor {
+    return this.sqrt().reciprocal()
+  }
+  square(): Tensor {
+    return this.mul(this)
+  }
+  sin(): Tensor {
+    return unary('sin', this)
+  }
+  cos(): Tensor {
+    return unary('cos', this)
+  }
+  tanh(): Tensor {
+    return unary('tanh', this)
+  }
+  erf(): Tensor {
+    return unary('erf', this)
+  }
+  floor(): Tensor {
+    return unary('floor', this)
+  }
+  /** x to a constant power, for x > 0 (any x when the power is a small whole number). */
+  pow(power: number): Tensor {
+    if (power === 1) return this
+    if (power === 2) return this.square()
+    if (power === 0.5) return this.sqrt()
+    if (power === -1) return this.reciprocal()
+    if (power === -0.5) return this.rsqrt()
+    if (Number.isInteger(power) && power > 2 && power <= 8) return this.mul(this.pow(power - 1))
+    return this.log().mul(power).exp()
+  }
+
+  /** The same values as constants: no gradient passes. */
+  detach(): Tensor {
+    return unary('detach', this)
+  }
+  toFloat(): Tensor {
+    return this.dtype === 'float32' ? this : unary('toFloat', this)
+  }
+  /** Rounds towards zero. */
+  toInt(): Tensor {
+    return this.dtype === 'int32' ? this : unary('toInt', this)
+  }
+
+  /** Sum over one axis, or over all of them. */
+  sum(axis?: number, keepDims = false): Tensor {
+    return reduce('sum', this, axis, keepDims)
+  }
+  /** Largest element along one axis, or of all. */
+  max(axis?: number, keepDims = false): Tensor {
+    return reduce('max', this, axis, keepDims)
+  }
+  mean(axis?: number, keepDims = false): Tensor {
+    const count = axis === undefined ? this.size : this.shape[axisIndex('mean', this.shape, axis)]
+    return this.sum(axis, keepDims).mul(1 / count)
+  }
+
+  /** Matrix product over the last two axes; leading axes must agree, or be absent in other. */
+  matmul(other: Tensor): Tensor {
+    return matmul(this, other)
+  }
+  /** The last two axes swapped. */
+  get T(): Tensor {
+    return this.transpose(-2, -1)
+  }
+  transpose(first: number, second: number): Tensor {
+    const a = axisIndex('transpose', this.shape, first)
+    const b = axisIndex('transpose', this.shape, second)
+    const permutation = this.shape.map((_, axis) => (axis === a ? b : axis === b ? a : axis))
+    return this.permute(permutation)
+  }
+  permute(permutation: readonly number[]): Tensor {
+    const { shape } = this
+    if ([...permutation].sort((a, b) => a - b).some((axis, i) => axis !== i) || permutation.length !== shape.length) {
+      throw new ShapeError(`permute: [${permutation.join(', ')}] does not order the axes of ${showShape(shape)}`)
+    }
+    if (permutation.every((axis, i) => axis === i)) return this
+    if (this.operation.kind === 'transpose') {
+      const inner = this.operation.permutation
+      return this.inputs[0].permute(permutation.map(axis => inner[axis]))
+    }
+    return node({ kind: 'transpose', permutation }, [this], permutation.map(axis => shape[axis]), this.dtype)
+  }
+
+  /** The same elements in row-major order under another shape; one extent may be -1. */
+  reshape(...extents: number[]): Tensor {
+    const known = extents.reduce((size, extent) => (extent === -1 ? size : size * extent), 1)
+    const shape = extents.map(extent => (extent === -1 ? this.size / known : extent))
+    if (sizeOf(shape) !== this.size || !shape.every(extent => Number.isInteger(extent) && extent >= 0)) {
+      throw new ShapeError(`reshape: ${showShape(this.shape)} has ${this.size} elements, ${showShape(extents)} differs`)
+    }
+    if (sameShape(shape, this.shape)) return this
+    if (this.operation.kind === 'reshape') return this.inputs[0].reshape(...shape)
+    return node({ kind: 'reshape' }, [this], shape, this.dtype)
+  }
+  broadcastTo(shape: Shape): Tensor {
+    if (sameShape(this.shape, shape)) return this
+    if (!sameShape(broadcastShapes('broadcastTo', this.shape, shape), shape)) {
+      throw new ShapeError(`broadcastTo: ${showShape(this.shape)} does not broadcast to ${showShape(shape)}`)
+    }
+    if (this.operation.kind === 'broadcast') return this.inputs[0].broadcastTo(shape)
+    return node({ kind: 'broadcast' }, [this], shape, this.dtype)
+  }
+  /** Elements start to end - 1 along an axis. */
+  slice(axis: number, start: number, end: number): Tensor {
+    return slice(this, axisIndex('slice', this.shape, axis), start, end)
+  }
+  /** Consecutive pieces of the given sizes along an axis. */
+  split(sizes: readonly number[], axis = -1): Tensor[] {
+    const extent = this.shape[axisIndex('split', this.shape, axis)]
+    if (sizes.reduce((sum, size) => sum + size, 0) !== extent) {
+      throw new ShapeError(`split: sizes [${sizes.join(', ')}] do not add up to ${extent}, axis ${axis} of ${showShape(this.shape)}`)
+    }
+    let start = 0
+    return sizes.map(size => this.slice(axis, start, (start += size)))
+  }
+  /** Rows of this [rows, n] table at the given int32 indices [...]: [..., n]. An index outside reads row 0 or the last. */
+  gather(indices: Tensor): Tensor {
+    if (this.shape.length !== 2) throw new ShapeError(`gather: the table must be [rows, n], not ${showShape(this.shape)}`)
+    if (indices.dtype !== 'int32') throw new ShapeError(`gather: indices must be int32, not ${indices.dtype}`)
+    return node({ kind: 'gather' }, [this, indices], [...indices.shape, this.shape[1]], this.dtype)
+  }
+}
+
+/** Makes a node, or within a trace finds the one that computes the same already. */
+export function node(operation: Operation, inputs: readonly Tensor[], shape: Shape, dtype: DType): Tensor {
+  const make = () => new Tensor(operation, inputs, shape, dtype)
+  const { active } = Trace
+  if (!active || operation.kind === 'input' || operation.kind === 'variable') return make()
+  const key = `${JSON.stringify(operation)}|${inputs.map(input => input.id).join()}|${shape.join()}|${dtype}`
+  return active.shared(key, make)
+}
+
+/** A tensor of one value. */
+export function full(shape: Shape, value: number, dtype: DType = 'float32'): Tensor {
+  return node({ kind: 'constant', value }, [], [], dtype).broadcastTo(shape)
+}
+
+/** [0, 1, ..., end - 1] as int32. */
+export const arange = (end: number): Tensor => node({ kind: 'iota' }, [], [end], 'int32')
+
+/** The value of a constant, however broadcast; undefined for any other tensor. */
+export function constantValue(tensor: Tensor): number | undefined {
+  const { operation, inputs } = tensor
+  if (operation.kind === 'constant') return operation.value
+  return operation.kind === 'broadcast' || operation.kind === 'reshape' ? constantValue(inputs[0]) : undefined
+}
+
+const unaryDType: Partial<Record<UnaryName, readonly [from: readonly DType[], to: DType]>> = {
+  toFloat: [['int32', 'bool'], 'float32'],
+  toInt: [['float32', 'bool'], 'int32'],
+  bitsToUniform: [['int32'], 'float32'],
+}
+
+export function unary(name: UnaryName, x: Tensor): Tensor {
+  const [from, to] = unaryDType[name] ?? [[name === 'negate' || name === 'detach' ? x.dtype : 'float32'], undefined]
+  if (!from.includes(x.dtype)) throw new ShapeError(`${name}: takes ${from.join(' or ')}, not ${x.dtype}`)
+  return node({ kind: 'unary', name }, [x], x.shape, to ?? x.dtype)
+}
+
+const comparisons: readonly BinaryName[] = ['equal', 'less', 'lessEqual']
+
+export function binary(name: BinaryName, first: Operand, second: Operand): Tensor {
+  const dtype = first instanceof Tensor ? first.dtype : second instanceof Tensor ? second.dtype : 'float32'
+  const a = first instanceof Tensor ? first : full([], first, dtype)
+  const b = second instanceof Tensor ? second : full([], second, dtype)
+  if (a.dtype !== b.dtype) {
+    throw new ShapeError(`${name}: dtypes ${a.dtype} and ${b.dtype} differ; convert one with toFloat() or toInt()`)
+  }
+  const shape = broadcastShapes(name, a.shape, b.shape)
+  const simple = simplify(name, a, b)
+  if (simple) return simple.broadcastTo(shape)
+  const inputs = [a.broadcastTo(shape), b.broadcastTo(shape)]
+  return node({ kind: 'binary', name }, inputs, shape, comparisons.includes(name) ? 'bool' : dtype)
+}
+
+/** Identities that gradients give rise to: times one, plus zero, and sums and products of constants. */
+function simplify(name: BinaryName, a: Tensor, b: Tensor): Tensor | undefined {
+  const x = constantValue(a)
+  const y = constantValue(b)
+  if (x === undefined && y === undefined) return undefined
+  if (name === 'multiply') {
+    if (x === 1) return b
+    if (y === 1) return a
+    if (x !== undefined && y !== undefined) return full([], x * y, a.dtype)
+  }
+  if (name === 'add') {
+    if (x === 0) return b
+    if (y === 0) return a
+    if (x !== undefined && y !== undefined) return full([], x + y, a.dtype)
+  }
+  return undefined
+}
+
+/** Where the condition holds a, else b. */
+export function where(condition: Tensor, a: Operand, b: Operand): Tensor {
+  const dtype = a instanceof Tensor ? a.dtype : b instanceof Tensor ? b.dtype : 'float32'
+  const yes = a instanceof Tensor ? a : full([], a, dtype)
+  const no = b instanceof Tensor ? b : full([], b, dtype)
+  if (condition.dtype !== 'bool') throw new ShapeError(`where: the condition must be bool, not ${condition.dtype}`)
+  if (yes.dtype !== no.dtype) throw new ShapeError(`where: dtypes ${yes.dtype} and ${no.dtype} differ`)
+  const shape = broadcastShapes('where', condition.shape, broadcastShapes('where', yes.shape, no.shape))
+  return node({ kind: 'where' }, [condition, yes, no].map(input => input.broadcastTo(shape)), shape, dtype)
+}
+
+function reduce(name: 'sum' | 'max', x: Tensor, axis: number | undefined, keepDims: boolean): Tensor {
+  if (x.dtype !== 'float32') throw new ShapeError(`${name}: takes float32, not ${x.dtype}`)
+  if (x.size === 0) throw new ShapeError(`${name}: nothing to reduce in shape ${showShape(x.shape)}`)
+  const { shape } = x
+  if (axis === undefined) {
+    if (shape.length === 0) return x
+    const rows = reduce(name, x, -1, false)
+    if (rows.size === 1) return rows.reshape(...(keepDims ? shape.map(() => 1) : []))
+    const all = name === 'sum' ? sumRows(rows.reshape(-1, 1)) : reduce(name, rows.reshape(-1), 0, false)
+    return all.reshape(...(keepDims ? shape.map(() => 1) : []))
+  }
+  const index = axisIndex(name, shape, axis)
+  const kept = shape.flatMap((extent, i) => (i !== index ? [extent] : keepDims ? [1] : []))
+  const last = shape.length - 1
+  if (shape[index] === 1) return x.reshape(...kept)
+  if (index === last) {
+    return node({ kind: 'reduce', name }, [x], [...shape.slice(0, -1), 1], 'float32').reshape(...kept)
+  }
+  // The leading axis of a sum: the rest is one long row.
+  if (index === 0 && name === 'sum') return sumRows(x.reshape(shape[0], -1)).reshape(...kept)
+  return reduce(name, x.transpose(index, last), -1, true).transpose(index, last).reshape(...kept)
+}
+
+/** Sum over all axes but the last: [..., n] to [n]. */
+export function sumRows(x: Tensor): Tensor {
+  const columns = x.shape[x.shape.length - 1]
+  return x.size === columns ? x.reshape(columns) : node({ kind: 'columnSum' }, [x], [columns], 'float32')
+}
+
+function matmul(first: Tensor, second: Tensor): Tensor {
+  if (first.dtype !== 'float32' || second.dtype !== 'float32') {
+    throw new ShapeError(`matmul: takes float32, not ${first.dtype} and ${second.dtype}`)
+  }
+  const [a, transposeA] = withoutTranspose(first)
+  const [b, transposeB] = withoutTranspose(second)
+  const [m, k] = first.shape.slice(-2)
+  const [rows, n] = second.shape.slice(-2)
+  const lead = first.shape.slice(0, -2)
+  const shared = second.shape.length === 2
+  if (second.shape.length < 2 || first.shape.length < 2 || k !== rows || !(shared || sameShape(lead, second.shape.slice(0, -2)))) {
+    throw new ShapeError(`matmul: ${showShape(first.shape)} times ${showShape(second.shape)}: the inner extents must agree, and the leading ones`)
+  }
+  // [..., m, k] x [k, n] is one product of all rows.
+  if (shared && lead.length > 0) return first.reshape(-1, k).matmul(second).reshape(...lead, m, n)
+  return node({ kind: 'matmul', transposeA, transposeB }, [a, b], [...lead, m, n], 'float32')
+}
+
+/** The stored operand of a product, and whether its last two axes are to be swapped. */
+function withoutTranspose(x: Tensor): [Tensor, boolean] {
+  if (x.operation.kind !== 'transpose') return [x, false]
+  const { permutation } = x.operation
+  const rank = permutation.length
+  const swapped = permutation.every((axis, i) => axis === (i === rank - 1 ? rank - 2 : i === rank - 2 ? rank - 1 : i))
+  return swapped ? [x.inputs[0], true] : [x, false]
+}
+
+function slice(x: Tensor, axis: number, start: number, end: number): Tensor {
+  const { shape, operation, inputs } = x
+  if (!(Number.isInteger(start) && Number.isInteger(end) && 0 <= start && start <= end && end <= shape[axis])) {
+    throw new ShapeError(`slice: ${start} to ${end} does not lie within axis ${axis} of ${showShape(shape)}`)
+  }
+  if (start === 0 && end === shape[axis]) return x
+  const sliced = shape.map((extent, i) => (i === axis ? end - start : extent))
+  const part = (input: Tensor) => slice(input, axis, start, end)
+  // A piece of an elementwise result is computed from pieces: what nobody asks for is never made.
+  if (operation.kind === 'unary' || operation.kind === 'binary' || operation.kind === 'where') {
+    return node(operation, inputs.map(part), sliced, x.dtype)
+  }
+  if (operation.kind === 'broadcast') {
+    const inner = inputs[0]
+    const innerAxis = axis - shape.length + inner.shape.length
+    const fixed = innerAxis < 0 || inner.shape[innerAxis] === 1
+    return (fixed ? inner : slice(inner, innerAxis, start, end)).broadcastTo(sliced)
+  }
+  if (operation.kind === 'concat' && operation.axis === axis) {
+    let offset = 0
+    for (const input of inputs) {
+      const extent = input.shape[axis]
+      if (start >= offset && end <= offset + extent) return slice(input, axis, start - offset, end - offset)
+      offset += extent
+    }
+  }
+  if (operation.kind === 'slice' && operation.axis === axis) {
+    return slice(inputs[0], axis, start + operation.start, end + operation.start)
+  }
+  return node({ kind: 'slice', axis, start }, [x], sliced, x.dtype)
+}
+
+/** Tensors joined along an axis; the other extents must agree. */
+export function concat(tensors: readonly Tensor[], axis = -1): Tensor {
+  const [first] = tensors
+  if (!first) throw new ShapeError('concat: no tensors')
+  const index = axisIndex('concat', first.shape, axis)
+  for (const { shape, dtype } of tensors) {
+    const agree = shape.length === first.shape.length && shape.every((extent, i) => i === index || extent === first.shape[i])
+    if (!agree || dtype !== first.dtype) {
+      throw new ShapeError(`concat: ${first.dtype} ${showShape(first.shape)} and ${dtype} ${showShape(shape)} differ beside axis ${axis}`)
+    }
+  }
+  const parts = tensors.filter(tensor => tensor.shape[index] > 0)
+  if (parts.length === 1) return parts[0]
+  const extent = parts.reduce((sum, { shape }) => sum + shape[index], 0)
+  const joined = first.shape.map((size, i) => (i === index ? extent : size))
+  return node({ kind: 'concat', axis: index }, parts, joined, first.dtype)
+}
