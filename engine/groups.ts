@@ -1,5 +1,5 @@
 import { sizeOf } from './shape.ts'
-import { type Tensor, constantValue } from './tensor.ts'
+import type { Tensor } from './tensor.ts'
 
 /** Rows and columns that elementwise operations and last-axis reductions run over together. */
 export interface Domain {
@@ -68,7 +68,9 @@ export class Groups {
         if (source && this.fusable(source, tensor) && this.level(source) === this.level(tensor)) join(source, tensor)
         // Two that read the same elements had better do so once.
         if (source && this.fusable(source, tensor)) continue
-        if (constantValue(input) !== undefined || input.size !== this.domain(tensor).rows * this.domain(tensor).columns) continue
+        const { rows, columns } = this.domain(tensor)
+        const base = baseOf(input)
+        if (base.operation.kind === 'iota' || base.operation.kind === 'constant' || Math.min(base.size, input.size) < rows * columns) continue
         const key = `${input.id}|${this.level(tensor)}|${JSON.stringify(this.domain(tensor))}`
         const reader = readers.get(key)
         if (reader) join(reader, tensor)

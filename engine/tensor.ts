@@ -222,11 +222,12 @@ export function full(shape: Shape, value: number, dtype: DType = 'float32'): Ten
 /** [0, 1, ..., end - 1] as int32. */
 export const arange = (end: number): Tensor => node({ kind: 'iota' }, [], [end], 'int32')
 
-/** The value of a constant, however broadcast; undefined for any other tensor. */
+/** The value of a constant, however moved about; undefined for any other tensor. */
 export function constantValue(tensor: Tensor): number | undefined {
   const { operation, inputs } = tensor
   if (operation.kind === 'constant') return operation.value
-  return operation.kind === 'broadcast' || operation.kind === 'reshape' ? constantValue(inputs[0]) : undefined
+  const moved = ['broadcast', 'reshape', 'transpose', 'slice'].includes(operation.kind)
+  return moved ? constantValue(inputs[0]) : undefined
 }
 
 const unaryDType: Partial<Record<UnaryName, readonly [from: readonly DType[], to: DType]>> = {

@@ -1,4 +1,5 @@
 import type { BinaryName, DType, UnaryName } from '../graph.ts'
+import { exp, func, log } from './wat.ts'
 
 /** The body of a function in the making: locals and lines of WAT. */
 export class Code {
@@ -23,9 +24,10 @@ export class Code {
     this.lines.push(...lines)
   }
 
-  /** The locals' declarations, then the lines. */
-  get text(): string {
-    return `${this.locals.join(' ')}\n${this.lines.join('\n')}`
+  /** A function of this name with the kernels' parameters. */
+  kernel(name: string): string {
+    const header = `(param $arguments i32) (param $item i32) (param $scratch i32) ${this.locals.join(' ')}`
+    return func(name, header, this.lines.join('\n'))
   }
 }
 
@@ -126,34 +128,18 @@ export class Elementwise {
     }
   }
 
-  /**
-   * exp(x): 2^n · p(r) with x = n·ln 2 + r, |r| ≤ ln 2 / 2, by the polynomial of Cephes' expf.
-   * Relative error about 1e-7; below −87.3 the smallest normal number.
-   */
-  exp(code: Code, x: string): string {
-    const clamped = code.let('v128', `(f32x4.max (f32x4.min ${x} ${float(88.37626)}) ${float(-87.33654)})`)
-    const n = code.let('v128', `(f32x4.nearest ${mul(clamped, float(Math.LOG2E))})`)
-    const r = code.let('v128', this.multiplyAdd(n, float(2.12194440e-4), this.multiplyAdd(n, float(-0.693359375), clamped)))
-    const p = this.polynomial(r, [1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 0.5])
-    const fraction = code.let('v128', add(this.multiplyAdd(p, mul(r, r), r), float(1)))
-    const power = `(i32x4.shl (i32x4.add (i32x4.trunc_sat_f32x4_s ${n}) ${int(127)}) (i32.const 23))`
-    return mul(fraction, power)
+  private exp(code: Code, x: string): string {
+    const [value, work] = [code.local('v128'), code.local('v128')]
+    code.push(`(local.set $${value} ${x})`, exp(this.fma, value, work))
+    return `(local.get $${value})`
   }
 
-  /** log(x): e·ln 2 + log(m) with x = m·2^e, √½ ≤ m < √2, by the polynomial of Cephes' logf. */
+  /** Zero gives -Infinity, what is below NaN. */
   private log(code: Code, x: string): string {
-    // Moving the exponent's boundary from 1 to √½ beforehand makes it that of m.
-    const bits = code.let('v128', `(i32x4.sub ${x} ${int(0x3f3504f3)})`)
-    const e = code.let('v128', `(f32x4.convert_i32x4_s (i32x4.shr_s ${bits} (i32.const 23)))`)
-    const m = code.let('v128', sub(`(i32x4.add (v128.and ${bits} ${int(0x007fffff)}) ${int(0x3f3504f3)})`, float(1)))
-    const squared = code.let('v128', mul(m, m))
-    const p = this.polynomial(m, [
-      7.0376836292e-2, -1.1514610310e-1, 1.1676998740e-1, -1.2420140846e-1, 1.4249322787e-1, -1.6668057665e-1,
-      2.0000714765e-1, -2.4999993993e-1, 3.3333331174e-1,
-    ])
-    const tail = this.multiplyAdd(float(-0.5), squared, this.multiplyAdd(e, float(-2.12194440e-4), mul(mul(p, m), squared)))
-    const value = code.let('v128', this.multiplyAdd(e, float(0.693359375), add(m, tail)))
-    const positive = `(v128.bitselect ${value} (v128.bitselect ${float(-Infinity)} ${float(NaN)} (f32x4.eq ${x} ${float(0)})) (f32x4.gt ${x} ${float(0)}))`
+    const [value, first, second] = [code.local('v128'), code.local('v128'), code.local('v128')]
+    code.push(`(local.set $${value} ${x})`, log(this.fma, value, first, second))
+    const special = `(v128.bitselect ${float(-Infinity)} ${float(NaN)} (f32x4.eq ${x} ${float(0)}))`
+    const positive = `(v128.bitselect (local.get $${value}) ${special} (f32x4.gt ${x} ${float(0)}))`
     return `(v128.bitselect ${x} ${positive} (f32x4.eq ${x} ${float(Infinity)}))`
   }
 
@@ -183,15 +169,18 @@ export class Elementwise {
 
   /** sin(x + shift·π) for a shift of 0 or ½: the nearest multiple of π is taken off in three parts. */
   private sine(code: Code, x: string, shift: number): string {
-    const turns = mul(x, float(1 / Math.PI))
-    const n = code.let('v128', `(f32x4.nearest ${shift ? add(turns, float(shift)) : turns})`)
+    // Adding 1.5 · 2^23 rounds to an integer, and leaves it in the low bits.
+    const magic = float(12582912)
+    const turns = shift ? this.multiplyAdd(x, float(1 / Math.PI), float(shift)) : mul(x, float(1 / Math.PI))
+    const shifted = code.let('v128', add(turns, magic))
+    const n = code.let('v128', sub(shifted, magic))
     const multiple = shift ? code.let('v128', sub(n, float(shift))) : n
     let r = x
     for (const part of [-3.140625, -9.67502593994140625e-4, -1.509957990978376432e-7]) r = code.let('v128', this.multiplyAdd(multiple, float(part), r))
     const squared = code.let('v128', mul(r, r))
     const p = this.polynomial(squared, [-2.3889859e-8, 2.7525562e-6, -1.9840874e-4, 8.3333310e-3, -1.6666667e-1])
     const value = this.multiplyAdd(mul(p, squared), r, r)
-    const sign = `(i32x4.shl (i32x4.trunc_sat_f32x4_s ${n}) (i32.const 31))`
+    const sign = `(i32x4.shl ${shifted} (i32.const 31))`
     return `(v128.xor ${value} ${sign})`
   }
 

@@ -114,8 +114,7 @@ class RowWriter {
       `(br_if $row (i32.lt_u (local.get $${row}) (local.get $${end}))))`,
     )
     for (const { place, sum } of blockSums) if (sum) code.push(`(f32.store ${place} (local.get $${sum}))`)
-    const wat = `(func $KERNEL (param $arguments i32) (param $item i32) (param $scratch i32)\n${code.text})`
-    return { wat, operands: this.operands, scratchBytes: this.scratchBytes }
+    return { wat: code.kernel('KERNEL'), operands: this.operands, scratchBytes: this.scratchBytes }
   }
 
   private isReduction(value: number): boolean {
@@ -308,12 +307,19 @@ class RowWriter {
       ...work.spills.map(([value]) => value),
     ]
     const order = this.closure(needed, pass)
+    // One address for both halves: the revectorizer joins what has the same base.
+    const addresses = new Map<string, string>()
+    const at = (pointer: string) => {
+      const known = addresses.get(pointer) ?? code.let('i32', `(i32.add ${pointer} ${column})`)
+      addresses.set(pointer, known)
+      return known
+    }
     const known = halves.map(() => new Map<number, string>())
     for (const value of order.filter(index => this.isLoaded(index, pass))) {
-      for (const half of halves) known[half].set(value, code.let('v128', this.loadVector(value, pass, loop, half, column)))
+      for (const half of halves) known[half].set(value, code.let('v128', this.loadVector(value, pass, loop, half, column, at)))
     }
     const partial = work.sums.map(({ place }) =>
-      halves.map(half => code.let('v128', loadAt(loop, `(i32.add ${place} ${column})`, half))),
+      halves.map(half => code.let('v128', loadAt(loop, at(place), half))),
     )
     for (const half of halves) {
       for (const value of order) {
@@ -337,14 +343,14 @@ class RowWriter {
     }
     work.sums.forEach(({ value, place }, i) => {
       for (const half of halves) {
-        code.push(storeAt(loop, `(i32.add ${place} ${column})`, half, code.let('v128', `(f32x4.add ${partial[i][half]} ${of(value, half)})`)))
+        code.push(storeAt(loop, at(place), half, code.let('v128', `(f32x4.add ${partial[i][half]} ${of(value, half)})`)))
       }
     })
     for (const { value, access } of work.stores) {
-      for (const half of halves) code.push(storeAt(loop, `(i32.add ${this.pointers.get(access)} ${column})`, half, of(value, half)))
+      for (const half of halves) code.push(storeAt(loop, at(this.pointers.get(access) ?? ''), half, of(value, half)))
     }
     for (const [value, place] of work.spills) {
-      for (const half of halves) code.push(storeAt(loop, `(i32.add (local.get $scratch) ${column})`, half, of(value, half), place))
+      for (const half of halves) code.push(storeAt(loop, at('(local.get $scratch)'), half, of(value, half), place))
     }
   }
 
@@ -364,10 +370,17 @@ class RowWriter {
     return this.program.values[value].operation.kind === 'load' || this.isKept(value, pass)
   }
 
-  private loadVector(value: number, pass: number, loop: Loop, half: number, column: string): string {
+  private loadVector(
+    value: number,
+    pass: number,
+    loop: Loop,
+    half: number,
+    column: string,
+    at: (pointer: string) => string,
+  ): string {
     const { operation } = this.program.values[value]
     if (this.isKept(value, pass) || operation.kind !== 'load') {
-      return loadAt(loop, `(i32.add (local.get $scratch) ${column})`, half, this.spills.get(value))
+      return loadAt(loop, at('(local.get $scratch)'), half, this.spills.get(value))
     }
     const { access } = operation
     const pointer = this.pointers.get(access) ?? ''
@@ -377,11 +390,11 @@ class RowWriter {
       const numbers = `(i32x4.add (i32x4.splat ${first}) (v128.const i32x4 0 1 2 3))`
       return `(i32x4.add (i32x4.splat ${pointer}) (i32x4.mul ${numbers} (i32x4.splat (i32.const ${columnStride}))))`
     }
-    if (columnStride === 1) return loadAt(loop, `(i32.add ${pointer} ${column})`, half)
+    if (columnStride === 1) return loadAt(loop, at(pointer), half)
     const start = `(i32.add ${pointer} (i32.mul ${column} (i32.const ${columnStride})))`
     if (loop === 'lane') return `(v128.load32_zero ${start})`
-    const at = (lane: number) => (half * lanes + lane) * columnStride * bytes
-    const rest = [1, 2, 3].reduce((vector, lane) => `(v128.load32_lane offset=${at(lane)} ${lane} ${start} ${vector})`, `(v128.load32_zero offset=${at(0)} ${start})`)
+    const byte = (lane: number) => (half * lanes + lane) * columnStride * bytes
+    const rest = [1, 2, 3].reduce((vector, lane) => `(v128.load32_lane offset=${byte(lane)} ${lane} ${start} ${vector})`, `(v128.load32_zero offset=${byte(0)} ${start})`)
     return rest
   }
 }
