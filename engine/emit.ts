@@ -156,7 +156,7 @@ export class Emitter {
     for (const value of values) settled.push({ ...value, extent: extentOf(value, settled) })
     const rowBlock = Math.min(rowBlockOf(rows), rows)
     const partial = sums.map(({ value, tensor }) => {
-      const width = settled[value].extent === 'element' ? columns : 1
+      const width = tensor.size
       const buffer = rows > rowBlock ? new Buffer(Math.ceil(rows / rowBlock) * width, 'float32') : this.place(tensor).buffer
       return { value, buffer, tensor, width }
     })
@@ -167,7 +167,7 @@ export class Emitter {
       rowBlock,
       values: settled,
       stores: stores.map(({ value, view }) => ({ value, access: accessOf(view, rows, columns) })),
-      columnSums: partial.map(({ value, buffer }) => ({ value, buffer })),
+      columnSums: partial.map(({ value, buffer, width }) => ({ value, buffer, width })),
     }
     const makes = [...stores.map(store => store.makes), ...partial.map(({ buffer, tensor }) => (rows > rowBlock ? buffer : tensor))]
     this.emit(work, rank, needs, makes, after)
@@ -181,7 +181,7 @@ export class Emitter {
     const load: Access = { buffer, offset: 0, rowDims: [[blocks, width]], columnStride: width > 1 ? 1 : 0 }
     const extent = width > 1 ? 'element' : 'row'
     const values: RowValue[] = [{ operation: { kind: 'load', access: load }, inputs: [], extent, dtype: 'float32' }]
-    const columnSums = [{ value: 0, buffer: this.place(tensor).buffer }]
+    const columnSums = [{ value: 0, buffer: this.place(tensor).buffer, width }]
     const work: RowProgram = { kind: 'rows', rows: blocks, columns: width, rowBlock: blocks, values, stores: [], columnSums }
     this.emit(work, tensor.id, [buffer], [tensor])
   }

@@ -69,8 +69,8 @@ export interface RowProgram {
   readonly rowBlock: number
   readonly values: readonly RowValue[]
   readonly stores: readonly { readonly value: number; readonly access: Access }[]
-  /** Sums over each block's rows: [blocks, columns], or [blocks, 1] of a value for each row. */
-  readonly columnSums: readonly { readonly value: number; readonly buffer: Buffer }[]
+  /** Sums over each block's rows: [blocks, width], where width is columns or, for a value for each row, maybe 1. */
+  readonly columnSums: readonly { readonly value: number; readonly buffer: Buffer; readonly width: number }[]
 }
 
 /** A matrix of a product, or a batch of them. transposed: stored with columns outermost. */

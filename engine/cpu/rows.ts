@@ -52,7 +52,7 @@ class RowWriter {
     this.elementwise = new Elementwise(fma)
     const { values } = program
     for (const { inputs } of values) {
-      this.passes.push(Math.max(0, ...inputs.map(input => this.passes[input] + (this.isReduction(input) ? 1 : 0))))
+      this.passes.push(Math.max(0, ...inputs.map(input => this.ready(input))))
     }
   }
 
@@ -68,11 +68,10 @@ class RowWriter {
       if (access.gather) bases.set(access.gather.indices, this.address(access.gather.indices))
     }
     for (const { access } of stores) bases.set(access, this.address(access))
-    const blockSums = columnSums.map(({ value, buffer }) => {
+    const blockSums = columnSums.map(({ value, buffer, width }) => {
       const base = this.operand(buffer, 0)
-      const width = this.isElement(value) ? program.columns : 1
       const place = code.let('i32', `(i32.add ${base} (i32.mul (local.get $item) (i32.const ${width * bytes})))`)
-      if (this.isElement(value)) {
+      if (width > 1) {
         code.push(`(memory.fill ${place} (i32.const 0) (i32.const ${width * bytes}))`)
         return { value, place }
       }
@@ -93,7 +92,7 @@ class RowWriter {
     for (const [access, base] of bases) {
       if (access.columnStride !== 0) this.pointers.set(access, this.rowPointer(access, base, `(local.get $${row})`, bases))
     }
-    const last = Math.max(0, ...this.passes)
+    const last = Math.max(0, ...this.passes, ...blockSums.map(({ value, sum }) => (sum ? 0 : this.ready(value))))
     for (let pass = 0; pass <= last; pass++) {
       values.forEach((value, i) => {
         if (value.extent === 'row' && !this.isReduction(i) && this.passes[i] === pass) this.single(i, value, `(local.get $${row})`, bases)
@@ -119,6 +118,11 @@ class RowWriter {
 
   private isReduction(value: number): boolean {
     return this.program.values[value].operation.kind === 'reduce'
+  }
+
+  /** The first pass that may use a value. */
+  private ready(value: number): number {
+    return this.passes[value] + (this.isReduction(value) ? 1 : 0)
   }
 
   private isElement(value: number): boolean {
@@ -229,13 +233,13 @@ class RowWriter {
   }
 
   /** One pass over the columns of a row. */
-  private writePass(pass: number, blockSums: readonly { value: number; place: string }[]): void {
+  private writePass(pass: number, blockSums: readonly { value: number; place: string; sum?: string }[]): void {
     const { code, program } = this
     const { values, columns } = program
     const reductions = values.flatMap((value, i) => (this.isReduction(i) && this.passes[i] === pass ? [{ index: i, value }] : []))
     const overElements = reductions.filter(({ value }) => this.isElement(value.inputs[0]))
     const stores = program.stores.filter(({ value, access }) => access.columnStride !== 0 && this.passes[value] === pass)
-    const sums = blockSums.filter(({ value }) => this.isElement(value) && this.passes[value] === pass)
+    const sums = blockSums.filter(({ value, sum }) => !sum && this.ready(value) === pass)
     const spills = [...this.spills].filter(([value]) => this.passes[value] === pass)
     for (const { index, value } of overElements) {
       const initial = value.operation.kind === 'reduce' && value.operation.name === 'max' ? -Infinity : 0
