@@ -12,6 +12,15 @@ export interface Executable {
   readonly temporaryBytes: number
   /** Runs it once. inputs and the results are in the program's order. */
   run(inputs: readonly (Float32Array | Int32Array)[]): Promise<(Float32Array | Int32Array)[]>
+  /** Runs it step by step, and says what each step took. */
+  profile(inputs: readonly (Float32Array | Int32Array)[]): Promise<StepTime[]>
+}
+
+/** How long the kernels took that run over the same items. */
+export interface StepTime {
+  readonly kernels: readonly string[]
+  readonly items: number
+  readonly milliseconds: number
 }
 
 /** What computes: it keeps variables and runs programs, and knows nothing of how they came about. */

@@ -1,4 +1,4 @@
-import { type Executable, type Storage, currentBackend } from './backend.ts'
+import { type Executable, type StepTime, type Storage, currentBackend } from './backend.ts'
 import { Emitter } from './emit.ts'
 import { Trace } from './graph.ts'
 import { NDArray } from './ndarray.ts'
@@ -18,6 +18,8 @@ export interface Compiled<Outputs> {
   (inputs?: Inputs): Promise<{ [Name in keyof Outputs]: NDArray }>
   /** Compiles for inputs of these shapes without running, and says what the program takes. */
   prepare(inputs?: Inputs): Promise<CompiledProgram>
+  /** Runs it step by step, and says what each step took. */
+  profile(inputs?: Inputs): Promise<StepTime[]>
 }
 
 /** A program for inputs of certain shapes. */
@@ -63,7 +65,8 @@ export function compile<Outputs extends Readonly<Record<string, Tensor>> | void>
     // The names are those that the body returned.
     return Object.fromEntries(named) as { [Name in keyof Outputs]: NDArray }
   }
-  return Object.assign(run, { prepare: (inputs: Inputs = {}) => prepare(inputs) })
+  const profile = async (inputs: Inputs = {}) => (await prepare(inputs)).executable.profile(Object.values(inputs).map(value => toArray(value).data))
+  return Object.assign(run, { prepare: (inputs: Inputs = {}) => prepare(inputs), profile })
 }
 
 /** Sets what a variable holds after the call that is being traced. Throws outside of compile(), or at the second assignment. */

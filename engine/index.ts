@@ -7,6 +7,7 @@ export { gelu, layerNorm, norm, relu, rmsNorm, sigmoid, softmax, softplus } from
 export { grad } from './gradients.ts'
 export { type CrossEntropy, crossEntropy, linearCrossEntropy } from './head.ts'
 export { NDArray, array } from './ndarray.ts'
+export { type Parameters, parametersOf } from './parameters.ts'
 export { randomNormal, randomUniform } from './random.ts'
 export { type Shape, ShapeError } from './shape.ts'
 export { type Operand, Tensor, arange, concat, full, where } from './tensor.ts'

@@ -1,9 +1,26 @@
-import type { Attention } from '../program.ts'
+import type { Attention, View } from '../program.ts'
+import { attentionBackward, attentionForward } from './attention.ts'
 import type { Kernel } from './kernel.ts'
 import type { MicroKernel } from './matmul.ts'
-import type { Operand } from './rows.ts'
 
 /** The kernel of an attention instruction, with its operands. */
-export function attentionCall(_work: Attention, _tile: MicroKernel): { kernel: Kernel; operands: Operand[] } {
-  throw new Error('attention')
+export function attentionCall(work: Attention, tile: MicroKernel, threads: number): { kernel: Kernel; operands: View[] } {
+  const { kind, batch, heads, length, keyDim, valueDim, scale, slope, operands, results } = work
+  const stride = (view: View) => view.strides[1]
+  const given = (forward: readonly View[]) => {
+    const [q, k, v] = forward
+    return { q: stride(q), k: stride(k), v: stride(v) }
+  }
+  const sizes = { batch, heads, length, keyDim, valueDim, scale, slope }
+  if (kind === 'attention') {
+    const shape = { ...sizes, rowStride: { ...given(operands), out: stride(results[0]) } }
+    // Every group packs keys and values anew, so only where there are too few sequences and heads.
+    const groups = Math.ceil((2 * threads) / (batch * heads))
+    return { kernel: attentionForward(shape, tile, groups), operands: [...operands, ...results] }
+  }
+  const [out, , dOut] = operands.slice(slope ? 4 : 3)
+  const [dq, dk, dv] = results
+  const shape = { ...sizes, rowStride: { ...given(operands), out: stride(out) } }
+  const gradients = { dOut: stride(dOut), dq: stride(dq), dk: stride(dk), dv: stride(dv) }
+  return { kernel: attentionBackward(shape, gradients, tile), operands: [...operands, ...results] }
 }

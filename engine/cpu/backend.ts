@@ -1,5 +1,5 @@
 import { availableParallelism } from 'node:os'
-import type { Backend, Executable, Storage } from '../backend.ts'
+import type { Backend, Executable, StepTime, Storage } from '../backend.ts'
 import type { DType } from '../graph.ts'
 import type { Program, View } from '../program.ts'
 import { assemble, kernelModule } from './assemble.ts'
@@ -26,6 +26,8 @@ export async function cpuBackend({ threads = availableParallelism() }: { threads
 export class CpuBackend implements Backend {
   readonly threads: number
   readonly tile: MicroKernel
+  /** What computes, in a few words. */
+  readonly description: string
   private readonly memory: SharedMemory
   private readonly pool: Threads
   /** Every kernel made so far, by its index in the threads' tables. */
@@ -38,6 +40,7 @@ export class CpuBackend implements Backend {
     this.memory = memory
     this.pool = pool
     this.threads = threads
+    this.description = `CPU, ${threads} threads`
     this.tile = tile
   }
 
@@ -83,7 +86,20 @@ export class CpuBackend implements Backend {
         return this.numbers(addressOf({ buffer, offset }), size, buffer.dtype).slice()
       })
     }
-    return { temporaryBytes: bytes, run: inputs => this.next(() => run(inputs)) }
+    const profile = async (inputs: readonly (Float32Array | Int32Array)[]) => {
+      await run(inputs)
+      const times: StepTime[] = []
+      for (const step of steps) {
+        const one = this.layOut([{ ...step, barrier: false }])
+        one.write(addressOf)
+        this.memory.integers(one.counters, 1).fill(0)
+        const start = performance.now()
+        await this.pool.run({ program: one.program, counters: one.counters, scratch: this.scratch.address, scratchBytes: this.scratch.bytes })
+        times.push({ kernels: step.phase.map(({ kernel }) => kernel.name), items: step.phase[0].kernel.items, milliseconds: performance.now() - start })
+      }
+      return times
+    }
+    return { temporaryBytes: bytes, run: inputs => this.next(() => run(inputs)), profile: inputs => this.next(() => profile(inputs)) }
   }
 
   async close(): Promise<void> {

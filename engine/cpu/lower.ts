@@ -66,7 +66,7 @@ class Lowering {
       }
       case 'attention':
       case 'attentionGradient':
-        return { ...attentionCall(work, this.tile), reads }
+        return { ...attentionCall(work, this.tile, this.threads), reads }
     }
   }
 
