@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
+import { attentionBackward, attentionForward } from '../engine/cpu/attention.ts'
 import type { Kernel } from '../engine/cpu/kernel.ts'
 import { compileOptimized, enableRevectorizer } from '../engine/cpu/probe.ts'
 import { matmulKernel, matmulPlan, type MicroKernel, packedFloats, packKernel } from '../engine/cpu/matmul.ts'
@@ -175,4 +176,182 @@ test('a product may accumulate in place, and is the same whatever its row and co
   })
   assert.deepEqual(results[1], results[0])
   assert.deepEqual(results[2], results[0])
+})
+
+interface Heads {
+  batch: number
+  heads: number
+  length: number
+  keyDim: number
+  valueDim: number
+  slope: boolean
+  groups?: number
+}
+
+/** The views of one attention's operands: everything of q, k, v in one wide buffer, as a network has them. */
+function attentionStrides({ heads, keyDim, valueDim }: Heads) {
+  const wide = heads * (2 * keyDim + valueDim) + 3
+  return { wide, narrow: heads * valueDim + 2, key: heads * keyDim, value: 2 * heads * keyDim }
+}
+
+type Numbers = Float32Array | Float64Array
+
+/** softmax(scale * q kT + slope * (j - i)) and its product with v, for one head, in doubles. */
+function attentionReference(
+  shape: Heads,
+  scale: number,
+  qkv: Numbers,
+  slopes: Numbers,
+  b: number,
+  h: number,
+) {
+  const { length, keyDim, valueDim } = shape
+  const { wide, key, value } = attentionStrides(shape)
+  const at = (part: number, i: number, d: number, dim: number) => (b * length + i) * wide + part + h * dim + d
+  const weights: Float64Array[] = []
+  const out: Float64Array[] = []
+  const logSumExp = new Float64Array(length)
+  for (let i = 0; i < length; i++) {
+    const scores = Float64Array.from({ length: i + 1 }, (_, j) => {
+      let dot = 0
+      for (let d = 0; d < keyDim; d++) dot += qkv[at(0, i, d, keyDim)] * qkv[at(key, j, d, keyDim)]
+      return scale * dot + (shape.slope ? slopes[h] * (j - i) : 0)
+    })
+    const most = scores.reduce((a, score) => Math.max(a, score), -Infinity)
+    logSumExp[i] = most + Math.log(scores.reduce((sum, score) => sum + Math.exp(score - most), 0))
+    weights.push(scores.map(score => Math.exp(score - logSumExp[i])))
+    out.push(new Float64Array(valueDim))
+    for (let j = 0; j <= i; j++) {
+      for (let d = 0; d < valueDim; d++) out[i][d] += weights[i][j] * qkv[at(value, j, d, valueDim)]
+    }
+  }
+  return { weights, out, logSumExp, at, key, value }
+}
+
+function testAttention(shape: Heads, tile: MicroKernel): void {
+  const { batch, heads, length, keyDim, valueDim, slope } = shape
+  const what = JSON.stringify([shape, tile])
+  const { wide, narrow, key, value } = attentionStrides(shape)
+  const scale = 1 / Math.sqrt(keyDim)
+  const machine = new Machine()
+  const rows = batch * length
+  const qkv = machine.random(rows * wide)
+  const slopes = machine.random(heads)
+  // Small enough for scores that float32 holds to about 1e-6.
+  slopes.forEach((slope, h) => (slopes[h] = slope / 100))
+  const out = machine.random(rows * narrow)
+  const logSumExp = machine.random(batch * heads * length)
+  const dOut = machine.random(rows * narrow)
+  const dqkv = machine.random(rows * wide)
+  const dSlope = machine.random(batch * heads)
+  const wantOut = Float64Array.from(out)
+  const wantLogSumExp = Float64Array.from(logSumExp)
+  const wantGradient = Float64Array.from(dqkv)
+  const wantDSlope = new Float64Array(batch * heads)
+  let sizeOfDSlope = 1e-3
+  for (let b = 0; b < batch; b++) {
+    for (let h = 0; h < heads; h++) {
+      const reference = attentionReference(shape, scale, qkv, slopes, b, h)
+      const { at, weights } = reference
+      wantLogSumExp.set(reference.logSumExp, (b * heads + h) * length)
+      for (const [part, dim] of [
+        [0, keyDim],
+        [key, keyDim],
+        [value, valueDim],
+      ]) {
+        for (let i = 0; i < length; i++) wantGradient.fill(0, at(part, i, 0, dim), at(part, i, dim, dim))
+      }
+      for (let i = 0; i < length; i++) {
+        const row = (b * length + i) * narrow + h * valueDim
+        wantOut.set(reference.out[i], row)
+        for (let j = 0; j <= i; j++) {
+          let dScore = 0
+          for (let d = 0; d < valueDim; d++) {
+            dScore += dOut[row + d] * (qkv[at(value, j, d, valueDim)] - reference.out[i][d])
+            wantGradient[at(value, j, d, valueDim)] += weights[i][j] * dOut[row + d]
+          }
+          dScore *= weights[i][j]
+          wantDSlope[b * heads + h] += dScore * (j - i)
+          sizeOfDSlope += Math.abs(dScore * (j - i))
+          for (let d = 0; d < keyDim; d++) {
+            wantGradient[at(0, i, d, keyDim)] += scale * dScore * qkv[at(key, j, d, keyDim)]
+            wantGradient[at(key, j, d, keyDim)] += scale * dScore * qkv[at(0, i, d, keyDim)]
+          }
+        }
+      }
+    }
+  }
+  const rowStride = { q: wide, k: wide, v: wide, out: narrow }
+  const options = { batch, heads, length, keyDim, valueDim, scale, slope, rowStride }
+  const inputs = [qkv, qkv.subarray(key), qkv.subarray(value), ...(slope ? [slopes] : [])]
+  machine.run(attentionForward(options, tile, shape.groups), ...inputs, out, logSumExp)
+  assertClose(out, wantOut, `out of ${what}`)
+  assertClose(logSumExp, wantLogSumExp, `logSumExp of ${what}`)
+  const gradients = [dqkv, dqkv.subarray(key), dqkv.subarray(value), ...(slope ? [dSlope] : [])]
+  const strides = { dOut: narrow, dq: wide, dk: wide, dv: wide }
+  machine.run(attentionBackward(options, strides, tile), ...inputs, out, logSumExp, dOut, ...gradients)
+  assertClose(dqkv, wantGradient, `gradients of ${what}`)
+  // A sum of many terms of both signs: compared with the size of its terms.
+  const scaled = (array: Numbers) => Array.from(array, x => x / sizeOfDSlope)
+  if (slope) assertClose([...scaled(dSlope), 1], [...scaled(wantDSlope), 1], `dSlope of ${what}`)
+}
+
+for (const tile of tiles) {
+  test(`attention and its gradients, tile ${tile.rows}x${tile.columns}`, () => {
+    testAttention({ batch: 3, heads: 2, length: 33, keyDim: 9, valueDim: 72, slope: true }, tile)
+    testAttention(
+      { batch: 1, heads: 6, length: 130, keyDim: 16, valueDim: 20, slope: false, groups: 3 },
+      tile,
+    )
+    testAttention({ batch: 2, heads: 1, length: 96, keyDim: 32, valueDim: 48, slope: true, groups: 9 }, tile)
+    testAttention({ batch: 1, heads: 1, length: 801, keyDim: 5, valueDim: 7, slope: true, groups: 2 }, tile)
+    for (const length of [1, 2, 7, 8, 9, 49]) {
+      testAttention({ batch: 2, heads: 3, length, keyDim: 3, valueDim: 5, slope: true }, tile)
+    }
+  })
+}
+
+test("the gradients that attention's are compared with are those of finite differences", () => {
+  const shape = { batch: 1, heads: 1, length: 7, keyDim: 3, valueDim: 2, slope: true }
+  const { wide, narrow } = attentionStrides(shape)
+  const [tile] = tiles
+  const machine = new Machine()
+  const qkv = machine.random(shape.length * wide)
+  const slopes = machine.random(1)
+  const dOut = machine.random(shape.length * narrow)
+  const loss = (numbers: Float64Array, slope: Float64Array) => {
+    const { out } = attentionReference(shape, 0.5, numbers, slope, 0, 0)
+    return out.reduce((sum, row, i) => row.reduce((s, x, d) => s + x * dOut[i * narrow + d], sum), 0)
+  }
+  const difference = (array: Float64Array, index: number, evaluate: () => number) => {
+    const [x, h] = [array[index], 1e-5]
+    array[index] = x + h
+    const above = evaluate()
+    array[index] = x - h
+    const below = evaluate()
+    array[index] = x
+    return (above - below) / (2 * h)
+  }
+  const [numbers, slope] = [Float64Array.from(qkv), Float64Array.from(slopes)]
+  const want = numbers.map((_, index) => difference(numbers, index, () => loss(numbers, slope)))
+  const wantDSlope = difference(slope, 0, () => loss(numbers, slope))
+
+  const options = { ...shape, scale: 0.5, rowStride: { q: wide, k: wide, v: wide, out: narrow } }
+  const strides = { dOut: narrow, dq: wide, dk: wide, dv: wide }
+  const [out, logSumExp] = [machine.random(shape.length * narrow), machine.random(shape.length)]
+  const [gradient, dSlope] = [machine.random(shape.length * wide).fill(0), machine.random(1)]
+  const parts = (array: Float32Array) => [array, array.subarray(3), array.subarray(6)]
+  machine.run(attentionForward(options, tile), ...parts(qkv), slopes, out, logSumExp)
+  machine.run(
+    attentionBackward(options, strides, tile),
+    ...parts(qkv),
+    slopes,
+    out,
+    logSumExp,
+    dOut,
+    ...parts(gradient),
+    dSlope,
+  )
+  assertClose(gradient, want, 'gradients')
+  assertClose(dSlope, [wantDSlope], 'dSlope', 1e-4)
 })

@@ -573,6 +573,6 @@ export function matmulPlan(
   return best!
 }
 
-function roundUp(value: number, multiple: number): number {
+export function roundUp(value: number, multiple: number): number {
   return Math.ceil(value / multiple) * multiple
 }

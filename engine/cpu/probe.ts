@@ -23,9 +23,12 @@ let prepared = false
  */
 export function enableRevectorizer(): boolean {
   if (!hasFlags()) return false
+  // Code that can be deoptimized needs the baseline compiler's call counts: V8 ends the process without them.
+  if (!prepared) setFlags('--no-wasm-deopt')
   prepared = true
   if (process.arch !== 'x64' || process.env.HLB_SIMD === '128') return false
-  setFlags('--experimental-wasm-revectorize')
+  // It loses the upper half of a sum that leaves an unrolled loop by one of several exits.
+  setFlags('--experimental-wasm-revectorize', '--no-wasm-loop-unrolling')
   return true
 }
 
@@ -36,11 +39,10 @@ export function enableRevectorizer(): boolean {
  */
 export function compileOptimized(bytes: BufferSource): WebAssembly.Module {
   if (!prepared) return new WebAssembly.Module(bytes)
-  // Inlining asks for the baseline compiler's call counts, and V8 ends the process where there are none.
-  setFlags('--no-liftoff', '--no-wasm-lazy-compilation', '--no-wasm-inlining-call-indirect', '--no-wasm-inlining')
+  setFlags('--no-liftoff', '--no-wasm-lazy-compilation')
   try {
     return new WebAssembly.Module(bytes)
   } finally {
-    setFlags('--liftoff', '--wasm-lazy-compilation', '--wasm-inlining-call-indirect', '--wasm-inlining')
+    setFlags('--liftoff', '--wasm-lazy-compilation')
   }
 }

@@ -86,25 +86,28 @@ export function func(name: string, header: string, body: string): string {
 
 /**
  * Statements that replace the v128 local `x` by e to its power, on four lanes, to about 1e-7 of the result.
- * Arguments beyond -87.3 and 88.3, where float32 ends, count as those. `t` is a v128 local to work with.
- * Written twice, for neighbouring vectors, it becomes one 256-bit computation: V8 can pair all of it.
- * Within a loop, it belongs into the body of func.
+ * What would round to less than 2^`least` is 0, so that no denormal numbers come of it, which are slow;
+ * arguments above 88.37 count as that, and NaN stays NaN. `t` is a v128 local to work with. Written twice, for
+ * neighbouring vectors, it becomes one 256-bit computation: V8 can pair all of it. Within a loop, it belongs
+ * into the body of func.
  * Reduction to 2^n * exp(r) and polynomial from Cephes (S. Moshier), expf.c.
  */
-export function exp(fma: boolean, x: string, t: string): string {
+export function exp(fma: boolean, x: string, t: string, least = -126): string {
   const [r, n] = [`(local.get $${x})`, `(local.get $${t})`]
   // Adding 1.5 * 2^23 rounds to an integer, and leaves it in the low bits.
-  const magic = f32x4(12582912)
-  const rounded = `(f32x4.sub ${n} ${magic})`
+  const magic = 12582912
+  const rounded = `(f32x4.sub ${n} ${f32x4(magic)})`
   const polynomial = [
     1.9875691e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 0.16666665459, 0.5, 1, 1,
   ]
   return `
-    (local.set $${x} (f32x4.pmin (f32x4.pmax ${r} ${f32x4(-87.33654)}) ${f32x4(88.37)}))
-    (local.set $${t} ${multiplyAdd(fma, r, f32x4(Math.LOG2E), magic)})
+    (local.set $${x} (f32x4.pmin ${r} ${f32x4(88.37)}))
+    (local.set $${t} ${multiplyAdd(fma, r, f32x4(Math.LOG2E), f32x4(magic))})
     (local.set $${x} ${multiplyAdd(fma, rounded, f32x4(-0.693359375), r)})
     (local.set $${x} ${multiplyAdd(fma, rounded, f32x4(2.1219444e-4), r)})
-    (local.set $${x} (i32x4.add (i32x4.shl ${n} (i32.const 23)) ${horner(fma, polynomial, r)}))`
+    (local.set $${x} (v128.andnot
+      (i32x4.add (i32x4.shl ${n} (i32.const 23)) ${horner(fma, polynomial, r)})
+      (f32x4.lt ${n} ${f32x4(magic + least)})))`
 }
 
 /**

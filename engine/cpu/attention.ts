@@ -1,0 +1,656 @@
+import type { Kernel } from './kernel.ts'
+import {
+  type MicroKernel,
+  packFunction,
+  packTransposedFunction,
+  panelFunction,
+  roundUp,
+  tileFunction,
+  tileName,
+} from './matmul.ts'
+import { add, advance, exp, f32x4, func, locals, log, loop, min, mul, multiplyAdd, repeat } from './wat.ts'
+
+/**
+ * Causal attention, out_i = sum over j <= i of softmax_j(scale * q_i·k_j + slope * (j - i)) * v_j.
+ *
+ * The T x T scores are never stored: one item takes one head of one sequence, packs its keys and values,
+ * and goes through blocks of query rows, whose scores with all keys so far fit in the L2 cache. So a row's
+ * softmax is exact, with nothing to correct later. Panels past the diagonal are skipped.
+ */
+
+/** One attention; strides are in floats, and every operand is a view of a row-major [batch * length, .]. */
+export interface AttentionShape {
+  readonly batch: number
+  readonly heads: number
+  readonly length: number
+  /** Columns of q and k for one head; head h begins at column h * keyDim. */
+  readonly keyDim: number
+  /** Columns of v and out for one head; head h begins at column h * valueDim. */
+  readonly valueDim: number
+  readonly scale: number
+  /** Whether there is a position bias: one slope a head. */
+  readonly slope: boolean
+  readonly rowStride: { readonly q: number; readonly k: number; readonly v: number; readonly out: number }
+}
+
+/** A value no score comes near, which float32 still multiplies by any scale. */
+const masked = -1e30
+
+/** Weights below 2^-64 count as nothing, or their products would be denormal numbers, which are slow. */
+const negligible = -64
+
+/** What follows from the shape: block sizes, and the paddings that let whole tiles be computed. */
+function layout({ length, keyDim, valueDim }: AttentionShape, tile: MicroKernel) {
+  const balanced = (most: number, multiple: number) =>
+    roundUp(Math.ceil(length / Math.ceil(length / most)), multiple)
+  /** Query rows done together. */
+  const block = balanced(maxBlock, tile.rows)
+  /** Keys whose panels of values stay in L1. */
+  const kBlock = Math.min(length, balanced(384, 4))
+  /** The zeros after a row's last score: up to where its tile, or its last 8 lanes, may reach. */
+  const zeros = Math.max(8, roundUp(tile.rows, 4))
+  /** From a row of scores to the next: no multiple of 256 bytes, lest rows contend for a cache set. */
+  const width = roundUp(Math.max(roundUp(length, tile.columns), length + zeros), 8)
+  const rowStride = width % 64 === 0 ? width + 16 : width
+  return {
+    block,
+    lastRows: length - (Math.ceil(length / block) - 1) * block,
+    blocks: Math.ceil(length / block),
+    kBlock,
+    zeros,
+    rowStride,
+    keys: roundUp(length, tile.columns),
+    rows: roundUp(length, tile.rows),
+    keyWidth: roundUp(keyDim, tile.columns),
+    valueWidth: roundUp(valueDim, tile.columns),
+  }
+}
+
+/** At most so many query rows together, for their scores to stay in the L2 cache. */
+const maxBlock = 48
+
+type Layout = ReturnType<typeof layout>
+
+/** Gives out scratch memory: offsets in bytes from $scratch, each a multiple of 64. */
+class Scratch {
+  bytes = 0
+
+  floats(count: number): number {
+    const at = this.bytes
+    this.bytes += roundUp(count * 4, 64)
+    return at
+  }
+}
+
+function shapeName({ batch, heads, length, keyDim, valueDim, scale, slope }: AttentionShape): string {
+  const scaleName = String(scale).replace(/[^\w.+-]/g, '')
+  return [batch, heads, length, keyDim, valueDim, scaleName, slope ? 'slope' : 'plain'].join('_')
+}
+
+/**
+ * The forward pass. Operands: q, k, v, slope [heads] (if shape.slope), out, logSumExp [batch, heads, length],
+ * the logarithm of each row's sum of exponentials of scores, which attentionBackward wants.
+ * Item (batch * heads + head) * groups + group does each query block b with b % groups = group, so that more
+ * threads than heads find work; every group packs the keys and values anew.
+ */
+export function attentionForward(shape: AttentionShape, tile: MicroKernel, groups = 1): Kernel {
+  const { batch, heads, length, keyDim, valueDim, slope, rowStride } = shape
+  const sizes = layout(shape, tile)
+  const { block, blocks, kBlock, keys, valueWidth } = sizes
+  const parts = Math.min(groups, blocks)
+  const name = [
+    'attention',
+    tileName(tile),
+    shapeName(shape),
+    ...Object.values(rowStride),
+    block,
+    parts,
+  ].join('_')
+  const scratch = new Scratch()
+  const at = {
+    keys: scratch.floats(keyDim * keys),
+    values: scratch.floats(length * valueWidth),
+    scores: scratch.floats(block * sizes.rowStride),
+    out: scratch.floats(block * valueWidth),
+    factors: scratch.floats(block),
+    distances: scratch.floats(length + sizes.zeros),
+    lanes: scratch.floats(8),
+  }
+  const firstOut = slope ? 4 : 3
+  const wat = `
+  ${packTransposedFunction(`${name}.packKeys`, tile, rowStride.k)}
+  ${packFunction(`${name}.packValues`, tile, valueDim, rowStride.v)}
+  ${causalProduct(`${name}.scores`, tile, sizes, rowStride.q)}
+  ${weighFunction(`${name}.weigh`, tile, sizes, valueWidth)}
+  ${softmaxFunction(`${name}.softmax`, tile, shape, sizes)}
+  ${slope ? distancesFunction(`${name}.distances`, length + sizes.zeros, length) : ''}
+  ${unpackFunction(`${name}.unpack`, tile, valueDim, rowStride.out, block, 'rows')}
+  (func $${name} (param $arguments i32) (param $item i32) (param $scratch i32)
+    ${locals('i32', 'group row rows last k count q key v out sums')} ${locals('f32', 'slope')}
+    (local.set $group (i32.rem_u (local.get $item) (i32.const ${parts})))
+    (local.set $item (i32.div_u (local.get $item) (i32.const ${parts})))
+    ${[
+      headPointer('q', 0, shape, rowStride.q, keyDim),
+      headPointer('key', 1, shape, rowStride.k, keyDim),
+      headPointer('v', 2, shape, rowStride.v, valueDim),
+      headPointer('out', firstOut, shape, rowStride.out, valueDim),
+    ].join('\n')}
+    (local.set $sums ${add(argument(firstOut + 1), mul('item', length * 4))})
+    ${slope ? loadSlope(name, heads, at.distances) : ''}
+    ${'' /* The last row of the group's last block decides how many keys it needs. */}
+    (local.set $last ${mul(
+      add(
+        'group',
+        mul(`(i32.div_u (i32.sub (i32.const ${blocks - 1}) (local.get $group)) (i32.const ${parts}))`, parts),
+      ),
+      block,
+    )})
+    (local.set $last ${min(add('last', block), length)})
+    (call $${name}.packKeys (local.get $key) ${add('scratch', at.keys)} (local.get $last) (i32.const ${keyDim}))
+    ${packKeyBlocks(`${name}.packValues`, 'v', rowStride.v, at.values, valueWidth, kBlock, length, '(local.get $last)')}
+    ${loop('row', mul('group', block), length, block * parts)`
+      (local.set $rows ${min(`(i32.sub (i32.const ${length}) (local.get $row))`, block)})
+      (call $${name}.scores ${add('q', mul('row', rowStride.q * 4))} ${add('scratch', at.keys)}
+        (i32.const ${keyDim}) ${add('scratch', at.scores)} (local.get $row) (local.get $rows))
+      (call $${name}.softmax ${add('scratch', at.scores)} (local.get $row) (local.get $rows)
+        ${add('scratch', at.distances)} (local.get $slope) ${add('scratch', at.factors)} (local.get $sums)
+        ${add('scratch', at.lanes)})
+      (call $${name}.weigh ${add('scratch', at.scores)} ${add('scratch', at.values)} ${add('scratch', at.out)}
+        (local.get $row) (local.get $rows))
+      (call $${name}.unpack ${add('scratch', at.out)} ${add('out', mul('row', rowStride.out * 4))}
+        (local.get $rows) ${add('scratch', at.factors)})`})`
+  return { name, wat, items: batch * heads * parts, scratchBytes: scratch.bytes }
+}
+
+/** Strides of the gradients, as in AttentionShape. */
+export interface AttentionGradientStrides {
+  readonly dOut: number
+  readonly dq: number
+  readonly dk: number
+  readonly dv: number
+}
+
+/**
+ * The backward pass. Operands: q, k, v, slope (if shape.slope), out, logSumExp, dOut, dq, dk, dv, and dSlope
+ * [batch, heads] (if shape.slope: each sequence's own share). Each item is one head of one sequence, which
+ * goes through its query blocks in order. With P the softmax, recomputed from logSumExp, and S the scores:
+ * dV = Pᵀ·dO, dP = dO·Vᵀ, dS = P∘(dP - rowsum(dO∘O)), dQ = scale * dS·K, dK = scale * dSᵀ·Q
+ * (Dao et al., "FlashAttention", 2022, appendix B).
+ */
+export function attentionBackward(
+  shape: AttentionShape,
+  strides: AttentionGradientStrides,
+  tile: MicroKernel,
+): Kernel {
+  const { batch, heads, length, keyDim, valueDim, scale, slope, rowStride } = shape
+  const sizes = layout(shape, tile)
+  const { block, kBlock, keys, keyWidth, valueWidth } = sizes
+  const name = [
+    'attentionGradient',
+    tileName(tile),
+    shapeName(shape),
+    ...Object.values(rowStride),
+    ...Object.values(strides),
+    block,
+  ].join('_')
+  const scratch = new Scratch()
+  const at = {
+    keysTransposed: scratch.floats(keyDim * keys),
+    keys: scratch.floats(length * keyWidth),
+    valuesTransposed: scratch.floats(valueDim * keys),
+    scores: scratch.floats(block * sizes.rowStride),
+    dScores: scratch.floats(block * sizes.rowStride),
+    q: scratch.floats(block * keyWidth),
+    dOut: scratch.floats(block * valueWidth),
+    dq: scratch.floats(block * keyWidth),
+    dk: scratch.floats(sizes.rows * keyWidth),
+    dv: scratch.floats(sizes.rows * valueWidth),
+    dots: scratch.floats(block),
+    distances: scratch.floats(length + sizes.zeros),
+    lanes: scratch.floats(8),
+  }
+  const after = slope ? 4 : 3
+  const wat = `
+  ${packTransposedFunction(`${name}.packKeysTransposed`, tile, rowStride.k)}
+  ${packTransposedFunction(`${name}.packValuesTransposed`, tile, rowStride.v)}
+  ${packFunction(`${name}.packKeys`, tile, keyDim, rowStride.k)}
+  ${packFunction(`${name}.packQ`, tile, keyDim, rowStride.q)}
+  ${packFunction(`${name}.packDOut`, tile, valueDim, strides.dOut)}
+  ${causalProduct(`${name}.scores`, tile, sizes, rowStride.q)}
+  ${causalProduct(`${name}.dScores`, tile, sizes, strides.dOut)}
+  ${dotsFunction(`${name}.dots`, tile, valueDim, strides.dOut, rowStride.out)}
+  ${scoreGradientFunction(`${name}.gradient`, tile, shape, sizes)}
+  ${weighFunction(`${name}.weigh`, tile, sizes, keyWidth)}
+  ${collectFunction(`${name}.collect`, tile, sizes)}
+  ${slope ? distancesFunction(`${name}.distances`, length + sizes.zeros, length) : ''}
+  ${unpackFunction(`${name}.unpackDq`, tile, keyDim, strides.dq, block, scale)}
+  ${unpackFunction(`${name}.unpackDk`, tile, keyDim, strides.dk, sizes.rows, scale)}
+  ${unpackFunction(`${name}.unpackDv`, tile, valueDim, strides.dv, sizes.rows, 1)}
+  (func $${name} (param $arguments i32) (param $item i32) (param $scratch i32)
+    ${locals('i32', 'row rows k count q key v out dOut dq dk dv sums')} ${locals('f32', 'slope dSlope')}
+    ${[
+      headPointer('q', 0, shape, rowStride.q, keyDim),
+      headPointer('key', 1, shape, rowStride.k, keyDim),
+      headPointer('v', 2, shape, rowStride.v, valueDim),
+      headPointer('out', after, shape, rowStride.out, valueDim),
+      headPointer('dOut', after + 2, shape, strides.dOut, valueDim),
+      headPointer('dq', after + 3, shape, strides.dq, keyDim),
+      headPointer('dk', after + 4, shape, strides.dk, keyDim),
+      headPointer('dv', after + 5, shape, strides.dv, valueDim),
+    ].join('\n')}
+    (local.set $sums ${add(argument(after + 1), mul('item', length * 4))})
+    ${slope ? loadSlope(name, heads, at.distances) : ''}
+    (call $${name}.packKeysTransposed (local.get $key) ${add('scratch', at.keysTransposed)}
+      (i32.const ${length}) (i32.const ${keyDim}))
+    (call $${name}.packValuesTransposed (local.get $v) ${add('scratch', at.valuesTransposed)}
+      (i32.const ${length}) (i32.const ${valueDim}))
+    ${packKeyBlocks(`${name}.packKeys`, 'key', rowStride.k, at.keys, keyWidth, kBlock, length, `(i32.const ${length})`)}
+    (memory.fill ${add('scratch', at.dk)} (i32.const 0) (i32.const ${sizes.rows * keyWidth * 4}))
+    (memory.fill ${add('scratch', at.dv)} (i32.const 0) (i32.const ${sizes.rows * valueWidth * 4}))
+    ${loop('row', 0, length, block)`
+      (local.set $rows ${min(`(i32.sub (i32.const ${length}) (local.get $row))`, block)})
+      (call $${name}.scores ${add('q', mul('row', rowStride.q * 4))} ${add('scratch', at.keysTransposed)}
+        (i32.const ${keyDim}) ${add('scratch', at.scores)} (local.get $row) (local.get $rows))
+      (call $${name}.dScores ${add('dOut', mul('row', strides.dOut * 4))} ${add('scratch', at.valuesTransposed)}
+        (i32.const ${valueDim}) ${add('scratch', at.dScores)} (local.get $row) (local.get $rows))
+      (call $${name}.dots ${add('dOut', mul('row', strides.dOut * 4))} ${add('out', mul('row', rowStride.out * 4))}
+        (local.get $rows) ${add('scratch', at.dots)} ${add('scratch', at.lanes)})
+      (local.set $dSlope (f32.add (local.get $dSlope) (call $${name}.gradient
+        ${add('scratch', at.scores)} ${add('scratch', at.dScores)} (local.get $row) (local.get $rows)
+        ${add('scratch', at.distances)} (local.get $slope) ${add('scratch', at.dots)} (local.get $sums)
+        ${add('scratch', at.lanes)})))
+      (call $${name}.packDOut ${add('dOut', mul('row', strides.dOut * 4))} ${add('scratch', at.dOut)}
+        (local.get $rows) (local.get $rows))
+      (call $${name}.collect ${add('scratch', at.scores)} ${add('scratch', at.dOut)} ${add('scratch', at.dv)}
+        (i32.const ${valueWidth}) (local.get $row) (local.get $rows))
+      (call $${name}.packQ ${add('q', mul('row', rowStride.q * 4))} ${add('scratch', at.q)}
+        (local.get $rows) (local.get $rows))
+      (call $${name}.collect ${add('scratch', at.dScores)} ${add('scratch', at.q)} ${add('scratch', at.dk)}
+        (i32.const ${keyWidth}) (local.get $row) (local.get $rows))
+      (call $${name}.weigh ${add('scratch', at.dScores)} ${add('scratch', at.keys)} ${add('scratch', at.dq)}
+        (local.get $row) (local.get $rows))
+      (call $${name}.unpackDq ${add('scratch', at.dq)} ${add('dq', mul('row', strides.dq * 4))}
+        (local.get $rows) (i32.const 0))`}
+    (call $${name}.unpackDk ${add('scratch', at.dk)} (local.get $dk) (i32.const ${length}) (i32.const 0))
+    (call $${name}.unpackDv ${add('scratch', at.dv)} (local.get $dv) (i32.const ${length}) (i32.const 0))
+    ${slope ? `(f32.store ${add(argument(after + 6), mul('item', 4))} (local.get $dSlope))` : ''})`
+  return { name, wat, items: batch * heads, scratchBytes: scratch.bytes }
+}
+
+/** The address of the kernel's operand with this index. */
+function argument(index: number): string {
+  return `(i32.load offset=${index * 4} (local.get $arguments))`
+}
+
+/** Points a local at the first row of an operand that belongs to $item, which is batch * heads + head. */
+function headPointer(
+  local: string,
+  index: number,
+  shape: AttentionShape,
+  stride: number,
+  width: number,
+): string {
+  const { heads, length } = shape
+  return `(local.set $${local} ${add(
+    argument(index),
+    mul(`(i32.div_u (local.get $item) (i32.const ${heads}))`, length * stride * 4),
+    mul(`(i32.rem_u (local.get $item) (i32.const ${heads}))`, width * 4),
+  )})`
+}
+
+/** Reads the head's slope, operand 3, and writes the table of distances that goes with it. */
+function loadSlope(name: string, heads: number, distances: number): string {
+  return `
+    (local.set $slope (f32.load ${add(argument(3), mul(`(i32.rem_u (local.get $item) (i32.const ${heads}))`, 4))}))
+    (call $${name}.distances ${add('scratch', distances)})`
+}
+
+/** Packs the first `count` rows of `source` for weighFunction, in blocks of kBlock rows. */
+function packKeyBlocks(
+  pack: string,
+  source: string,
+  stride: number,
+  to: number,
+  width: number,
+  kBlock: number,
+  length: number,
+  count: string,
+): string {
+  return loop('k', 0, count, kBlock)`
+      (call $${pack} ${add(source, mul('k', stride * 4))} ${add('scratch', to, mul('k', width * 4))}
+        ${min(`(i32.sub ${count} (local.get $k))`, kBlock)}
+        ${min(`(i32.sub (i32.const ${length}) (local.get $k))`, kBlock)})`
+}
+
+/**
+ * `(func $name table)` writes the distances j - i from a query to its keys: of all i, since entry
+ * length - 1 + j - i serves them.
+ */
+function distancesFunction(name: string, count: number, length: number): string {
+  return `
+  (func $${name} (param $table i32) ${locals('i32', 'i')}
+    ${loop('i', 0, count, 1)`
+      (f32.store ${add('table', mul('i', 4))}
+        (f32.convert_i32_s (i32.sub (local.get $i) (i32.const ${length - 1}))))`})`
+}
+
+/**
+ * `(func $name a b depth scores row rows)`: scores = A·B for `rows` rows of A [rows, depth], the first of
+ * which is query number `row`, and all panels of B [depth, keys] up to the diagonal.
+ */
+function causalProduct(name: string, tile: MicroKernel, sizes: Layout, strideA: number): string {
+  const { block, lastRows, rowStride } = sizes
+  return `
+  ${panelFunction(`${name}.panel`, tile, { rowCounts: [block, lastRows], strideA, strideC: rowStride })}
+  (func $${name} (param $a i32) (param $b i32) (param $depth i32) (param $scores i32) (param $row i32)
+    (param $rows i32)
+    ${locals('i32', 'column skip')}
+    ${loop('column', 0, add('row', 'rows'), tile.columns)`
+      ${'' /* Whole tiles of rows that come before the panel's first key see nothing of it. */}
+      (local.set $skip (i32.const 0))
+      (if (i32.gt_u (local.get $column) (local.get $row)) (then
+        (local.set $skip ${mul(
+          `(i32.div_u (i32.sub (local.get $column) (local.get $row)) (i32.const ${tile.rows}))`,
+          tile.rows,
+        )})))
+      (call $${name}.panel ${add('a', mul('skip', strideA * 4))} (local.get $b) (local.get $depth) (i32.const 0)
+        ${add('scores', mul('skip', rowStride * 4), mul('column', 4))} (i32.sub (local.get $rows) (local.get $skip)))
+      ${advance('b', mul('depth', tile.columns * 4))}`})`
+}
+
+/**
+ * `(func $name weights packed out row rows)`: out = weights·values for a block of query rows, each up to
+ * its diagonal. weights [block, keys] lie as causalProduct leaves the scores, the packed values [keys,
+ * width] in k-blocks; out is made as panels [block, tile.columns].
+ */
+function weighFunction(name: string, tile: MicroKernel, sizes: Layout, width: number): string {
+  const { block, kBlock, rowStride } = sizes
+  const length = (sizes.blocks - 1) * block + sizes.lastRows
+  const manyBlocks = kBlock < length
+  const shape = {
+    rows: tile.rows,
+    strideA: rowStride,
+    stepA: 1,
+    strideC: tile.columns,
+    strideFrom: manyBlocks ? tile.columns : undefined,
+  }
+  return `
+  ${tileFunction(`${name}.tile`, tile, shape)}
+  (func $${name} (param $weights i32) (param $packed i32) (param $out i32) (param $row i32) (param $rows i32)
+    ${locals('i32', 'k panelDepth panel column i depth c')}
+    ${manyBlocks ? `(memory.fill (local.get $out) (i32.const 0) (i32.const ${block * width * 4}))` : ''}
+    ${loop('k', 0, add('row', 'rows'), kBlock)`
+      (local.set $panelDepth ${min(`(i32.sub (i32.const ${length}) (local.get $k))`, kBlock)})
+      (local.set $panel ${add('packed', mul('k', width * 4))})
+      ${loop('column', 0, width, tile.columns)`
+        ${loop('i', 0, 'rows', tile.rows)`
+          ${'' /* The last row of the tile sees the most keys; the others have zeros there. */}
+          (local.set $depth (i32.sub ${add('row', 'i', tile.rows)} (local.get $k)))
+          (if (i32.gt_s (local.get $depth) (i32.const 0)) (then
+            (local.set $c ${add('out', mul('column', block * 4), mul('i', tile.columns * 4))})
+            (call $${name}.tile ${add('weights', mul('i', rowStride * 4), mul('k', 4))} (local.get $panel)
+              ${min('depth', '(local.get $panelDepth)')} (local.get $c) (local.get $c))))`}
+        ${advance('panel', mul('panelDepth', tile.columns * 4))}`}`})`
+}
+
+/**
+ * `(func $name weights packed sums width row rows)`: sums += weightsᵀ·values for a block of query rows.
+ * The packed values [rows, width] are the block's own; sums are panels [all keys, tile.columns].
+ */
+function collectFunction(name: string, tile: MicroKernel, sizes: Layout): string {
+  const { rowStride, rows: allRows } = sizes
+  const shape = {
+    rows: tile.rows,
+    strideA: 1,
+    stepA: rowStride,
+    strideC: tile.columns,
+    strideFrom: tile.columns,
+  }
+  return `
+  ${tileFunction(`${name}.tile`, tile, shape)}
+  (func $${name} (param $weights i32) (param $packed i32) (param $sums i32) (param $width i32) (param $row i32)
+    (param $rows i32)
+    ${locals('i32', 'column key skip c')}
+    ${loop('column', 0, 'width', tile.columns)`
+      ${loop('key', 0, add('row', 'rows'), tile.rows)`
+        ${'' /* Rows that come before the tile's first key have no weight for it. */}
+        (local.set $skip (select (i32.sub (local.get $key) (local.get $row)) (i32.const 0)
+          (i32.gt_u (local.get $key) (local.get $row))))
+        (local.set $c ${add('sums', mul('key', tile.columns * 4))})
+        (call $${name}.tile ${add('weights', mul('skip', rowStride * 4), mul('key', 4))}
+          ${add('packed', mul('skip', tile.columns * 4))} (i32.sub (local.get $rows) (local.get $skip))
+          (local.get $c) (local.get $c))`}
+      ${advance('packed', mul('rows', tile.columns * 4))}
+      ${advance('sums', allRows * tile.columns * 4)}`})`
+}
+
+/** Stores `value` in the `count` floats (a multiple of 4) after the row's $keys scores at $line. */
+function fillAfter(line: string, count: number, value: number): string {
+  return repeat(
+    count / 4,
+    v => `(v128.store offset=${16 * v} align=4 ${add(line, mul('keys', 4))} ${f32x4(value)})`,
+  )
+}
+
+/** Sums, or combines, the lanes of a v128 local, through the local itself. */
+function acrossLanes(operation: 'f32x4.add' | 'f32x4.pmax', local: string): string {
+  const x = `(local.get $${local})`
+  const shuffled = (lanes: string) => `(i8x16.shuffle ${lanes} ${x} ${x})`
+  return `
+      (local.set $${local} (${operation} ${x} ${shuffled('8 9 10 11 12 13 14 15 0 1 2 3 4 5 6 7')}))
+      (local.set $${local} (${operation} ${x} ${shuffled('4 5 6 7 0 1 2 3 12 13 14 15 8 9 10 11')}))`
+}
+
+/**
+ * Combines two v128 accumulators across all their lanes, into the first. They go by way of memory at $lanes,
+ * for V8 to have a pair of stores to begin with when it looks for operations to join.
+ */
+function acrossPair(operation: 'f32x4.add' | 'f32x4.pmax', first: string, second: string): string {
+  return `
+      (v128.store (local.get $lanes) (local.get $${first}))
+      (v128.store offset=16 (local.get $lanes) (local.get $${second}))
+      (local.set $${first} (${operation} (v128.load (local.get $lanes)) (v128.load offset=16 (local.get $lanes))))
+      ${acrossLanes(operation, first)}`
+}
+
+/** The text for both halves of 8 lanes. */
+function pair(text: (half: number) => string): string {
+  return repeat(2, text)
+}
+
+/**
+ * `(func $name scores row rows distances slope factors logSumExp lanes)` replaces a block's scores q·k by
+ * exp(scale * score + bias - maximum), zeros after the diagonal; factors get 1 / sum for each row.
+ */
+function softmaxFunction(
+  name: string,
+  tile: MicroKernel,
+  { scale, slope, length }: AttentionShape,
+  sizes: Layout,
+): string {
+  const { rowStride, zeros } = sizes
+  const biased = (half: number) => {
+    const scaled = `(f32x4.mul (local.get $x${half}) ${f32x4(scale)})`
+    const distance = `(v128.load offset=${16 * half} align=4 ${add('distance', 'j')})`
+    return slope ? multiplyAdd(tile.fma, distance, '(local.get $bias)', scaled) : scaled
+  }
+  const load = (half: number) => `(local.set $x${half} (v128.load offset=${16 * half} ${add('line', 'j')}))`
+  const store = (half: number) => `(v128.store offset=${16 * half} ${add('line', 'j')} (local.get $x${half}))`
+  return func(
+    name,
+    `(param $line i32) (param $row i32) (param $rows i32) (param $distance i32) (param $slope f32)
+    (param $factors i32) (param $logSumExp i32) (param $lanes i32)
+    ${locals('i32', 'i keys j')} ${locals('v128', 'x0 x1 t max0 max1 sum0 sum1 bias')}`,
+    `
+    (local.set $bias (f32x4.splat (local.get $slope)))
+    (local.set $distance ${add('distance', mul(`(i32.sub (i32.const ${length - 1}) (local.get $row))`, 4))})
+    (local.set $logSumExp ${add('logSumExp', mul('row', 4))})
+    ${loop('i', 0, 'rows', 1)`
+      (local.set $keys ${add('row', 'i', 1)})
+      ${fillAfter('line', 8, masked)}
+      ${pair(half => `(local.set $max${half} ${f32x4(masked)})`)}
+      ${loop('j', 0, mul('keys', 4), 32)`
+        ${pair(load)}
+        ${pair(half => `(local.set $x${half} ${biased(half)})`)}
+        ${pair(half => `(local.set $max${half} (f32x4.pmax (local.get $max${half}) (local.get $x${half})))`)}
+        ${pair(store)}`}
+      ${acrossPair('f32x4.pmax', 'max0', 'max1')}
+      ${pair(half => `(local.set $sum${half} ${f32x4(0)})`)}
+      ${loop('j', 0, mul('keys', 4), 32)`
+        ${pair(load)}
+        ${pair(
+          half => `(local.set $x${half} (f32x4.sub (local.get $x${half}) (local.get $max0)))
+          ${exp(tile.fma, `x${half}`, 't', negligible)}`,
+        )}
+        ${pair(half => `(local.set $sum${half} (f32x4.add (local.get $sum${half}) (local.get $x${half})))`)}
+        ${pair(store)}`}
+      ${acrossPair('f32x4.add', 'sum0', 'sum1')}
+      ${fillAfter('line', zeros, 0)}
+      (f32.store (local.get $factors) (f32.div (f32.const 1) (f32x4.extract_lane 0 (local.get $sum0))))
+      ${log(tile.fma, 'sum0', 't', 'x0')}
+      (f32.store (local.get $logSumExp)
+        (f32x4.extract_lane 0 (f32x4.add (local.get $max0) (local.get $sum0))))
+      ${advance('line', rowStride * 4)}
+      ${advance('factors', 4)}
+      ${advance('logSumExp', 4)}
+      ${advance('distance', -4)}`}`,
+  )
+}
+
+/**
+ * `(func $name scores dScores row rows distances slope dots logSumExp lanes)` replaces a block's scores q·k
+ * by the softmax P, and dScores = dP by dS = P∘(dP - dots), both with zeros after the diagonal. Returns the
+ * sum of dS * (j - i), the slope's gradient.
+ */
+function scoreGradientFunction(
+  name: string,
+  tile: MicroKernel,
+  { scale, slope, length }: AttentionShape,
+  sizes: Layout,
+): string {
+  const { rowStride, zeros } = sizes
+  const load = (half: number) => `
+        (local.set $x${half} (v128.load offset=${16 * half} ${add('line', 'j')}))
+        (local.set $d${half} (v128.load offset=${16 * half} ${add('dLine', 'j')}))
+        ${slope ? `(local.set $distance${half} (v128.load offset=${16 * half} align=4 ${add('distance', 'j')}))` : ''}`
+  const compute = (half: number) => `
+        (local.set $x${half} ${multiplyAdd(tile.fma, `(local.get $x${half})`, f32x4(scale), '(local.get $shift)')})
+        ${
+          slope
+            ? `(local.set $x${half} ${multiplyAdd(tile.fma, `(local.get $distance${half})`, '(local.get $bias)', `(local.get $x${half})`)})`
+            : ''
+        }
+        ${exp(tile.fma, `x${half}`, 't', negligible)}
+        (local.set $d${half}
+          (f32x4.mul (local.get $x${half}) (f32x4.sub (local.get $d${half}) (local.get $dot))))
+        ${
+          slope
+            ? `(local.set $sum${half} ${multiplyAdd(tile.fma, `(local.get $d${half})`, `(local.get $distance${half})`, `(local.get $sum${half})`)})`
+            : ''
+        }`
+  return func(
+    name,
+    `(param $line i32) (param $dLine i32) (param $row i32) (param $rows i32) (param $distance i32)
+    (param $slope f32) (param $dots i32) (param $logSumExp i32) (param $lanes i32) (result f32)
+    ${locals('i32', 'i keys j')} ${locals('v128', 'x0 x1 d0 d1 distance0 distance1 t sum0 sum1 bias shift dot')}`,
+    `
+    (local.set $bias (f32x4.splat (local.get $slope)))
+    (local.set $distance ${add('distance', mul(`(i32.sub (i32.const ${length - 1}) (local.get $row))`, 4))})
+    (local.set $logSumExp ${add('logSumExp', mul('row', 4))})
+    ${loop('i', 0, 'rows', 1)`
+      (local.set $keys ${add('row', 'i', 1)})
+      (local.set $shift (f32x4.neg (v128.load32_splat (local.get $logSumExp))))
+      (local.set $dot (v128.load32_splat (local.get $dots)))
+      ${fillAfter('line', 8, masked)}
+      ${loop('j', 0, mul('keys', 4), 32)`
+        ${pair(load)}
+        ${pair(compute)}
+        ${pair(half => `(v128.store offset=${16 * half} ${add('line', 'j')} (local.get $x${half}))`)}
+        ${pair(half => `(v128.store offset=${16 * half} ${add('dLine', 'j')} (local.get $d${half}))`)}`}
+      ${fillAfter('line', zeros, 0)}
+      ${fillAfter('dLine', zeros, 0)}
+      ${advance('line', rowStride * 4)}
+      ${advance('dLine', rowStride * 4)}
+      ${advance('dots', 4)}
+      ${advance('logSumExp', 4)}
+      ${advance('distance', -4)}`}
+    ${slope ? `${acrossPair('f32x4.add', 'sum0', 'sum1')} (f32x4.extract_lane 0 (local.get $sum0))` : '(f32.const 0)'}`,
+  )
+}
+
+/** `(func $name a b rows dots lanes)`: the dot product of each of `rows` rows of A and B [rows, width]. */
+function dotsFunction(
+  name: string,
+  tile: MicroKernel,
+  width: number,
+  strideA: number,
+  strideB: number,
+): string {
+  const vectors = width - (width % 8)
+  const operand = (pointer: string, half: number) =>
+    `(v128.load offset=${16 * half} align=4 ${add(pointer, 'j')})`
+  const tail = repeat(
+    width - vectors,
+    i => `(local.set $tail (f32.add (local.get $tail) (f32.mul
+        (f32.load offset=${4 * (vectors + i)} (local.get $a)) (f32.load offset=${4 * (vectors + i)} (local.get $b)))))`,
+  )
+  return func(
+    name,
+    `(param $a i32) (param $b i32) (param $rows i32) (param $dots i32) (param $lanes i32)
+    ${locals('i32', 'i j')} ${locals('v128', 'sum0 sum1')} ${locals('f32', 'tail')}`,
+    `
+    ${loop('i', 0, 'rows', 1)`
+      ${pair(half => `(local.set $sum${half} ${f32x4(0)})`)}
+      ${loop('j', 0, vectors * 4, 32)`
+        ${pair(
+          half => `(local.set $sum${half}
+          ${multiplyAdd(tile.fma, operand('a', half), operand('b', half), `(local.get $sum${half})`)})`,
+        )}`}
+      ${acrossPair('f32x4.add', 'sum0', 'sum1')}
+      (local.set $tail (f32x4.extract_lane 0 (local.get $sum0)))
+      ${tail}
+      (f32.store (local.get $dots) (local.get $tail))
+      ${advance('a', strideA * 4)}
+      ${advance('b', strideB * 4)}
+      ${advance('dots', 4)}`}`,
+  )
+}
+
+/**
+ * `(func $name panels to rows factors)` copies panels [panelRows, tile.columns] to rows of `width` floats,
+ * times a constant, or times each row's own of the factors.
+ */
+function unpackFunction(
+  name: string,
+  tile: MicroKernel,
+  width: number,
+  strideTo: number,
+  panelRows: number,
+  factor: number | 'rows',
+): string {
+  const edge = width % tile.columns
+  const element = (i: number) => `(f32.store offset=${4 * i} (local.get $to)
+        (f32.mul (f32.load offset=${4 * i} (local.get $from)) (f32x4.extract_lane 0 (local.get $factor))))`
+  return func(
+    name,
+    `(param $panels i32) (param $to i32) (param $rows i32) (param $factors i32)
+    ${locals('i32', 'i j from')} ${locals('v128', `factor ${repeat(tile.columns / 4, v => `x${v}`)}`)}`,
+    `
+    ${loop('i', 0, 'rows', 1)`
+      (local.set $factor ${factor === 'rows' ? '(v128.load32_splat (local.get $factors))' : f32x4(factor)})
+      (local.set $from (local.get $panels))
+      ${loop('j', 0, (width - edge) * 4, tile.columns * 4)`
+        ${repeat(
+          tile.columns / 4,
+          v => `(local.set $x${v}
+          (f32x4.mul (v128.load offset=${16 * v} (local.get $from)) (local.get $factor)))`,
+        )}
+        ${repeat(tile.columns / 4, v => `(v128.store offset=${16 * v} align=4 ${add('to', 'j')} (local.get $x${v}))`)}
+        ${advance('from', panelRows * tile.columns * 4)}`}
+      ${edge > 0 ? `(local.set $j ${add('to', (width - edge) * 4)})` : ''}
+      ${repeat(edge, i => element(i).replace('(local.get $to)', '(local.get $j)'))}
+      ${advance('panels', tile.columns * 4)}
+      ${advance('to', strideTo * 4)}
+      ${factor === 'rows' ? advance('factors', 4) : ''}`}`,
+  )
+}
