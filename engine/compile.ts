@@ -1,6 +1,7 @@
 import { type Executable, type StepTime, type Storage, currentBackend } from './backend.ts'
 import { Emitter } from './emit.ts'
 import { Trace } from './graph.ts'
+import { baseOf } from './groups.ts'
 import { NDArray } from './ndarray.ts'
 import type { Program } from './program.ts'
 import { foldResiduals, reachable } from './residuals.ts'
@@ -123,7 +124,9 @@ function makeProgram(
   const results = roots.slice(0, outputs.length)
   const assigned = new Map([...assignments.keys()].map((variable, i) => [variable, roots[outputs.length + i]]))
   const emitter = new Emitter([...reachable(roots).filter(root => roots.includes(root))])
-  const views = results.map(tensor => emitter.contiguous(tensor))
+  // A variable's value before the call has to be saved if the call assigns another.
+  const changes = (tensor: Tensor) => assignments.has(baseOf(tensor) as Variable)
+  const views = results.map(tensor => (changes(tensor) ? emitter.copy(tensor) : emitter.contiguous(tensor)))
   const buffers = inputs.map(input => emitter.place(input).buffer)
   const scheduler = new Scheduler(emitter, [...buffers, ...views.map(({ buffer }) => buffer)])
   scheduler.assign(assigned)

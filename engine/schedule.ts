@@ -23,13 +23,13 @@ export class Scheduler {
   private readonly kept: ReadonlySet<Buffer>
   private readonly makers = new Map<Tensor | Buffer, Emitted[]>()
   private readonly readers = new Map<Buffer, Emitted[]>()
+  private readonly writers = new Map<Buffer, Emitted[]>()
   private registered = 0
 
   constructor(emitter: Emitter, kept: Iterable<Buffer>) {
     this.emitter = emitter
     this.kept = new Set(kept)
     this.register()
-    this.reuseOperands()
   }
 
   /** Makes variables take their values after the run. */
@@ -53,6 +53,7 @@ export class Scheduler {
   /** The instructions in the order in which they run. */
   instructions(): Instruction[] {
     const { instructions } = this.emitter
+    this.reuseOperands()
     const remaining = new Map<Emitted, number>()
     const followers = new Map<Emitted, Emitted[]>()
     for (const instruction of instructions) {
@@ -104,15 +105,18 @@ export class Scheduler {
       const instruction = instructions[this.registered]
       for (const made of instruction.makes) append(this.makers, made, instruction)
       for (const buffer of instruction.reads) append(this.readers, buffer, instruction)
+      for (const buffer of instruction.writes) append(this.writers, buffer, instruction)
     }
   }
 
-  /** Results take over the memory of operands that only they read. */
+  /** Results take over the memory of operands that only they read. To be called when all is emitted. */
   private reuseOperands(): void {
     const taken = new Set<Buffer>()
     const takeOver = (into: Buffer, from: Buffer) => {
-      const free = !from.variable && !into.variable && !this.kept.has(from) && !taken.has(from) && !into.shares
+      const free = !from.root.variable && !into.variable && !this.kept.has(from) && !taken.has(from) && !into.shares
       if (!free || from.size !== into.size || from.root === into.root || this.readers.get(from)?.length !== 1) return
+      // Others that write pieces of the result might do so before the operand is made.
+      if (this.writers.get(into)?.length !== 1) return
       into.shares = from
       taken.add(from)
     }
