@@ -2,12 +2,12 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { attentionBackward, attentionForward } from '../engine/cpu/attention.ts'
 import type { Kernel } from '../engine/cpu/kernel.ts'
-import { chooseMicroKernel, compileOptimized, enableRevectorizer } from '../engine/cpu/probe.ts'
+import { compileOptimized, isRevectorizing } from '../engine/cpu/flags.js'
+import { chooseMicroKernel } from '../engine/cpu/probe.ts'
 import { matmulKernel, matmulPlan, type MicroKernel, packedFloats, packKernel } from '../engine/cpu/matmul.ts'
-import { add, locals, loop, mul } from '../engine/cpu/wat.ts'
 
 // Every kernel beside plain JavaScript in doubles. Run again with HLB_SIMD=128 to test without AVX2.
-enableRevectorizer()
+isRevectorizing()
 const { default: loadWabt } = await import('wabt')
 const wabt = await loadWabt()
 
@@ -363,29 +363,5 @@ test('every candidate for the micro-kernel is right on this machine', async () =
   const candidates = await chooseMicroKernel(wat => Promise.resolve(assemble(wat)))
   for (const { tile, right, gflops } of candidates) {
     assert(right && gflops > 0, `${tile.rows}x${tile.columns}`)
-  }
-})
-
-test('a pair of sums leaves its loop whole, however often that goes round', () => {
-  // What V8's revectorizer gets wrong where it unrolls the loop; see enableRevectorizer.
-  const both = (text: (half: number) => string) => text(0) + text(1)
-  const wat = `(func $sums (param $arguments i32) (param $item i32) (param $scratch i32)
-    ${locals('i32', 'x sums j')} ${locals('v128', 'sum0 sum1')}
-    (local.set $x (i32.load (local.get $arguments)))
-    (local.set $sums ${add('(i32.load offset=4 (local.get $arguments))', mul('item', 32))})
-    ${loop('j', 0, mul('item', 32), 32)`
-      ${both(
-        h => `(local.set $sum${h} (f32x4.add (local.get $sum${h})
-          (v128.load offset=${16 * h} align=4 ${add('x', 'j')})))`,
-      )}`}
-    ${both(h => `(v128.store offset=${16 * h} align=4 (local.get $sums) (local.get $sum${h}))`)})`
-  const machine = new Machine()
-  const items = 40
-  const [x, sums] = [machine.random(8 * items), machine.random(8 * items)]
-  machine.run({ name: 'sums', wat, items, scratchBytes: 0 }, x, sums)
-  const want = new Float64Array(8)
-  for (let item = 0; item < items; item++) {
-    assertClose(sums.subarray(8 * item, 8 * item + 8), want, `${item} rounds`)
-    for (let i = 0; i < 8; i++) want[i] += x[8 * item + i]
   }
 })
