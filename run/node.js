@@ -6,6 +6,7 @@ import { once } from 'node:events'
 import { createRequire } from 'node:module'
 import { dirname, join } from 'node:path'
 import { isMainThread } from 'node:worker_threads'
+import { prepareV8 } from '../engine/cpu/flags.js'
 
 const { platform, arch, versions } = process
 const require = createRequire(import.meta.url)
@@ -20,6 +21,7 @@ if (isMainThread) {
     )
     process.exit(1)
   }
+  prepareV8()
 }
 
 /** The Node among the optional dependencies of package.json, if this machine has one. */

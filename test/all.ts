@@ -1,9 +1,15 @@
-/** Runs every test of this folder: what "npm test" starts. Arguments go to Node's test runner. */
+/**
+ * Runs every test of this folder: what "npm test" starts. Where the kernels are 256 bits wide, the engine's
+ * tests run again on 128-bit ones. Arguments go to Node's test runner.
+ */
 import { spawnSync } from 'node:child_process'
+import { isRevectorizing } from '../engine/cpu/flags.js'
 
-const runner = spawnSync(
-  process.execPath,
-  ['--test', ...process.argv.slice(2), `${import.meta.dirname}/**/*.test.ts`],
-  { stdio: 'inherit' },
-)
-process.exitCode = runner.status ?? 1
+function run(files: string, environment: NodeJS.ProcessEnv = {}): number {
+  const args = [...process.execArgv, '--test', ...process.argv.slice(2), `${import.meta.dirname}/${files}`]
+  const { status } = spawnSync(process.execPath, args, { stdio: 'inherit', env: { ...process.env, ...environment } })
+  return status ?? 1
+}
+
+process.exitCode = run('**/*.test.ts')
+if (isRevectorizing()) process.exitCode ||= run('engine/**/*.test.ts', { HLB_SIMD: '128' })

@@ -1,6 +1,6 @@
 import wabt from 'wabt'
+import { compileOptimized } from './flags.js'
 import type { Kernel } from './kernel.ts'
-import { compileOptimized } from './probe.ts'
 
 const features = { simd: true, threads: true, relaxed_simd: true, bulk_memory: true }
 

@@ -4,23 +4,24 @@ import type { DType } from '../graph.ts'
 import type { Program, View } from '../program.ts'
 import { assemble, kernelModule } from './assemble.ts'
 import { barrierBytes, dispatcherWat } from './dispatcher.ts'
+import { isRevectorizing } from './flags.js'
 import type { Kernel } from './kernel.ts'
 import { lower } from './lower.ts'
 import type { MicroKernel } from './matmul.ts'
 import { SharedMemory } from './memory.ts'
-import { enableRevectorizer } from './probe.ts'
+import { type Candidate, chooseMicroKernel } from './probe.ts'
 import type { Operand } from './rows.ts'
 import { type Step, placeBarriers, placeTemporaries } from './steps.ts'
 import { Threads } from './threads.ts'
 
 /** Starts the CPU backend: WebAssembly SIMD on this many threads (by default, every core). */
 export async function cpuBackend({ threads = availableParallelism() }: { threads?: number } = {}): Promise<CpuBackend> {
-  const revectorized = enableRevectorizer()
-  const tile = { rows: 6, columns: revectorized ? 16 : 8, fma: true }
+  const candidates = await chooseMicroKernel(assemble)
   const memory = new SharedMemory()
   const barrier = memory.allocate(barrierBytes)
   const dispatcher = await assemble(dispatcherWat)
-  return new CpuBackend(memory, new Threads(threads, { memory: memory.memory, dispatcher, barrier }), threads, tile)
+  const pool = new Threads(threads, { memory: memory.memory, dispatcher, barrier })
+  return new CpuBackend(memory, pool, threads, candidates)
 }
 
 export class CpuBackend implements Backend {
@@ -28,6 +29,8 @@ export class CpuBackend implements Backend {
   readonly tile: MicroKernel
   /** What computes, in a few words. */
   readonly description: string
+  /** What the microkernel reached on one thread at start, times the threads. */
+  readonly peakGflops: number
   private readonly memory: SharedMemory
   private readonly pool: Threads
   /** Every kernel made so far, by its index in the threads' tables. */
@@ -36,11 +39,15 @@ export class CpuBackend implements Backend {
   /** Programs run one at a time. */
   private queue: Promise<unknown> = Promise.resolve()
 
-  constructor(memory: SharedMemory, pool: Threads, threads: number, tile: MicroKernel) {
+  constructor(memory: SharedMemory, pool: Threads, threads: number, candidates: readonly [Candidate, ...Candidate[]]) {
+    const [{ tile, gflops }] = candidates
     this.memory = memory
     this.pool = pool
     this.threads = threads
-    this.description = `CPU, ${threads} threads`
+    const rates = candidates.map(other => `${other.tile.rows}x${other.tile.columns} ${other.right ? other.gflops.toFixed(0) : 'wrong'}`)
+    const bits = isRevectorizing() ? 256 : 128
+    this.description = `CPU, ${threads} threads, ${bits}-bit WebAssembly; microkernel ${tile.rows}x${tile.columns} (GFLOP/s a thread: ${rates.join(', ')})`
+    this.peakGflops = gflops * threads
     this.tile = tile
   }
 
