@@ -8,7 +8,24 @@ import {
   tileFunction,
   tileName,
 } from './matmul.ts'
-import { add, advance, exp, f32x4, func, locals, log, loop, min, mul, multiplyAdd, repeat } from './wat.ts'
+import {
+  add,
+  advance,
+  call,
+  divide,
+  exp,
+  f32x4,
+  func,
+  locals,
+  log,
+  loop,
+  min,
+  mul,
+  multiplyAdd,
+  remainder,
+  repeat,
+  sub,
+} from './wat.ts'
 
 /**
  * Causal attention, out_i = sum over j <= i of softmax_j(scale * q_i·k_j + slope * (j - i)) * v_j.
@@ -59,6 +76,7 @@ function layout({ length, keyDim, valueDim }: AttentionShape, tile: MicroKernel)
     kBlock,
     zeros,
     rowStride,
+    length,
     keys: roundUp(length, tile.columns),
     rows: roundUp(length, tile.rows),
     keyWidth: roundUp(keyDim, tile.columns),
@@ -71,14 +89,14 @@ const maxBlock = 48
 
 type Layout = ReturnType<typeof layout>
 
-/** Gives out scratch memory: offsets in bytes from $scratch, each a multiple of 64. */
+/** Gives out scratch memory: addresses as i32 expressions, each a multiple of 64. */
 class Scratch {
   bytes = 0
 
-  floats(count: number): number {
-    const at = this.bytes
+  floats(count: number): string {
+    const address = add('scratch', this.bytes)
     this.bytes += roundUp(count * 4, 64)
-    return at
+    return address
   }
 }
 
@@ -96,27 +114,21 @@ function shapeName({ batch, heads, length, keyDim, valueDim, scale, slope }: Att
 export function attentionForward(shape: AttentionShape, tile: MicroKernel, groups = 1): Kernel {
   const { batch, heads, length, keyDim, valueDim, slope, rowStride } = shape
   const sizes = layout(shape, tile)
-  const { block, blocks, kBlock, keys, valueWidth } = sizes
+  const { block, blocks, valueWidth } = sizes
   const parts = Math.min(groups, blocks)
-  const name = [
-    'attention',
-    tileName(tile),
-    shapeName(shape),
-    ...Object.values(rowStride),
-    block,
-    parts,
-  ].join('_')
+  const strides = Object.values(rowStride)
+  const name = ['attention', tileName(tile), shapeName(shape), ...strides, block, parts].join('_')
   const scratch = new Scratch()
-  const at = {
-    keys: scratch.floats(keyDim * keys),
-    values: scratch.floats(length * valueWidth),
-    scores: scratch.floats(block * sizes.rowStride),
-    out: scratch.floats(block * valueWidth),
-    factors: scratch.floats(block),
-    distances: scratch.floats(length + sizes.zeros),
-    lanes: scratch.floats(8),
-  }
+  const keys = scratch.floats(keyDim * sizes.keys)
+  const values = scratch.floats(length * valueWidth)
+  const scores = scratch.floats(block * sizes.rowStride)
+  const outPanels = scratch.floats(block * valueWidth)
+  const factors = scratch.floats(block)
+  const distances = scratch.floats(length + sizes.zeros)
+  const lanes = scratch.floats(8)
   const firstOut = slope ? 4 : 3
+  // The row after the group's last block: how many keys it needs.
+  const lastBlock = add('group', mul(divide(sub(blocks - 1, 'group'), parts), parts))
   const wat = `
   ${packTransposedFunction(`${name}.packKeys`, tile, rowStride.k)}
   ${packFunction(`${name}.packValues`, tile, valueDim, rowStride.v)}
@@ -126,39 +138,25 @@ export function attentionForward(shape: AttentionShape, tile: MicroKernel, group
   ${slope ? distancesFunction(`${name}.distances`, length + sizes.zeros, length) : ''}
   ${unpackFunction(`${name}.unpack`, tile, valueDim, rowStride.out, block, 'rows')}
   (func $${name} (param $arguments i32) (param $item i32) (param $scratch i32)
-    ${locals('i32', 'group row rows last k count q key v out sums')} ${locals('f32', 'slope')}
-    (local.set $group (i32.rem_u (local.get $item) (i32.const ${parts})))
-    (local.set $item (i32.div_u (local.get $item) (i32.const ${parts})))
-    ${[
-      headPointer('q', 0, shape, rowStride.q, keyDim),
-      headPointer('key', 1, shape, rowStride.k, keyDim),
-      headPointer('v', 2, shape, rowStride.v, valueDim),
-      headPointer('out', firstOut, shape, rowStride.out, valueDim),
-    ].join('\n')}
-    (local.set $sums ${add(argument(firstOut + 1), mul('item', length * 4))})
-    ${slope ? loadSlope(name, heads, at.distances) : ''}
-    ${'' /* The last row of the group's last block decides how many keys it needs. */}
-    (local.set $last ${mul(
-      add(
-        'group',
-        mul(`(i32.div_u (i32.sub (i32.const ${blocks - 1}) (local.get $group)) (i32.const ${parts}))`, parts),
-      ),
-      block,
-    )})
-    (local.set $last ${min(add('last', block), length)})
-    (call $${name}.packKeys (local.get $key) ${add('scratch', at.keys)} (local.get $last) (i32.const ${keyDim}))
-    ${packKeyBlocks(`${name}.packValues`, 'v', rowStride.v, at.values, valueWidth, kBlock, length, '(local.get $last)')}
+    ${locals('i32', 'group row rows last k q key v out logSumExp')} ${locals('f32', 'slope')}
+    (local.set $group ${remainder('item', parts)})
+    (local.set $item ${divide('item', parts)})
+    ${headPointer('q', 0, shape, rowStride.q, keyDim)}
+    ${headPointer('key', 1, shape, rowStride.k, keyDim)}
+    ${headPointer('v', 2, shape, rowStride.v, valueDim)}
+    ${headPointer('out', firstOut, shape, rowStride.out, valueDim)}
+    (local.set $logSumExp ${add(argument(firstOut + 1), mul('item', length * 4))})
+    ${slope ? loadSlope(name, heads, distances) : ''}
+    (local.set $last ${add(mul(lastBlock, block), block)})
+    (local.set $last ${min('last', length)})
+    ${call(`${name}.packKeys`, 'key', keys, 'last', keyDim)}
+    ${packKeyBlocks(`${name}.packValues`, 'v', rowStride.v, values, valueWidth, sizes, 'last')}
     ${loop('row', mul('group', block), length, block * parts)`
-      (local.set $rows ${min(`(i32.sub (i32.const ${length}) (local.get $row))`, block)})
-      (call $${name}.scores ${add('q', mul('row', rowStride.q * 4))} ${add('scratch', at.keys)}
-        (i32.const ${keyDim}) ${add('scratch', at.scores)} (local.get $row) (local.get $rows))
-      (call $${name}.softmax ${add('scratch', at.scores)} (local.get $row) (local.get $rows)
-        ${add('scratch', at.distances)} (local.get $slope) ${add('scratch', at.factors)} (local.get $sums)
-        ${add('scratch', at.lanes)})
-      (call $${name}.weigh ${add('scratch', at.scores)} ${add('scratch', at.values)} ${add('scratch', at.out)}
-        (local.get $row) (local.get $rows))
-      (call $${name}.unpack ${add('scratch', at.out)} ${add('out', mul('row', rowStride.out * 4))}
-        (local.get $rows) ${add('scratch', at.factors)})`})`
+      (local.set $rows ${min(sub(length, 'row'), block)})
+      ${call(`${name}.scores`, rowOf('q', rowStride.q), keys, keyDim, scores, 'row', 'rows')}
+      ${call(`${name}.softmax`, scores, 'row', 'rows', distances, 'slope', factors, 'logSumExp', lanes)}
+      ${call(`${name}.weigh`, scores, values, outPanels, 'row', 'rows')}
+      ${call(`${name}.unpack`, outPanels, rowOf('out', rowStride.out), 'rows', factors)}`})`
   return { name, wat, items: batch * heads * parts, scratchBytes: scratch.bytes }
 }
 
@@ -184,32 +182,25 @@ export function attentionBackward(
 ): Kernel {
   const { batch, heads, length, keyDim, valueDim, scale, slope, rowStride } = shape
   const sizes = layout(shape, tile)
-  const { block, kBlock, keys, keyWidth, valueWidth } = sizes
-  const name = [
-    'attentionGradient',
-    tileName(tile),
-    shapeName(shape),
-    ...Object.values(rowStride),
-    ...Object.values(strides),
-    block,
-  ].join('_')
+  const { block, keyWidth, valueWidth } = sizes
+  const allStrides = [...Object.values(rowStride), ...Object.values(strides)]
+  const name = ['attentionGradient', tileName(tile), shapeName(shape), ...allStrides, block].join('_')
   const scratch = new Scratch()
-  const at = {
-    keysTransposed: scratch.floats(keyDim * keys),
-    keys: scratch.floats(length * keyWidth),
-    valuesTransposed: scratch.floats(valueDim * keys),
-    scores: scratch.floats(block * sizes.rowStride),
-    dScores: scratch.floats(block * sizes.rowStride),
-    q: scratch.floats(block * keyWidth),
-    dOut: scratch.floats(block * valueWidth),
-    dq: scratch.floats(block * keyWidth),
-    dk: scratch.floats(sizes.rows * keyWidth),
-    dv: scratch.floats(sizes.rows * valueWidth),
-    dots: scratch.floats(block),
-    distances: scratch.floats(length + sizes.zeros),
-    lanes: scratch.floats(8),
-  }
-  const after = slope ? 4 : 3
+  const keysTransposed = scratch.floats(keyDim * sizes.keys)
+  const keys = scratch.floats(length * keyWidth)
+  const valuesTransposed = scratch.floats(valueDim * sizes.keys)
+  const scores = scratch.floats(block * sizes.rowStride)
+  const dScores = scratch.floats(block * sizes.rowStride)
+  const qPanels = scratch.floats(block * keyWidth)
+  const dOutPanels = scratch.floats(block * valueWidth)
+  const dqPanels = scratch.floats(block * keyWidth)
+  const dkPanels = scratch.floats(sizes.rows * keyWidth)
+  const dvPanels = scratch.floats(sizes.rows * valueWidth)
+  const dots = scratch.floats(block)
+  const distances = scratch.floats(length + sizes.zeros)
+  const lanes = scratch.floats(8)
+  const firstOut = slope ? 4 : 3
+  const [q, out, dOut] = [rowOf('q', rowStride.q), rowOf('out', rowStride.out), rowOf('dOut', strides.dOut)]
   const wat = `
   ${packTransposedFunction(`${name}.packKeysTransposed`, tile, rowStride.k)}
   ${packTransposedFunction(`${name}.packValuesTransposed`, tile, rowStride.v)}
@@ -227,53 +218,48 @@ export function attentionBackward(
   ${unpackFunction(`${name}.unpackDk`, tile, keyDim, strides.dk, sizes.rows, scale)}
   ${unpackFunction(`${name}.unpackDv`, tile, valueDim, strides.dv, sizes.rows, 1)}
   (func $${name} (param $arguments i32) (param $item i32) (param $scratch i32)
-    ${locals('i32', 'row rows k count q key v out dOut dq dk dv sums')} ${locals('f32', 'slope dSlope')}
-    ${[
-      headPointer('q', 0, shape, rowStride.q, keyDim),
-      headPointer('key', 1, shape, rowStride.k, keyDim),
-      headPointer('v', 2, shape, rowStride.v, valueDim),
-      headPointer('out', after, shape, rowStride.out, valueDim),
-      headPointer('dOut', after + 2, shape, strides.dOut, valueDim),
-      headPointer('dq', after + 3, shape, strides.dq, keyDim),
-      headPointer('dk', after + 4, shape, strides.dk, keyDim),
-      headPointer('dv', after + 5, shape, strides.dv, valueDim),
-    ].join('\n')}
-    (local.set $sums ${add(argument(after + 1), mul('item', length * 4))})
-    ${slope ? loadSlope(name, heads, at.distances) : ''}
-    (call $${name}.packKeysTransposed (local.get $key) ${add('scratch', at.keysTransposed)}
-      (i32.const ${length}) (i32.const ${keyDim}))
-    (call $${name}.packValuesTransposed (local.get $v) ${add('scratch', at.valuesTransposed)}
-      (i32.const ${length}) (i32.const ${valueDim}))
-    ${packKeyBlocks(`${name}.packKeys`, 'key', rowStride.k, at.keys, keyWidth, kBlock, length, `(i32.const ${length})`)}
-    (memory.fill ${add('scratch', at.dk)} (i32.const 0) (i32.const ${sizes.rows * keyWidth * 4}))
-    (memory.fill ${add('scratch', at.dv)} (i32.const 0) (i32.const ${sizes.rows * valueWidth * 4}))
+    ${locals('i32', 'row rows k q key v out logSumExp dOut dq dk dv')} ${locals('f32', 'slope dSlope')}
+    ${headPointer('q', 0, shape, rowStride.q, keyDim)}
+    ${headPointer('key', 1, shape, rowStride.k, keyDim)}
+    ${headPointer('v', 2, shape, rowStride.v, valueDim)}
+    ${headPointer('out', firstOut, shape, rowStride.out, valueDim)}
+    ${headPointer('dOut', firstOut + 2, shape, strides.dOut, valueDim)}
+    ${headPointer('dq', firstOut + 3, shape, strides.dq, keyDim)}
+    ${headPointer('dk', firstOut + 4, shape, strides.dk, keyDim)}
+    ${headPointer('dv', firstOut + 5, shape, strides.dv, valueDim)}
+    (local.set $logSumExp ${add(argument(firstOut + 1), mul('item', length * 4))})
+    ${slope ? loadSlope(name, heads, distances) : ''}
+    ${call(`${name}.packKeysTransposed`, 'key', keysTransposed, length, keyDim)}
+    ${call(`${name}.packValuesTransposed`, 'v', valuesTransposed, length, valueDim)}
+    ${packKeyBlocks(`${name}.packKeys`, 'key', rowStride.k, keys, keyWidth, sizes, length)}
+    (memory.fill ${dkPanels} (i32.const 0) (i32.const ${sizes.rows * keyWidth * 4}))
+    (memory.fill ${dvPanels} (i32.const 0) (i32.const ${sizes.rows * valueWidth * 4}))
     ${loop('row', 0, length, block)`
-      (local.set $rows ${min(`(i32.sub (i32.const ${length}) (local.get $row))`, block)})
-      (call $${name}.scores ${add('q', mul('row', rowStride.q * 4))} ${add('scratch', at.keysTransposed)}
-        (i32.const ${keyDim}) ${add('scratch', at.scores)} (local.get $row) (local.get $rows))
-      (call $${name}.dScores ${add('dOut', mul('row', strides.dOut * 4))} ${add('scratch', at.valuesTransposed)}
-        (i32.const ${valueDim}) ${add('scratch', at.dScores)} (local.get $row) (local.get $rows))
-      (call $${name}.dots ${add('dOut', mul('row', strides.dOut * 4))} ${add('out', mul('row', rowStride.out * 4))}
-        (local.get $rows) ${add('scratch', at.dots)} ${add('scratch', at.lanes)})
-      (local.set $dSlope (f32.add (local.get $dSlope) (call $${name}.gradient
-        ${add('scratch', at.scores)} ${add('scratch', at.dScores)} (local.get $row) (local.get $rows)
-        ${add('scratch', at.distances)} (local.get $slope) ${add('scratch', at.dots)} (local.get $sums)
-        ${add('scratch', at.lanes)})))
-      (call $${name}.packDOut ${add('dOut', mul('row', strides.dOut * 4))} ${add('scratch', at.dOut)}
-        (local.get $rows) (local.get $rows))
-      (call $${name}.collect ${add('scratch', at.scores)} ${add('scratch', at.dOut)} ${add('scratch', at.dv)}
-        (i32.const ${valueWidth}) (local.get $row) (local.get $rows))
-      (call $${name}.packQ ${add('q', mul('row', rowStride.q * 4))} ${add('scratch', at.q)}
-        (local.get $rows) (local.get $rows))
-      (call $${name}.collect ${add('scratch', at.dScores)} ${add('scratch', at.q)} ${add('scratch', at.dk)}
-        (i32.const ${keyWidth}) (local.get $row) (local.get $rows))
-      (call $${name}.weigh ${add('scratch', at.dScores)} ${add('scratch', at.keys)} ${add('scratch', at.dq)}
-        (local.get $row) (local.get $rows))
-      (call $${name}.unpackDq ${add('scratch', at.dq)} ${add('dq', mul('row', strides.dq * 4))}
-        (local.get $rows) (i32.const 0))`}
-    (call $${name}.unpackDk ${add('scratch', at.dk)} (local.get $dk) (i32.const ${length}) (i32.const 0))
-    (call $${name}.unpackDv ${add('scratch', at.dv)} (local.get $dv) (i32.const ${length}) (i32.const 0))
-    ${slope ? `(f32.store ${add(argument(after + 6), mul('item', 4))} (local.get $dSlope))` : ''})`
+      (local.set $rows ${min(sub(length, 'row'), block)})
+      ${call(`${name}.scores`, q, keysTransposed, keyDim, scores, 'row', 'rows')}
+      ${call(`${name}.dScores`, dOut, valuesTransposed, valueDim, dScores, 'row', 'rows')}
+      ${call(`${name}.dots`, dOut, out, 'rows', dots, lanes)}
+      (local.set $dSlope (f32.add (local.get $dSlope) ${call(
+        `${name}.gradient`,
+        scores,
+        dScores,
+        'row',
+        'rows',
+        distances,
+        'slope',
+        dots,
+        'logSumExp',
+        lanes,
+      )}))
+      ${call(`${name}.packDOut`, dOut, dOutPanels, 'rows', 'rows')}
+      ${call(`${name}.collect`, scores, dOutPanels, dvPanels, valueWidth, 'row', 'rows')}
+      ${call(`${name}.packQ`, q, qPanels, 'rows', 'rows')}
+      ${call(`${name}.collect`, dScores, qPanels, dkPanels, keyWidth, 'row', 'rows')}
+      ${call(`${name}.weigh`, dScores, keys, dqPanels, 'row', 'rows')}
+      ${call(`${name}.unpackDq`, dqPanels, rowOf('dq', strides.dq), 'rows', 0)}`}
+    ${call(`${name}.unpackDk`, dkPanels, 'dk', length, 0)}
+    ${call(`${name}.unpackDv`, dvPanels, 'dv', length, 0)}
+    ${slope ? `(f32.store ${add(argument(firstOut + 6), mul('item', 4))} (local.get $dSlope))` : ''})`
   return { name, wat, items: batch * heads, scratchBytes: scratch.bytes }
 }
 
@@ -282,27 +268,28 @@ function argument(index: number): string {
   return `(i32.load offset=${index * 4} (local.get $arguments))`
 }
 
+/** The address of row $row of an operand. */
+function rowOf(operand: string, stride: number): string {
+  return add(operand, mul('row', stride * 4))
+}
+
 /** Points a local at the first row of an operand that belongs to $item, which is batch * heads + head. */
 function headPointer(
   local: string,
   index: number,
-  shape: AttentionShape,
+  { heads, length }: AttentionShape,
   stride: number,
   width: number,
 ): string {
-  const { heads, length } = shape
-  return `(local.set $${local} ${add(
-    argument(index),
-    mul(`(i32.div_u (local.get $item) (i32.const ${heads}))`, length * stride * 4),
-    mul(`(i32.rem_u (local.get $item) (i32.const ${heads}))`, width * 4),
-  )})`
+  const sequence = mul(divide('item', heads), length * stride * 4)
+  return `(local.set $${local} ${add(argument(index), sequence, mul(remainder('item', heads), width * 4))})`
 }
 
 /** Reads the head's slope, operand 3, and writes the table of distances that goes with it. */
-function loadSlope(name: string, heads: number, distances: number): string {
+function loadSlope(name: string, heads: number, distances: string): string {
   return `
-    (local.set $slope (f32.load ${add(argument(3), mul(`(i32.rem_u (local.get $item) (i32.const ${heads}))`, 4))}))
-    (call $${name}.distances ${add('scratch', distances)})`
+    (local.set $slope (f32.load ${add(argument(3), mul(remainder('item', heads), 4))}))
+    ${call(`${name}.distances`, distances)}`
 }
 
 /** Packs the first `count` rows of `source` for weighFunction, in blocks of kBlock rows. */
@@ -310,16 +297,19 @@ function packKeyBlocks(
   pack: string,
   source: string,
   stride: number,
-  to: number,
+  to: string,
   width: number,
-  kBlock: number,
-  length: number,
-  count: string,
+  { length, kBlock }: Layout,
+  count: string | number,
 ): string {
   return loop('k', 0, count, kBlock)`
-      (call $${pack} ${add(source, mul('k', stride * 4))} ${add('scratch', to, mul('k', width * 4))}
-        ${min(`(i32.sub ${count} (local.get $k))`, kBlock)}
-        ${min(`(i32.sub (i32.const ${length}) (local.get $k))`, kBlock)})`
+      ${call(
+        pack,
+        add(source, mul('k', stride * 4)),
+        add(to, mul('k', width * 4)),
+        min(sub(count, 'k'), kBlock),
+        min(sub(length, 'k'), kBlock),
+      )}`
 }
 
 /**
@@ -331,7 +321,7 @@ function distancesFunction(name: string, count: number, length: number): string 
   (func $${name} (param $table i32) ${locals('i32', 'i')}
     ${loop('i', 0, count, 1)`
       (f32.store ${add('table', mul('i', 4))}
-        (f32.convert_i32_s (i32.sub (local.get $i) (i32.const ${length - 1}))))`})`
+        (f32.convert_i32_s ${sub('i', length - 1)}))`})`
 }
 
 /**
@@ -340,21 +330,19 @@ function distancesFunction(name: string, count: number, length: number): string 
  */
 function causalProduct(name: string, tile: MicroKernel, sizes: Layout, strideA: number): string {
   const { block, lastRows, rowStride } = sizes
+  // Whole tiles of rows that come before the panel's first key see nothing of it, and are skipped.
+  const a = add('a', mul('skip', strideA * 4))
+  const c = add('scores', mul('skip', rowStride * 4), mul('column', 4))
   return `
   ${panelFunction(`${name}.panel`, tile, { rowCounts: [block, lastRows], strideA, strideC: rowStride })}
   (func $${name} (param $a i32) (param $b i32) (param $depth i32) (param $scores i32) (param $row i32)
     (param $rows i32)
     ${locals('i32', 'column skip')}
     ${loop('column', 0, add('row', 'rows'), tile.columns)`
-      ${'' /* Whole tiles of rows that come before the panel's first key see nothing of it. */}
       (local.set $skip (i32.const 0))
       (if (i32.gt_u (local.get $column) (local.get $row)) (then
-        (local.set $skip ${mul(
-          `(i32.div_u (i32.sub (local.get $column) (local.get $row)) (i32.const ${tile.rows}))`,
-          tile.rows,
-        )})))
-      (call $${name}.panel ${add('a', mul('skip', strideA * 4))} (local.get $b) (local.get $depth) (i32.const 0)
-        ${add('scores', mul('skip', rowStride * 4), mul('column', 4))} (i32.sub (local.get $rows) (local.get $skip)))
+        (local.set $skip ${mul(divide(sub('column', 'row'), tile.rows), tile.rows)})))
+      ${call(`${name}.panel`, a, 'b', 'depth', 0, c, sub('rows', 'skip'))}
       ${advance('b', mul('depth', tile.columns * 4))}`})`
 }
 
@@ -364,32 +352,26 @@ function causalProduct(name: string, tile: MicroKernel, sizes: Layout, strideA: 
  * width] in k-blocks; out is made as panels [block, tile.columns].
  */
 function weighFunction(name: string, tile: MicroKernel, sizes: Layout, width: number): string {
-  const { block, kBlock, rowStride } = sizes
-  const length = (sizes.blocks - 1) * block + sizes.lastRows
+  const { block, kBlock, rowStride, length } = sizes
   const manyBlocks = kBlock < length
-  const shape = {
-    rows: tile.rows,
-    strideA: rowStride,
-    stepA: 1,
-    strideC: tile.columns,
-    strideFrom: manyBlocks ? tile.columns : undefined,
-  }
+  const strideFrom = manyBlocks ? tile.columns : undefined
+  const shape = { rows: tile.rows, strideA: rowStride, stepA: 1, strideC: tile.columns, strideFrom }
+  const tileOfWeights = add('weights', mul('i', rowStride * 4), mul('k', 4))
   return `
   ${tileFunction(`${name}.tile`, tile, shape)}
   (func $${name} (param $weights i32) (param $packed i32) (param $out i32) (param $row i32) (param $rows i32)
     ${locals('i32', 'k panelDepth panel column i depth c')}
     ${manyBlocks ? `(memory.fill (local.get $out) (i32.const 0) (i32.const ${block * width * 4}))` : ''}
     ${loop('k', 0, add('row', 'rows'), kBlock)`
-      (local.set $panelDepth ${min(`(i32.sub (i32.const ${length}) (local.get $k))`, kBlock)})
+      (local.set $panelDepth ${min(sub(length, 'k'), kBlock)})
       (local.set $panel ${add('packed', mul('k', width * 4))})
       ${loop('column', 0, width, tile.columns)`
         ${loop('i', 0, 'rows', tile.rows)`
-          ${'' /* The last row of the tile sees the most keys; the others have zeros there. */}
-          (local.set $depth (i32.sub ${add('row', 'i', tile.rows)} (local.get $k)))
+          ${'' /* As deep as the tile's last row sees; the others have zeros there. */}
+          (local.set $depth ${sub(add('row', 'i', tile.rows), 'k')})
           (if (i32.gt_s (local.get $depth) (i32.const 0)) (then
             (local.set $c ${add('out', mul('column', block * 4), mul('i', tile.columns * 4))})
-            (call $${name}.tile ${add('weights', mul('i', rowStride * 4), mul('k', 4))} (local.get $panel)
-              ${min('depth', '(local.get $panelDepth)')} (local.get $c) (local.get $c))))`}
+            ${call(`${name}.tile`, tileOfWeights, 'panel', min('depth', 'panelDepth'), 'c', 'c')}))`}
         ${advance('panel', mul('panelDepth', tile.columns * 4))}`}`})`
 }
 
@@ -399,27 +381,22 @@ function weighFunction(name: string, tile: MicroKernel, sizes: Layout, width: nu
  */
 function collectFunction(name: string, tile: MicroKernel, sizes: Layout): string {
   const { rowStride, rows: allRows } = sizes
-  const shape = {
-    rows: tile.rows,
-    strideA: 1,
-    stepA: rowStride,
-    strideC: tile.columns,
-    strideFrom: tile.columns,
-  }
+  const strideC = tile.columns
+  const shape = { rows: tile.rows, strideA: 1, stepA: rowStride, strideC, strideFrom: strideC }
+  // Rows that come before the tile's first key have no weight for it, and are skipped.
+  const tileOfWeights = add('weights', mul('skip', rowStride * 4), mul('key', 4))
+  const rowsOfValues = add('packed', mul('skip', tile.columns * 4))
   return `
   ${tileFunction(`${name}.tile`, tile, shape)}
-  (func $${name} (param $weights i32) (param $packed i32) (param $sums i32) (param $width i32) (param $row i32)
-    (param $rows i32)
+  (func $${name} (param $weights i32) (param $packed i32) (param $sums i32) (param $width i32)
+    (param $row i32) (param $rows i32)
     ${locals('i32', 'column key skip c')}
     ${loop('column', 0, 'width', tile.columns)`
       ${loop('key', 0, add('row', 'rows'), tile.rows)`
-        ${'' /* Rows that come before the tile's first key have no weight for it. */}
-        (local.set $skip (select (i32.sub (local.get $key) (local.get $row)) (i32.const 0)
+        (local.set $skip (select ${sub('key', 'row')} (i32.const 0)
           (i32.gt_u (local.get $key) (local.get $row))))
         (local.set $c ${add('sums', mul('key', tile.columns * 4))})
-        (call $${name}.tile ${add('weights', mul('skip', rowStride * 4), mul('key', 4))}
-          ${add('packed', mul('skip', tile.columns * 4))} (i32.sub (local.get $rows) (local.get $skip))
-          (local.get $c) (local.get $c))`}
+        ${call(`${name}.tile`, tileOfWeights, rowsOfValues, sub('rows', 'skip'), 'c', 'c')}`}
       ${advance('packed', mul('rows', tile.columns * 4))}
       ${advance('sums', allRows * tile.columns * 4)}`})`
 }
@@ -449,13 +426,22 @@ function acrossPair(operation: 'f32x4.add' | 'f32x4.pmax', first: string, second
   return `
       (v128.store (local.get $lanes) (local.get $${first}))
       (v128.store offset=16 (local.get $lanes) (local.get $${second}))
-      (local.set $${first} (${operation} (v128.load (local.get $lanes)) (v128.load offset=16 (local.get $lanes))))
+      (local.set $${first} (${operation}
+        (v128.load (local.get $lanes)) (v128.load offset=16 (local.get $lanes))))
       ${acrossLanes(operation, first)}`
 }
 
-/** The text for both halves of 8 lanes. */
-function pair(text: (half: number) => string): string {
+/** A text for both halves of 8 lanes: V8 joins what the two have in common. */
+function both(text: (half: number) => string): string {
   return repeat(2, text)
+}
+
+/** Loads and stores of the pairs of v128 locals x0 and x1 at an address plus $j. */
+const pairs = {
+  load: (local: string, address: string) =>
+    both(h => `(local.set $${local}${h} (v128.load offset=${16 * h} align=4 ${add(address, 'j')}))`),
+  store: (local: string, address: string) =>
+    both(h => `(v128.store offset=${16 * h} align=4 ${add(address, 'j')} (local.get $${local}${h}))`),
 }
 
 /**
@@ -466,44 +452,41 @@ function softmaxFunction(
   name: string,
   tile: MicroKernel,
   { scale, slope, length }: AttentionShape,
-  sizes: Layout,
+  { rowStride, zeros }: Layout,
 ): string {
-  const { rowStride, zeros } = sizes
-  const biased = (half: number) => {
-    const scaled = `(f32x4.mul (local.get $x${half}) ${f32x4(scale)})`
-    const distance = `(v128.load offset=${16 * half} align=4 ${add('distance', 'j')})`
-    return slope ? multiplyAdd(tile.fma, distance, '(local.get $bias)', scaled) : scaled
-  }
-  const load = (half: number) => `(local.set $x${half} (v128.load offset=${16 * half} ${add('line', 'j')}))`
-  const store = (half: number) => `(v128.store offset=${16 * half} ${add('line', 'j')} (local.get $x${half}))`
+  const { load, store } = pairs
+  const scaled = (half: number) => `(f32x4.mul (local.get $x${half}) ${f32x4(scale)})`
+  const biased = (half: number) =>
+    multiplyAdd(tile.fma, `(local.get $d${half})`, '(local.get $bias)', scaled(half))
   return func(
     name,
     `(param $line i32) (param $row i32) (param $rows i32) (param $distance i32) (param $slope f32)
     (param $factors i32) (param $logSumExp i32) (param $lanes i32)
-    ${locals('i32', 'i keys j')} ${locals('v128', 'x0 x1 t max0 max1 sum0 sum1 bias')}`,
+    ${locals('i32', 'i keys j')} ${locals('v128', 'x0 x1 d0 d1 t max0 max1 sum0 sum1 bias')}`,
     `
     (local.set $bias (f32x4.splat (local.get $slope)))
-    (local.set $distance ${add('distance', mul(`(i32.sub (i32.const ${length - 1}) (local.get $row))`, 4))})
-    (local.set $logSumExp ${add('logSumExp', mul('row', 4))})
+    ${advance('distance', mul(sub(length - 1, 'row'), 4))}
+    ${advance('logSumExp', mul('row', 4))}
     ${loop('i', 0, 'rows', 1)`
       (local.set $keys ${add('row', 'i', 1)})
       ${fillAfter('line', 8, masked)}
-      ${pair(half => `(local.set $max${half} ${f32x4(masked)})`)}
+      ${both(half => `(local.set $max${half} ${f32x4(masked)})`)}
       ${loop('j', 0, mul('keys', 4), 32)`
-        ${pair(load)}
-        ${pair(half => `(local.set $x${half} ${biased(half)})`)}
-        ${pair(half => `(local.set $max${half} (f32x4.pmax (local.get $max${half}) (local.get $x${half})))`)}
-        ${pair(store)}`}
+        ${load('x', 'line')}
+        ${slope ? load('d', 'distance') : ''}
+        ${both(half => `(local.set $x${half} ${slope ? biased(half) : scaled(half)})`)}
+        ${both(half => `(local.set $max${half} (f32x4.pmax (local.get $max${half}) (local.get $x${half})))`)}
+        ${store('x', 'line')}`}
       ${acrossPair('f32x4.pmax', 'max0', 'max1')}
-      ${pair(half => `(local.set $sum${half} ${f32x4(0)})`)}
+      ${both(half => `(local.set $sum${half} ${f32x4(0)})`)}
       ${loop('j', 0, mul('keys', 4), 32)`
-        ${pair(load)}
-        ${pair(
+        ${load('x', 'line')}
+        ${both(
           half => `(local.set $x${half} (f32x4.sub (local.get $x${half}) (local.get $max0)))
           ${exp(tile.fma, `x${half}`, 't', negligible)}`,
         )}
-        ${pair(half => `(local.set $sum${half} (f32x4.add (local.get $sum${half}) (local.get $x${half})))`)}
-        ${pair(store)}`}
+        ${both(half => `(local.set $sum${half} (f32x4.add (local.get $sum${half}) (local.get $x${half})))`)}
+        ${store('x', 'line')}`}
       ${acrossPair('f32x4.add', 'sum0', 'sum1')}
       ${fillAfter('line', zeros, 0)}
       (f32.store (local.get $factors) (f32.div (f32.const 1) (f32x4.extract_lane 0 (local.get $sum0))))
@@ -524,49 +507,43 @@ function softmaxFunction(
  */
 function scoreGradientFunction(
   name: string,
-  tile: MicroKernel,
+  { fma }: MicroKernel,
   { scale, slope, length }: AttentionShape,
-  sizes: Layout,
+  { rowStride, zeros }: Layout,
 ): string {
-  const { rowStride, zeros } = sizes
-  const load = (half: number) => `
-        (local.set $x${half} (v128.load offset=${16 * half} ${add('line', 'j')}))
-        (local.set $d${half} (v128.load offset=${16 * half} ${add('dLine', 'j')}))
-        ${slope ? `(local.set $distance${half} (v128.load offset=${16 * half} align=4 ${add('distance', 'j')}))` : ''}`
-  const compute = (half: number) => `
-        (local.set $x${half} ${multiplyAdd(tile.fma, `(local.get $x${half})`, f32x4(scale), '(local.get $shift)')})
-        ${
-          slope
-            ? `(local.set $x${half} ${multiplyAdd(tile.fma, `(local.get $distance${half})`, '(local.get $bias)', `(local.get $x${half})`)})`
-            : ''
-        }
-        ${exp(tile.fma, `x${half}`, 't', negligible)}
-        (local.set $d${half}
-          (f32x4.mul (local.get $x${half}) (f32x4.sub (local.get $d${half}) (local.get $dot))))
-        ${
-          slope
-            ? `(local.set $sum${half} ${multiplyAdd(tile.fma, `(local.get $d${half})`, `(local.get $distance${half})`, `(local.get $sum${half})`)})`
-            : ''
-        }`
+  const { load, store } = pairs
+  const get = (local: string) => `(local.get $${local})`
+  const set = (local: string, value: string) => `(local.set $${local} ${value})`
+  const compute = (half: number) => {
+    const [x, p, d, sum] = ['x', 'p', 'd', 'sum'].map(local => `${local}${half}`)
+    return `
+        ${set(p, multiplyAdd(fma, get(p), f32x4(scale), get('shift')))}
+        ${slope ? set(p, multiplyAdd(fma, get(d), get('bias'), get(p))) : ''}
+        ${exp(fma, p, 't', negligible)}
+        ${set(x, `(f32x4.mul ${get(p)} (f32x4.sub ${get(x)} ${get('dot')}))`)}
+        ${slope ? set(sum, multiplyAdd(fma, get(x), get(d), get(sum))) : ''}`
+  }
   return func(
     name,
     `(param $line i32) (param $dLine i32) (param $row i32) (param $rows i32) (param $distance i32)
     (param $slope f32) (param $dots i32) (param $logSumExp i32) (param $lanes i32) (result f32)
-    ${locals('i32', 'i keys j')} ${locals('v128', 'x0 x1 d0 d1 distance0 distance1 t sum0 sum1 bias shift dot')}`,
+    ${locals('i32', 'i keys j')} ${locals('v128', 'p0 p1 x0 x1 d0 d1 t sum0 sum1 bias shift dot')}`,
     `
     (local.set $bias (f32x4.splat (local.get $slope)))
-    (local.set $distance ${add('distance', mul(`(i32.sub (i32.const ${length - 1}) (local.get $row))`, 4))})
-    (local.set $logSumExp ${add('logSumExp', mul('row', 4))})
+    ${advance('distance', mul(sub(length - 1, 'row'), 4))}
+    ${advance('logSumExp', mul('row', 4))}
     ${loop('i', 0, 'rows', 1)`
       (local.set $keys ${add('row', 'i', 1)})
       (local.set $shift (f32x4.neg (v128.load32_splat (local.get $logSumExp))))
       (local.set $dot (v128.load32_splat (local.get $dots)))
       ${fillAfter('line', 8, masked)}
       ${loop('j', 0, mul('keys', 4), 32)`
-        ${pair(load)}
-        ${pair(compute)}
-        ${pair(half => `(v128.store offset=${16 * half} ${add('line', 'j')} (local.get $x${half}))`)}
-        ${pair(half => `(v128.store offset=${16 * half} ${add('dLine', 'j')} (local.get $d${half}))`)}`}
+        ${load('p', 'line')}
+        ${load('x', 'dLine')}
+        ${slope ? load('d', 'distance') : ''}
+        ${both(compute)}
+        ${store('p', 'line')}
+        ${store('x', 'dLine')}`}
       ${fillAfter('line', zeros, 0)}
       ${fillAfter('dLine', zeros, 0)}
       ${advance('line', rowStride * 4)}
@@ -574,41 +551,40 @@ function scoreGradientFunction(
       ${advance('dots', 4)}
       ${advance('logSumExp', 4)}
       ${advance('distance', -4)}`}
-    ${slope ? `${acrossPair('f32x4.add', 'sum0', 'sum1')} (f32x4.extract_lane 0 (local.get $sum0))` : '(f32.const 0)'}`,
+    ${slope ? acrossPair('f32x4.add', 'sum0', 'sum1') : ''}
+    (f32x4.extract_lane 0 (local.get $sum0))`,
   )
 }
 
 /** `(func $name a b rows dots lanes)`: the dot product of each of `rows` rows of A and B [rows, width]. */
 function dotsFunction(
   name: string,
-  tile: MicroKernel,
+  { fma }: MicroKernel,
   width: number,
   strideA: number,
   strideB: number,
 ): string {
   const vectors = width - (width % 8)
-  const operand = (pointer: string, half: number) =>
-    `(v128.load offset=${16 * half} align=4 ${add(pointer, 'j')})`
-  const tail = repeat(
-    width - vectors,
-    i => `(local.set $tail (f32.add (local.get $tail) (f32.mul
-        (f32.load offset=${4 * (vectors + i)} (local.get $a)) (f32.load offset=${4 * (vectors + i)} (local.get $b)))))`,
-  )
+  const tail = (i: number) => `
+      (local.set $tail (f32.add (local.get $tail) (f32.mul
+        (f32.load offset=${4 * (vectors + i)} (local.get $a))
+        (f32.load offset=${4 * (vectors + i)} (local.get $b)))))`
+  const sum = (h: number) => `(local.set $sum${h}
+          ${multiplyAdd(fma, `(local.get $a${h})`, `(local.get $b${h})`, `(local.get $sum${h})`)})`
   return func(
     name,
     `(param $a i32) (param $b i32) (param $rows i32) (param $dots i32) (param $lanes i32)
-    ${locals('i32', 'i j')} ${locals('v128', 'sum0 sum1')} ${locals('f32', 'tail')}`,
+    ${locals('i32', 'i j')} ${locals('v128', 'a0 a1 b0 b1 sum0 sum1')} ${locals('f32', 'tail')}`,
     `
     ${loop('i', 0, 'rows', 1)`
-      ${pair(half => `(local.set $sum${half} ${f32x4(0)})`)}
+      ${both(h => `(local.set $sum${h} ${f32x4(0)})`)}
       ${loop('j', 0, vectors * 4, 32)`
-        ${pair(
-          half => `(local.set $sum${half}
-          ${multiplyAdd(tile.fma, operand('a', half), operand('b', half), `(local.get $sum${half})`)})`,
-        )}`}
+        ${pairs.load('a', 'a')}
+        ${pairs.load('b', 'b')}
+        ${both(sum)}`}
       ${acrossPair('f32x4.add', 'sum0', 'sum1')}
       (local.set $tail (f32x4.extract_lane 0 (local.get $sum0)))
-      ${tail}
+      ${repeat(width - vectors, tail)}
       (f32.store (local.get $dots) (local.get $tail))
       ${advance('a', strideA * 4)}
       ${advance('b', strideB * 4)}
@@ -629,26 +605,25 @@ function unpackFunction(
   factor: number | 'rows',
 ): string {
   const edge = width % tile.columns
-  const element = (i: number) => `(f32.store offset=${4 * i} (local.get $to)
+  const vectors = tile.columns / 4
+  const load = (v: number) => `(local.set $x${v}
+          (f32x4.mul (v128.load offset=${16 * v} (local.get $from)) (local.get $factor)))`
+  const store = (v: number) => `(v128.store offset=${16 * v} align=4 ${add('to', 'j')} (local.get $x${v}))`
+  const element = (i: number) => `(f32.store offset=${4 * i} ${add('to', 'j')}
         (f32.mul (f32.load offset=${4 * i} (local.get $from)) (f32x4.extract_lane 0 (local.get $factor))))`
   return func(
     name,
     `(param $panels i32) (param $to i32) (param $rows i32) (param $factors i32)
-    ${locals('i32', 'i j from')} ${locals('v128', `factor ${repeat(tile.columns / 4, v => `x${v}`)}`)}`,
+    ${locals('i32', 'i j from')} ${locals('v128', `factor ${repeat(vectors, v => `x${v}`)}`)}`,
     `
     ${loop('i', 0, 'rows', 1)`
       (local.set $factor ${factor === 'rows' ? '(v128.load32_splat (local.get $factors))' : f32x4(factor)})
       (local.set $from (local.get $panels))
       ${loop('j', 0, (width - edge) * 4, tile.columns * 4)`
-        ${repeat(
-          tile.columns / 4,
-          v => `(local.set $x${v}
-          (f32x4.mul (v128.load offset=${16 * v} (local.get $from)) (local.get $factor)))`,
-        )}
-        ${repeat(tile.columns / 4, v => `(v128.store offset=${16 * v} align=4 ${add('to', 'j')} (local.get $x${v}))`)}
+        ${repeat(vectors, load)}
+        ${repeat(vectors, store)}
         ${advance('from', panelRows * tile.columns * 4)}`}
-      ${edge > 0 ? `(local.set $j ${add('to', (width - edge) * 4)})` : ''}
-      ${repeat(edge, i => element(i).replace('(local.get $to)', '(local.get $j)'))}
+      ${repeat(edge, element)}
       ${advance('panels', tile.columns * 4)}
       ${advance('to', strideTo * 4)}
       ${factor === 'rows' ? advance('factors', 4) : ''}`}`,

@@ -46,7 +46,7 @@ export async function chooseMicroKernel(
   const memory = new WebAssembly.Memory({ initial: 16, maximum: 16, shared: true })
   const { exports } = new WebAssembly.Instance(module, { env: { memory } })
   const floats = new Float32Array(memory.buffer)
-  // 96 columns are whole panels of every tile, so that all pack to the same size and none needs scratch memory.
+  // 96 columns are whole panels of every tile: all pack to the same size, and none needs scratch memory.
   const a = 64
   const b = a + m * k
   const packed = b + k * n

@@ -35,14 +35,34 @@ export function add(first: string | number, ...rest: (string | number)[]): strin
   return rest.reduce<string>((sum, term) => `(i32.add ${sum} ${i32(term)})`, i32(first))
 }
 
+/** The difference of two i32 expressions. */
+export function sub(a: string | number, b: string | number): string {
+  return `(i32.sub ${i32(a)} ${i32(b)})`
+}
+
 /** The product of two i32 expressions. */
 export function mul(a: string | number, b: string | number): string {
   return `(i32.mul ${i32(a)} ${i32(b)})`
 }
 
+/** The quotient of two i32 expressions, as unsigned numbers. */
+export function divide(a: string | number, b: string | number): string {
+  return `(i32.div_u ${i32(a)} ${i32(b)})`
+}
+
+/** What is left of that division. */
+export function remainder(a: string | number, b: string | number): string {
+  return `(i32.rem_u ${i32(a)} ${i32(b)})`
+}
+
 /** The bits that two i32 expressions have in common. */
 export function and(a: string | number, b: string | number): string {
   return `(i32.and ${i32(a)} ${i32(b)})`
+}
+
+/** A call with i32 arguments, or other types in parentheses. */
+export function call(name: string, ...values: (string | number)[]): string {
+  return `(call $${name} ${values.map(i32).join(' ')})`
 }
 
 /** Advances an i32 local. */
@@ -87,9 +107,9 @@ export function func(name: string, header: string, body: string): string {
 /**
  * Statements that replace the v128 local `x` by e to its power, on four lanes, to about 1e-7 of the result.
  * What would round to less than 2^`least` is 0, so that no denormal numbers come of it, which are slow;
- * arguments above 88.37 count as that, and NaN stays NaN. `t` is a v128 local to work with. Written twice, for
- * neighbouring vectors, it becomes one 256-bit computation: V8 can pair all of it. Within a loop, it belongs
- * into the body of func.
+ * arguments above 88.37 count as that, and NaN stays NaN. `t` is a v128 local to work with.
+ * Written twice, for neighbouring vectors, it becomes one 256-bit computation: V8 can pair all of it.
+ * Within a loop, it belongs into the body of func.
  * Reduction to 2^n * exp(r) and polynomial from Cephes (S. Moshier), expf.c.
  */
 export function exp(fma: boolean, x: string, t: string, least = -126): string {
