@@ -100,9 +100,19 @@ class Scratch {
   }
 }
 
-function shapeName({ batch, heads, length, keyDim, valueDim, scale, slope }: AttentionShape): string {
-  const scaleName = String(scale).replace(/[^\w.+-]/g, '')
-  return [batch, heads, length, keyDim, valueDim, scaleName, slope ? 'slope' : 'plain'].join('_')
+function shapeName({
+  batch,
+  heads,
+  length,
+  keyDim,
+  valueDim,
+  scale,
+  slope,
+  rowStride,
+}: AttentionShape): string {
+  const { q, k, v, out } = rowStride
+  const bias = slope ? 'slope' : 'plain'
+  return [batch, heads, length, keyDim, valueDim, scale, bias, q, k, v, out].join('_')
 }
 
 /**
@@ -116,8 +126,7 @@ export function attentionForward(shape: AttentionShape, tile: MicroKernel, group
   const sizes = layout(shape, tile)
   const { block, blocks, valueWidth } = sizes
   const parts = Math.min(groups, blocks)
-  const strides = Object.values(rowStride)
-  const name = ['attention', tileName(tile), shapeName(shape), ...strides, block, parts].join('_')
+  const name = ['attention', tileName(tile), shapeName(shape), block, parts].join('_')
   const scratch = new Scratch()
   const keys = scratch.floats(keyDim * sizes.keys)
   const values = scratch.floats(length * valueWidth)
@@ -183,8 +192,10 @@ export function attentionBackward(
   const { batch, heads, length, keyDim, valueDim, scale, slope, rowStride } = shape
   const sizes = layout(shape, tile)
   const { block, keyWidth, valueWidth } = sizes
-  const allStrides = [...Object.values(rowStride), ...Object.values(strides)]
-  const name = ['attentionGradient', tileName(tile), shapeName(shape), ...allStrides, block].join('_')
+  const { dOut: strideDOut, dq, dk, dv } = strides
+  const name = ['attentionGradient', tileName(tile), shapeName(shape), strideDOut, dq, dk, dv, block].join(
+    '_',
+  )
   const scratch = new Scratch()
   const keysTransposed = scratch.floats(keyDim * sizes.keys)
   const keys = scratch.floats(length * keyWidth)
