@@ -72,7 +72,8 @@ function accumulate(tensor: Tensor, contributions: readonly Contribution[]): Ten
     if (end < tensor.shape[axis]) row.push(zeros(tensor.shape[axis] - end))
     whole.push(concat(row, axis))
   }
-  return whole.reduce((sum, gradient) => sum.add(gradient))
+  // In the order of the forward pass, so that chunks of it can be gone through one by one.
+  return whole.reduceRight((sum, gradient) => sum.add(gradient))
 }
 
 /** The derivative of every primitive: what a node's gradient g contributes to its inputs. */

@@ -47,7 +47,7 @@ export function linearCrossEntropy(x: Tensor, weight: Tensor, targets: Tensor): 
   const flat = targets.reshape(-1)
   const count = rows.shape[0]
   const chunks = Math.max(1, Math.ceil((count * vocabulary) / chunkLogits))
-  const chunk = Math.ceil(count / chunks / 48) * 48
+  const chunk = Math.ceil(count / chunks / 12) * 12
   const parts = Array.from({ length: Math.ceil(count / chunk) }, (_, i) => {
     const [start, end] = [i * chunk, Math.min((i + 1) * chunk, count)]
     return crossEntropy(rows.slice(0, start, end).matmul(weight.T), flat.slice(0, start, end))

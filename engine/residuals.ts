@@ -25,6 +25,8 @@ export function foldResiduals(roots: readonly Tensor[]): Tensor[] {
   for (const { inputs } of nodes) inputs.forEach(use)
   roots.forEach(use)
 
+  const became = new Map<Tensor, Tensor>()
+  const now = (tensor: Tensor) => became.get(tensor) ?? tensor
   /** The product behind an operand, if it is read here only. */
   const product = (operand: Tensor): Tensor | undefined => {
     if (uses.get(operand) !== 1) return undefined
@@ -34,14 +36,13 @@ export function foldResiduals(roots: readonly Tensor[]): Tensor[] {
   }
   /** Whether an operand is in memory anyway, in full. */
   const inMemory = (operand: Tensor): boolean => {
+    if (baseOf(now(operand)).operation.kind === 'matmul') return true
     const source = rowSource(operand)
     if (source) return (uses.get(source) ?? 0) > 1
     const base = baseOf(operand)
     return !isRowOperation(base) && base.operation.kind !== 'constant' && base.size >= operand.size
   }
 
-  const became = new Map<Tensor, Tensor>()
-  const now = (tensor: Tensor) => became.get(tensor) ?? tensor
   for (const tensor of nodes) {
     const { operation, inputs, shape, dtype } = tensor
     if (operation.kind === 'binary' && operation.name === 'add') {
