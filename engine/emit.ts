@@ -268,7 +268,7 @@ export class Emitter {
         break
       }
       case 'scatterAdd': {
-        const [values, indices] = inputs
+        const [values, indices, base] = inputs
         const columns = lastOf(values.shape)
         const count = values.size / columns
         const flat = values.reshape(count, columns)
@@ -281,6 +281,7 @@ export class Emitter {
           count,
           values: rows,
           indices: this.contiguousOperand(indices.reshape(count), needs),
+          ...(base && { base: this.contiguousOperand(base, needs) }),
           out: this.place(tensor),
         }
         this.emit(work, tensor.id, needs, [tensor])
@@ -401,7 +402,7 @@ function buffersOf(work: Work): { reads: Buffer[]; writes: Buffer[] } {
     case 'matmul':
       return { reads: unique([work.a.buffer, work.b.buffer, work.residual?.buffer]), writes: [work.c.buffer] }
     case 'scatterAdd':
-      return { reads: unique([work.values.buffer, work.indices.buffer]), writes: [work.out.buffer] }
+      return { reads: unique([work.values.buffer, work.indices.buffer, work.base?.buffer]), writes: [work.out.buffer] }
     case 'attention':
     case 'attentionGradient':
       return { reads: unique(work.operands.map(({ buffer }) => buffer)), writes: unique(work.results.map(({ buffer }) => buffer)) }

@@ -1,6 +1,6 @@
 import { attentionGradient } from './attention.ts'
 import { ShapeError, showShape } from './shape.ts'
-import { type Tensor, concat, full, node, sumRows, where } from './tensor.ts'
+import { type Tensor, concat, full, scatterAdd, sumRows, where } from './tensor.ts'
 
 /** A gradient for one input of a node; one of a slice covers only part of it. */
 interface Contribution {
@@ -169,7 +169,7 @@ function contributionsOf(tensor: Tensor, g: Tensor): Contribution[] {
     case 'broadcast':
       return [to(a, sumTo(g, a))]
     case 'gather':
-      return [to(a, node({ kind: 'scatterAdd', rows: a.shape[0] }, [g, b], a.shape, 'float32'))]
+      return [to(a, scatterAdd(g, b, a.shape[0]))]
     case 'scatterAdd':
       return [to(a, g.gather(b))]
     case 'element':

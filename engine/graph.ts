@@ -57,7 +57,7 @@ export type Operation =
   | { readonly kind: 'reduce'; readonly name: 'sum' | 'max' }
   /** Sum over all axes but the last: [..., n] to [n]. */
   | { readonly kind: 'columnSum' }
-  /** [..., m, k] x [..., k, n]; a transposed operand is stored with its last two axes swapped. */
+  /** [..., m, k] x [..., k, n], maybe plus a third input; a transposed operand is stored with its last two axes swapped. */
   | { readonly kind: 'matmul'; readonly transposeA: boolean; readonly transposeB: boolean }
   | { readonly kind: 'reshape' }
   | { readonly kind: 'transpose'; readonly permutation: readonly number[] }
@@ -66,7 +66,7 @@ export type Operation =
   | { readonly kind: 'broadcast' }
   /** inputs: table [rows, n], indices [...]; out [..., n]. */
   | { readonly kind: 'gather' }
-  /** inputs: values [..., n], indices [...]; out [rows, n], the sum of the values at each index. */
+  /** inputs: values [..., n], indices [...], maybe base [rows, n]; out [rows, n], base or zeros plus the values at each index. */
   | { readonly kind: 'scatterAdd'; readonly rows: number }
   /** inputs: query, key, value and maybe slope; a tuple of out and logSumExp [batch, heads, length]. */
   | ({ readonly kind: 'attention' } & AttentionOptions)

@@ -124,7 +124,7 @@ export class Groups {
     }
     const columns = lastExtent(tensor)
     const rows = tensor.size / columns
-    if (columns === 1) {
+    if (columns === 1 && operation.kind !== 'gather') {
       // One value a row: at home with the row operations that it comes from.
       for (const input of inputs) {
         const source = rowSource(input)

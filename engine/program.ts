@@ -95,7 +95,7 @@ export interface Matmul {
   readonly residual?: Matrix
 }
 
-/** Sums rows of values [count, columns] into rows of out [rows, columns] by index. */
+/** Sums rows of values [count, columns] into rows of out [rows, columns] by index; out starts as base, or as zeros. */
 export interface ScatterAdd {
   readonly kind: 'scatterAdd'
   readonly rows: number
@@ -103,6 +103,7 @@ export interface ScatterAdd {
   readonly count: number
   readonly values: View
   readonly indices: View
+  readonly base?: View
   readonly out: View
 }
 

@@ -14,9 +14,12 @@ export function reachable(roots: readonly Tensor[]): Tensor[] {
   return [...seen].sort((a, b) => a.id - b.id)
 }
 
+/** Whether a node adds things up, and might as well start from another tensor as from zero. */
+const isSum = ({ operation: { kind } }: Tensor): boolean => kind === 'matmul' || kind === 'scatterAdd'
+
 /**
- * Rewrites product + residual, where nothing else reads the product, to a product of three operands
- * whose sums start from the residual. Returns what each root became.
+ * Rewrites sum + residual, where nothing else reads the sum (a matmul or a scatterAdd), to one of three
+ * operands that starts from the residual. Returns what each root became.
  */
 export function foldResiduals(roots: readonly Tensor[]): Tensor[] {
   const nodes = reachable(roots)
@@ -27,16 +30,16 @@ export function foldResiduals(roots: readonly Tensor[]): Tensor[] {
 
   const became = new Map<Tensor, Tensor>()
   const now = (tensor: Tensor) => became.get(tensor) ?? tensor
-  /** The product behind an operand, if it is read here only. */
-  const product = (operand: Tensor): Tensor | undefined => {
+  /** The sum behind an operand, if it is read here only. */
+  const sum = (operand: Tensor): Tensor | undefined => {
     if (uses.get(operand) !== 1) return undefined
     const { operation, inputs } = operand
-    if (operation.kind === 'matmul') return inputs.length === 2 ? operand : undefined
-    return operation.kind === 'reshape' && inputs[0].shape.at(-1) === operand.shape.at(-1) ? product(inputs[0]) : undefined
+    if (isSum(operand)) return inputs.length === 2 ? operand : undefined
+    return operation.kind === 'reshape' && inputs[0].shape.at(-1) === operand.shape.at(-1) ? sum(inputs[0]) : undefined
   }
   /** Whether an operand is in memory anyway, in full. */
   const inMemory = (operand: Tensor): boolean => {
-    if (baseOf(now(operand)).operation.kind === 'matmul') return true
+    if (isSum(baseOf(now(operand)))) return true
     const source = rowSource(operand)
     if (source) return (uses.get(source) ?? 0) > 1
     const base = baseOf(operand)
@@ -47,8 +50,8 @@ export function foldResiduals(roots: readonly Tensor[]): Tensor[] {
     const { operation, inputs, shape, dtype } = tensor
     if (operation.kind === 'binary' && operation.name === 'add') {
       const [a, b] = inputs
-      const first = product(b) && inMemory(a) ? b : product(a) && inMemory(b) ? a : undefined
-      const found = first && product(first)
+      const first = sum(b) && inMemory(a) ? b : sum(a) && inMemory(b) ? a : undefined
+      const found = first && sum(first)
       if (first && found) {
         const { operation, inputs } = now(found)
         const residual = now(first === a ? b : a)

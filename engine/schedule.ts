@@ -1,7 +1,7 @@
 import type { Emitted, Emitter } from './emit.ts'
-import { baseOf, isRowOperation } from './groups.ts'
+import { baseOf } from './groups.ts'
 import { overwritable, sameAccess } from './overwrite.ts'
-import { type Buffer, type Instruction, type RowProgram } from './program.ts'
+import type { Buffer, Instruction } from './program.ts'
 import { Tensor } from './tensor.ts'
 import { Variable } from './variable.ts'
 import { wholeView } from './views.ts'
@@ -126,6 +126,7 @@ export class Scheduler {
         const same = c.offset === residual.offset && c.rowStride === residual.rowStride && c.batchStride === residual.batchStride
         if (same && a.buffer !== residual.buffer && b.buffer !== residual.buffer) takeOver(c.buffer, residual.buffer)
       }
+      if (work.kind === 'scatterAdd' && work.base) takeOver(work.out.buffer, work.base.buffer)
       if (work.kind === 'rows') {
         for (const { access, value } of work.stores) {
           for (const { operation } of work.values) {
@@ -137,16 +138,13 @@ export class Scheduler {
     }
   }
 
-  /** Lets a row program write a variable's new value over the old one. */
+  /** Lets an instruction write a variable's new value over the old one. */
   private assignInPlace(target: Buffer, tensor: Tensor): boolean {
     const maker = this.makers.get(tensor)
-    if (!isRowOperation(tensor) || maker?.length !== 1 || maker[0].work.kind !== 'rows') return false
+    const buffer = maker?.length === 1 ? this.emitter.view(tensor)?.buffer : undefined
+    if (!maker || !buffer || buffer.variable || buffer.shares || buffer.size !== target.size) return false
     const [writer] = maker
-    const work: RowProgram = maker[0].work
-    const buffer = this.emitter.view(tensor)?.buffer
-    const store = work.stores.find(({ access }) => access.buffer === buffer)
-    if (!buffer || !store || buffer.variable || buffer.shares || buffer.size !== target.size) return false
-    if (!overwritable(work, target, store.access, store.value)) return false
+    if (!writesOver(writer, target, buffer)) return false
     const others = (this.readers.get(target) ?? []).filter(reader => reader !== writer)
     if (others.some(reader => this.dependsOn(reader, writer))) return false
     buffer.shares = target
@@ -178,6 +176,15 @@ export class Scheduler {
     }
     return false
   }
+}
+
+/** Whether an instruction's result may be written where it reads a variable from. */
+function writesOver({ work }: Emitted, target: Buffer, result: Buffer): boolean {
+  if (work.kind === 'rows') {
+    const store = work.stores.find(({ access }) => access.buffer === result)
+    return store !== undefined && overwritable(work, target, store.access, store.value)
+  }
+  return work.kind === 'scatterAdd' && work.base?.buffer === target && work.values.buffer !== target && work.indices.buffer !== target
 }
 
 /** Instructions that run one after the other on each block of rows. */

@@ -205,6 +205,18 @@ export class Tensor {
   }
 }
 
+/**
+ * The sum of the rows of values [..., n] at each of the int32 indices [...]: [rows, n], the transpose of
+ * gather. Added to a variable that is assigned the sum, only the rows that are named are touched.
+ */
+export function scatterAdd(values: Tensor, indices: Tensor, rows: number): Tensor {
+  const { shape } = values
+  if (indices.dtype !== 'int32' || values.dtype !== 'float32' || !sameShape(shape.slice(0, -1), indices.shape)) {
+    throw new ShapeError(`scatterAdd: float32 values [..., n] and int32 indices [...] are needed, not ${values.dtype} ${showShape(shape)} and ${indices.dtype} ${showShape(indices.shape)}`)
+  }
+  return node({ kind: 'scatterAdd', rows }, [values, indices], [rows, shape[shape.length - 1]], 'float32')
+}
+
 /** Makes a node, or within a trace finds the one that computes the same already. */
 export function node(operation: Operation, inputs: readonly Tensor[], shape: Shape, dtype: DType): Tensor {
   const make = () => new Tensor(operation, inputs, shape, dtype)

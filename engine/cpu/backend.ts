@@ -35,6 +35,7 @@ export class CpuBackend implements Backend {
   private readonly pool: Threads
   /** Every kernel made so far, by its index in the threads' tables. */
   private readonly kernels = new Map<string, number>()
+  private tableSize = 0
   private scratch = { address: 0, bytes: 0 }
   /** Programs run one at a time. */
   private queue: Promise<unknown> = Promise.resolve()
@@ -138,9 +139,11 @@ export class CpuBackend implements Backend {
       this.scratch = { address: this.memory.allocate(scratchBytes * this.threads), bytes: scratchBytes }
     }
     if (added.length === 0) return
-    const first = this.kernels.size
-    added.forEach(({ name }, i) => this.kernels.set(name, first + i))
     const module = await assemble(kernelModule(added))
+    // Only now is it sure that the threads' tables will hold them.
+    const first = this.tableSize
+    this.tableSize += added.length
+    added.forEach(({ name }, i) => this.kernels.set(name, first + i))
     this.pool.addKernels(module, added.map(({ name }) => name), first)
   }
 

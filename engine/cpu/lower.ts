@@ -60,9 +60,10 @@ class Lowering {
       case 'matmul':
         return this.matmul(work, packs)
       case 'scatterAdd': {
-        const { rows, columns, count, values, indices, out } = work
-        const kernel = scatterKernel({ rows, columns, count, valueStride: values.strides[0], outStride: out.strides[0] })
-        return { kernel, operands: [values, indices, out], reads }
+        const { rows, columns, count, values, indices, base, out } = work
+        const strides = { valueStride: values.strides[0], outStride: out.strides[0] }
+        const kernel = scatterKernel({ rows, columns, count, ...strides, ...(base && { baseStride: base.strides[0] }) })
+        return { kernel, operands: [values, indices, out, ...(base ? [base] : [])], reads }
       }
       case 'attention':
       case 'attentionGradient':

@@ -553,21 +553,25 @@ export function matmulPlan(
   threads: number,
   kMultiple = 4,
 ): MatmulPlan {
-  // A panel of B [kBlock, 16] is to stay in L1 beside a few rows of A.
+  // A panel of B [kBlock, 16] is to stay in L1 beside a few rows of A, and a block of A in L2.
   const kBlock = Math.min(k, roundUp(Math.ceil(k / Math.ceil(k / 384)), kMultiple))
+  const mostRows = Math.min(roundUp(m, tile.rows), Math.floor(2 ** 19 / (kBlock * 4)))
+  // Cycles to fetch an element of B for a block of rows: from L2, or from memory.
+  const fetch = k * n * 4 <= 2 ** 20 ? 0.1 : 2
   let best: MatmulPlan | undefined
   let bestCost = Infinity
-  for (let rowBlock = tile.rows; rowBlock <= 96; rowBlock += tile.rows) {
-    for (let parts = 1; parts === 1 || n / parts >= 4 * tile.columns; parts++) {
+  for (let rowBlock = tile.rows; rowBlock <= mostRows; rowBlock += tile.rows) {
+    for (let parts = 1; parts === 1 || (parts <= 64 && n / parts >= 4 * tile.columns); parts++) {
       const columnBlock = roundUp(Math.ceil(n / parts), tile.columns)
       const rounds = Math.ceil((Math.ceil(m / rowBlock) * Math.ceil(n / columnBlock)) / threads)
-      // Cycles for one step of k: the sums, packing a column of A, and fetching a row of B from L2.
-      const cycles = (rowBlock * columnBlock) / 16 + (transposeA ? rowBlock : 0) + columnBlock / 2
-      if (rounds * cycles < bestCost) {
-        bestCost = rounds * cycles
+      // Cycles for one step of k: the sums, packing a column of A, and a row of B.
+      const cycles = (rowBlock * columnBlock) / 16 + (transposeA ? rowBlock : 0) + columnBlock * fetch
+      // Threads seldom run at the same speed: in the end they wait for half an item more.
+      const cost = (rounds + 0.5) * cycles
+      if (cost < bestCost) {
+        bestCost = cost
         best = { kBlock, rowBlock, columnBlock }
       }
-      if (parts > 64) break
     }
   }
   return best!

@@ -6,7 +6,8 @@ const columnBlock = 32
 /**
  * Sums rows of values into rows of out by index. One item is a block of columns, which takes all
  * rows in their order: the sums are the same however many threads there are.
- * Operands: values [count, columns], indices [count], out [rows, columns]. An index outside is clamped.
+ * Operands: values [count, columns], indices [count], out [rows, columns], and base [rows, columns] if out
+ * starts from that. An index outside is clamped.
  */
 export function scatterKernel(shape: {
   rows: number
@@ -14,21 +15,28 @@ export function scatterKernel(shape: {
   count: number
   valueStride: number
   outStride: number
+  /** out starts from this matrix, which may be out itself, instead of zeros. */
+  baseStride?: number
 }): Kernel {
-  const { rows, columns, count, valueStride, outStride } = shape
-  const name = `scatter.${rows}x${columns}.${count}.${valueStride}.${outStride}`
+  const { rows, columns, count, valueStride, outStride, baseStride } = shape
+  const name = ['scatter', `${rows}x${columns}`, count, valueStride, outStride, baseStride ?? 'zeros'].join('.')
+  const rowOf = (start: string, stride: number) => `(i32.add ${start} (i32.mul (local.get $row) (i32.const ${stride * 4})))`
+  const out = rowOf('(local.get $out)', outStride)
+  const begin =
+    baseStride === undefined
+      ? eachRow(rows, `(memory.fill ${out} (i32.const 0) (local.get $width))`)
+      : `(local.set $base (i32.add (i32.load offset=12 (local.get $arguments)) (i32.mul (local.get $item) (i32.const ${columnBlock * 4}))))
+         (if (i32.ne (local.get $base) (local.get $out))
+           (then ${eachRow(rows, `(memory.copy ${out} ${rowOf('(local.get $base)', baseStride)} (local.get $width))`)}))`
   const wat = `(func $${name} (param $arguments i32) (param $item i32) (param $scratch i32)
-    (local $values i32) (local $indices i32) (local $out i32) (local $width i32)
+    (local $base i32) (local $values i32) (local $indices i32) (local $out i32) (local $width i32)
     (local $row i32) (local $index i32) (local $to i32) (local $from i32) (local $column i32)
     (local.set $values (i32.add (i32.load (local.get $arguments)) (i32.mul (local.get $item) (i32.const ${columnBlock * 4}))))
     (local.set $indices (i32.load offset=4 (local.get $arguments)))
     (local.set $out (i32.add (i32.load offset=8 (local.get $arguments)) (i32.mul (local.get $item) (i32.const ${columnBlock * 4}))))
     (local.set $width (i32.sub (i32.const ${columns * 4}) (i32.mul (local.get $item) (i32.const ${columnBlock * 4}))))
     (if (i32.gt_u (local.get $width) (i32.const ${columnBlock * 4})) (then (local.set $width (i32.const ${columnBlock * 4}))))
-    (loop $clear
-      (memory.fill (i32.add (local.get $out) (i32.mul (local.get $row) (i32.const ${outStride * 4}))) (i32.const 0) (local.get $width))
-      (local.set $row (i32.add (local.get $row) (i32.const 1)))
-      (br_if $clear (i32.lt_u (local.get $row) (i32.const ${rows}))))
+    ${begin}
     (local.set $row (i32.const 0))
     (loop $rows
       (local.set $index (i32.load (i32.add (local.get $indices) (i32.shl (local.get $row) (i32.const 2)))))
@@ -55,3 +63,10 @@ export function scatterKernel(shape: {
       (br_if $rows (i32.lt_u (local.get $row) (i32.const ${count})))))`
   return { name, wat, items: Math.ceil(columns / columnBlock), scratchBytes: 0 }
 }
+
+/** Does something with each $row. */
+const eachRow = (rows: number, body: string): string => `
+  (loop $rows
+    ${body}
+    (local.set $row (i32.add (local.get $row) (i32.const 1)))
+    (br_if $rows (i32.lt_u (local.get $row) (i32.const ${rows}))))`
