@@ -22,6 +22,7 @@ import {
   parametersOf,
   randomNormal,
   rmsNorm,
+  scatterAdd,
   softplus,
   useBackend,
   variable,
@@ -70,6 +71,7 @@ const options = parseOptions(process.argv.slice(2), {
     optimizer: {
       learningRate: 0.004,
       matrixRate: 0.02, // of Muon
+      ngramRate: 0.1, // of the tables
       warmup: 0.05, // share of the run
       decay: 0.6, // share of the run, its last, in which the rate goes to zero
       weightDecay: 0.1,
@@ -118,7 +120,6 @@ const ones = (...shape: number[]) => variable(full(shape, 1))
 
 const net = {
   embedding: weights(vocabularySize, dim, 0.25),
-  ngrams: shape.ngramRows.map(rows => weights(rows, dim, 0.05)),
   blocks: Array.from({ length: shape.blocks }, () => ({
     norm: ones(dim),
     expand: weights(2 * keyDim + 2 * wide, dim, 0.25),
@@ -128,6 +129,11 @@ const net = {
   norm: ones(dim),
   output: weights(vocabularySize, dim, 0.5),
 }
+/** Not trained like the rest: a step touches few of their rows. */
+const ngramTables = shape.ngramRows.map(rows => ({
+  table: variable(full([rows, dim], 0)),
+  squares: variable(full([rows, 1], 0)),
+}))
 type Block = (typeof net.blocks)[number]
 
 /**
@@ -144,29 +150,31 @@ function block(x: Tensor, { norm, expand, project, positionBias }: Block): Tenso
 }
 
 /**
- * What a token means together with the ones just before it: a row for each of the last two, three and
- * four tokens, found by hashing. It costs next to nothing and spares the blocks what can be looked up.
+ * Rows of the n-gram tables for the last two, three, ... tokens at each place, found by hashing: what a
+ * token means together with those just before it is looked up, and the blocks are spared that work.
  */
-function ngramEmbedding(tokens: Tensor): Tensor {
+function ngramsOf(tokens: Tensor): Tensor[] {
   const [rows, length] = tokens.shape
   let hash = tokens
-  return net.ngrams.reduce((sum, table, i) => {
+  return ngramTables.map(({ table }, i) => {
     const back = Math.min(i + 1, length)
     const before = concat([full([rows, back], 0, 'int32'), tokens.slice(1, 0, length - back)])
     hash = hash.mul(0x01000193).add(before.add(1).mul(0x2545f491))
-    return sum.add(table.gather(hash.and(full([], table.shape[0] - 1, 'int32'))))
-  }, net.embedding.gather(tokens))
+    return hash.and(full([], table.shape[0] - 1, 'int32'))
+  })
 }
 
-/** Tokens [rows, length] to what the output layer reads, [rows, length, dim]. */
-function forward(tokens: Tensor): Tensor {
-  const x = net.blocks.reduce(block, ngramEmbedding(tokens))
-  return rmsNorm(x).mul(net.norm)
+/** Tokens [rows, length] to vectors [rows, length, dim]. */
+function embed(tokens: Tensor, ngrams: readonly Tensor[]): Tensor {
+  return ngramTables.reduce((sum, { table }, i) => sum.add(table.gather(ngrams[i])), net.embedding.gather(tokens))
 }
+
+/** Embedded tokens to what the output layer reads, both [rows, length, dim]. */
+const transform = (embedded: Tensor): Tensor => rmsNorm(net.blocks.reduce(block, embedded)).mul(net.norm)
 
 /** Mean loss in nats a token, and the share of tokens that were the likeliest. */
-function lossOf(inputs: Tensor, targets: Tensor) {
-  const { loss, correct } = linearCrossEntropy(forward(inputs), net.output, targets)
+function lossOf(embedded: Tensor, targets: Tensor) {
+  const { loss, correct } = linearCrossEntropy(transform(embedded), net.output, targets)
   return { loss: loss.mean(), accuracy: correct.mean() }
 }
 
@@ -186,7 +194,6 @@ const parameters = parametersOf(net).map(([name, parameter]) => ({
 function groupOf(name: string): { rate: number; beta1: number; beta2: number; weightDecay: number } {
   if (name.includes('positionBias')) return { rate: 100, beta1: 0.9, beta2: 0.95, weightDecay: 0 }
   if (name.includes('norm') || name.includes('embedding')) return { rate: 32, beta1: 0.9, beta2: 0.95, weightDecay: 0 }
-  if (name.includes('ngrams')) return { rate: 32, beta1: 0.9, beta2: 0.95, weightDecay: 0 }
   return { rate: 2, beta1: 0.6, beta2: 0.95, weightDecay: 0 }
 }
 
@@ -222,6 +229,16 @@ function muon({ parameter, momentum }: (typeof parameters)[number], gradient: Te
   assign(parameter, parameter.mul(rate.mul(-optimizer.weightDecay).add(1)).sub(x.mul(rate.mul(size))))
 }
 
+/** Adagrad (Duchi et al. 2011) for the rows of the tables that a batch used, with one step size a row. */
+function adagrad(ngrams: readonly Tensor[], gradient: Tensor, rate: Tensor): void {
+  ngramTables.forEach(({ table, squares }, i) => {
+    const sum = squares.add(scatterAdd(gradient.square().mean(-1, true), ngrams[i], table.shape[0]))
+    assign(squares, sum)
+    const update = gradient.mul(sum.gather(ngrams[i]).sqrt().add(1e-9).reciprocal()).mul(rate.neg())
+    assign(table, table.add(scatterAdd(update, ngrams[i], table.shape[0])))
+  })
+}
+
 // ------------------------------------------------------------------------------------------------
 // Schedules: functions of the share of the run that is done
 // ------------------------------------------------------------------------------------------------
@@ -238,8 +255,10 @@ const lengthAt = (done: number) =>
 // ------------------------------------------------------------------------------------------------
 
 const train = compile(({ inputs, targets, rate, step }) => {
-  const { loss, accuracy } = lossOf(inputs, targets)
-  const gradients = grad(loss, parameters.map(({ parameter }) => parameter))
+  const ngrams = ngramsOf(inputs)
+  const embedded = embed(inputs, ngrams)
+  const { loss, accuracy } = lossOf(embedded, targets)
+  const [embeddedGradient, ...gradients] = grad(loss, [embedded, ...parameters.map(({ parameter }) => parameter)])
   const gradNorm = norm(gradients)
   const shrink = gradNorm.reciprocal().mul(optimizer.gradNorm).minimum(1)
   parameters.forEach((slot, i) => {
@@ -247,9 +266,10 @@ const train = compile(({ inputs, targets, rate, step }) => {
     if (/expand|project/.test(slot.name)) muon(slot, gradient, rate.mul(optimizer.matrixRate))
     else adamW(slot, gradient, rate.mul(optimizer.learningRate), step)
   })
+  adagrad(ngrams, embeddedGradient, rate.mul(optimizer.ngramRate))
   return { loss, accuracy, gradNorm }
 })
-const evaluate = compile(({ inputs, targets }) => lossOf(inputs, targets))
+const evaluate = compile(({ inputs, targets }) => lossOf(embed(inputs, ngramsOf(inputs)), targets))
 
 /** Mean loss and accuracy over the first tokens of the validation text. */
 async function validate() {
@@ -329,7 +349,7 @@ table.close()
 
 const predict = compile(({ tokens, last }) => ({
   // The logits that follow the last token; what stands after it is not looked at.
-  logits: forward(tokens).reshape(-1, dim).gather(last).matmul(net.output.T),
+  logits: transform(embed(tokens, ngramsOf(tokens))).reshape(-1, dim).gather(last).matmul(net.output.T),
 }))
 
 const context = [...corpus.tokenizer.encode(options.prompt)]

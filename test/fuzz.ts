@@ -15,7 +15,7 @@ export interface Extents {
 }
 
 export function randomExtents(random: Random): Extents {
-  const rows = choose(random, random() < 0.25 ? [384, 401, 433, 600] : [1, 2, 3, 5, 12, 49, 97])
+  const rows = choose(random, random() < 0.4 ? [384, 401, 433, 600] : [1, 2, 3, 5, 12, 49, 97])
   return { rows, columns: choose(random, rows > 300 ? [1, 2, 4, 9, 17] : [1, 2, 3, 4, 7, 8, 9, 16, 24, 33]) }
 }
 
@@ -115,8 +115,21 @@ export function randomGraph<T extends Maths<T>>(
       const w = choose(random, fits)
       const straight = w.shape[0] === k && (w.shape[1] !== k || random() < 0.5)
       if (x.size * w.shape[straight ? 1 : 0] > 4_000_000) return undefined
-      const product = x.matmul(straight ? w : w.T).mul(1 / Math.sqrt(k))
-      return random() < 0.4 && product.shape.length === x.shape.length ? product.add(partner(product)).tanh() : product.tanh()
+      const product = x.mul(1 / Math.sqrt(k)).matmul(straight ? w : w.T)
+      const residuals = made.filter(({ shape }) => shape.join() === product.shape.join())
+      if (residuals.length === 0 || random() < 0.3) return product
+      return random() < 0.5 ? product.add(choose(random, residuals)) : choose(random, residuals).add(product)
+    },
+    // A block of a network, over inputs of inputShapes().
+    () => {
+      const [x, columns] = [recent(), inputs[0].shape[1]]
+      if (x.shape.join() !== inputs[0].shape.join() || columns < 2) return undefined
+      const normed = (random() < 0.5 ? f.layerNorm(x, 0.1) : f.rmsNorm(x, 0.1)).mul(inputs[2])
+      const hidden = normed.matmul(f.concat([inputs[5].T, inputs[5].mul(0.5)], 1)).mul(1 / Math.sqrt(columns))
+      const [a, b] = hidden.split([columns, columns])
+      const gated = a.mul(f.gelu(b))
+      const mixed = random() < 0.5 ? gated : f.concat([gated.slice(1, 1, columns).tanh(), gated.slice(1, 0, 1)])
+      return x.add(mixed.matmul(inputs[5]))
     },
     () => {
       const x = recent()

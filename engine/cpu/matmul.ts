@@ -556,16 +556,17 @@ export function matmulPlan(
   // A panel of B [kBlock, 16] is to stay in L1 beside a few rows of A, and a block of A in L2.
   const kBlock = Math.min(k, roundUp(Math.ceil(k / Math.ceil(k / 384)), kMultiple))
   const mostRows = Math.min(roundUp(m, tile.rows), Math.floor(2 ** 19 / (kBlock * 4)))
-  // Cycles to fetch an element of B for a block of rows: from L2, or from memory.
-  const fetch = k * n * 4 <= 2 ** 20 ? 0.1 : 2
+  // Cycles to fetch an element of a matrix from where it fits: L2, L3, or memory.
+  const fetch = (elements: number) => (elements <= 2 ** 18 ? 0.1 : elements <= 2 ** 23 ? 0.4 : 2)
+  const columnOfA = fetch(m * k) + (transposeA ? 1 : 0)
   let best: MatmulPlan | undefined
   let bestCost = Infinity
   for (let rowBlock = tile.rows; rowBlock <= mostRows; rowBlock += tile.rows) {
     for (let parts = 1; parts === 1 || (parts <= 64 && n / parts >= 4 * tile.columns); parts++) {
       const columnBlock = roundUp(Math.ceil(n / parts), tile.columns)
       const rounds = Math.ceil((Math.ceil(m / rowBlock) * Math.ceil(n / columnBlock)) / threads)
-      // Cycles for one step of k: the sums, packing a column of A, and a row of B.
-      const cycles = (rowBlock * columnBlock) / 16 + (transposeA ? rowBlock : 0) + columnBlock * fetch
+      // Cycles for one step of k: the sums, a column of A (which may have to be packed), a row of B.
+      const cycles = (rowBlock * columnBlock) / 16 + rowBlock * columnOfA + columnBlock * fetch(k * n)
       // Threads seldom run at the same speed: in the end they wait for half an item more.
       const cost = (rounds + 0.5) * cycles
       if (cost < bestCost) {
