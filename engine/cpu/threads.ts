@@ -26,12 +26,17 @@ export class Threads {
   private readonly workers: readonly Worker[]
   private finish: (() => void) | undefined
   private fail: ((error: unknown) => void) | undefined
+  /** Why a thread has ended, after which no program can run. */
+  private failure: unknown
 
   constructor(count: number, data: Omit<ThreadData, 'thread' | 'threads'>) {
     this.workers = Array.from({ length: count }, (_, thread) => {
       const workerData: ThreadData = { ...data, thread, threads: count }
       const worker = new Worker(new URL('./worker.js', import.meta.url), { workerData, execArgv: [] })
-      worker.on('error', (error: unknown) => this.fail?.(error))
+      worker.on('error', (error: unknown) => {
+        this.failure ??= error
+        this.fail?.(error)
+      })
       worker.on('message', () => this.finish?.())
       worker.unref()
       return worker
@@ -45,6 +50,7 @@ export class Threads {
 
   /** Runs a program that lies in memory; resolves once every thread has done its part. */
   async run(program: Omit<ThreadMessage & { kind: 'run' }, 'kind'>): Promise<void> {
+    if (this.failure) throw this.failure
     const [first] = this.workers
     first.ref()
     try {
