@@ -47,3 +47,17 @@ export function currentBackend(): Backend {
   if (!current) throw new Error('no backend: call useBackend(await cpuBackend()) first')
   return current
 }
+
+let last: Promise<unknown> = Promise.resolve()
+
+/** Does something once what it needs is ready and all that was asked for before has been done. */
+export function inTurn<Ready, Result>(ready: Promise<Ready>, action: (value: Ready) => Promise<Result>): Promise<Result> {
+  const before = last
+  const done = (async () => {
+    // A failure before is for those who asked.
+    await before.catch(() => {})
+    return action(await ready)
+  })()
+  last = done
+  return done
+}

@@ -1,14 +1,11 @@
-import { type Executable, type StepTime, type Storage, currentBackend } from './backend.ts'
-import { Emitter } from './emit.ts'
+import { type Executable, type StepTime, inTurn } from './backend.ts'
 import { Trace } from './graph.ts'
-import { baseOf } from './groups.ts'
+import { load } from './load.ts'
 import { NDArray } from './ndarray.ts'
 import type { Program } from './program.ts'
-import { foldResiduals, reachable } from './residuals.ts'
-import { Scheduler } from './schedule.ts'
 import { ShapeError, sameShape, showShape } from './shape.ts'
 import { Tensor } from './tensor.ts'
-import { Variable } from './variable.ts'
+import type { Variable } from './variable.ts'
 
 /** Values for a compiled function's inputs, by name; a number is a float32 scalar. */
 export type Inputs = Readonly<Record<string, NDArray | number>>
@@ -34,7 +31,7 @@ export interface CompiledProgram {
   readonly compileTime: number
 }
 
-interface Loaded extends CompiledProgram {
+interface Prepared extends CompiledProgram {
   readonly executable: Executable
   readonly names: readonly string[]
 }
@@ -48,25 +45,32 @@ interface Loaded extends CompiledProgram {
 export function compile<Outputs extends Readonly<Record<string, Tensor>> | void>(
   body: (inputs: Readonly<Record<string, Tensor>>) => Outputs,
 ): Compiled<Outputs> {
-  const programs = new Map<string, Promise<Loaded>>()
+  const programs = new Map<string, Promise<Prepared>>()
 
-  const prepare = (inputs: Inputs): Promise<Loaded> => {
+  const prepare = (inputs: Inputs): Promise<Prepared> => {
     const arrays = Object.entries(inputs).map(([name, value]) => [name, toArray(value)] as const)
     const key = arrays.map(([name, { dtype, shape }]) => `${name}:${dtype}[${shape.join()}]`).join()
     const known = programs.get(key)
     if (known) return known
-    const loaded = load(body, arrays)
-    programs.set(key, loaded)
-    return loaded
+    const prepared = prepareProgram(body, arrays)
+    programs.set(key, prepared)
+    return prepared
   }
+  // Copies, since a call may have to wait for its turn.
+  const dataOf = (inputs: Inputs) => Object.values(inputs).map(value => toArray(value).data.slice())
   const run = async (inputs: Inputs = {}) => {
-    const { executable, names, program } = await prepare(inputs)
-    const results = await executable.run(Object.values(inputs).map(value => toArray(value).data))
+    const data = dataOf(inputs)
+    const prepared = prepare(inputs)
+    const results = await inTurn(prepared, ({ executable }) => executable.run(data))
+    const { names, program } = await prepared
     const named = names.map((name, i) => [name, new NDArray(results[i], program.outputs[i].shape)] as const)
     // The names are those that the body returned.
     return Object.fromEntries(named) as { [Name in keyof Outputs]: NDArray }
   }
-  const profile = async (inputs: Inputs = {}) => (await prepare(inputs)).executable.profile(Object.values(inputs).map(value => toArray(value).data))
+  const profile = (inputs: Inputs = {}) => {
+    const data = dataOf(inputs)
+    return inTurn(prepare(inputs), ({ executable }) => executable.profile(data))
+  }
   return Object.assign(run, { prepare: (inputs: Inputs = {}) => prepare(inputs), profile })
 }
 
@@ -83,23 +87,28 @@ export function assign(variable: Variable, value: Tensor): void {
 
 const toArray = (value: NDArray | number): NDArray => (typeof value === 'number' ? new NDArray(Float32Array.of(value), []) : value)
 
-async function load(
+async function prepareProgram(
   body: (inputs: Readonly<Record<string, Tensor>>) => Readonly<Record<string, Tensor>> | void,
   arrays: readonly (readonly [string, NDArray])[],
-): Promise<Loaded> {
+): Promise<Prepared> {
   const start = performance.now()
   const trace = new Trace()
   const inputs = new Map(arrays.map(([name, { shape, dtype }]) => [name, new Tensor({ kind: 'input', name }, [], shape, dtype)]))
   const outputs = Object.entries(trace.record(() => body(named(inputs))) ?? {})
-  const { program, variables } = makeProgram(outputs.map(([, tensor]) => tensor), trace.assignments, [...inputs.values()])
-  let compileTime = performance.now() - start
-  const storages = await place(variables)
-  const loadStart = performance.now()
-  const executable = await currentBackend().load(program, storages)
-  compileTime += performance.now() - loadStart
-  const { temporaryBytes } = executable
-  const variableBytes = variables.reduce((bytes, { size }) => bytes + size * 4, 0)
-  return { executable, program, names: outputs.map(([name]) => name), temporaryBytes, variableBytes, compileTime }
+  for (const [name, { dtype }] of outputs) {
+    if (dtype === 'bool') throw new ShapeError(`compile: output '${name}' is bool; make it a number with toFloat() or toInt()`)
+  }
+  const traceTime = performance.now() - start
+  const results = outputs.map(([, tensor]) => tensor)
+  const { program, executable, variables, compileTime } = await load(results, trace.assignments, [...inputs.values()])
+  return {
+    program,
+    executable,
+    names: outputs.map(([name]) => name),
+    temporaryBytes: executable.temporaryBytes,
+    variableBytes: variables.reduce((bytes, { size }) => bytes + size * 4, 0),
+    compileTime: traceTime + compileTime,
+  }
 }
 
 /** The inputs by name; asking for one that the call did not give throws at the line that asks. */
@@ -114,44 +123,3 @@ const named = (inputs: ReadonlyMap<string, Tensor>): Readonly<Record<string, Ten
       },
     },
   )
-
-function makeProgram(
-  outputs: readonly Tensor[],
-  assignments: ReadonlyMap<Variable, Tensor>,
-  inputs: readonly Tensor[],
-): { program: Program; variables: Variable[] } {
-  const roots = foldResiduals([...outputs, ...assignments.values()])
-  const results = roots.slice(0, outputs.length)
-  const assigned = new Map([...assignments.keys()].map((variable, i) => [variable, roots[outputs.length + i]]))
-  const emitter = new Emitter([...reachable(roots).filter(root => roots.includes(root))])
-  // A variable's value before the call has to be saved if the call assigns another.
-  const changes = (tensor: Tensor) => assignments.has(baseOf(tensor) as Variable)
-  const views = results.map(tensor => (changes(tensor) ? emitter.copy(tensor) : emitter.contiguous(tensor)))
-  const buffers = inputs.map(input => emitter.place(input).buffer)
-  const scheduler = new Scheduler(emitter, [...buffers, ...views.map(({ buffer }) => buffer)])
-  scheduler.assign(assigned)
-  const instructions = scheduler.instructions()
-  const variables = [...emitter.variables]
-  const program = { instructions, inputs: buffers, outputs: views, variables: variables.map(([, buffer]) => buffer) }
-  return { program, variables: variables.map(([variable]) => variable) }
-}
-
-/** Memory for variables; those used for the first time get their initial values. */
-export async function place(variables: readonly Variable[]): Promise<Storage[]> {
-  const backend = currentBackend()
-  const fresh = variables.filter(variable => !variable.storage)
-  for (const variable of fresh) {
-    variable.storage = backend.allocate(variable.size)
-    if (variable.initial instanceof NDArray) await backend.write(variable.storage, variable.initial.data)
-  }
-  const computed = fresh.flatMap(variable => (variable.initial instanceof Tensor ? [[variable, variable.initial] as const] : []))
-  if (computed.length > 0) {
-    await compile(() => {
-      for (const [variable, initial] of computed) assign(variable, initial)
-    })()
-  }
-  return variables.map(({ storage }) => {
-    if (!storage) throw new Error('a variable has no memory')
-    return storage
-  })
-}

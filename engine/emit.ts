@@ -1,11 +1,12 @@
 import { type FusedGroup, type FusedValue, fuse } from './fuse.ts'
+import { isVariable } from './graph.ts'
 import { baseOf, isMovement, isRowOperation } from './groups.ts'
 import { type Access, Buffer, type Extent, type Matrix, type RowProgram, type RowValue, type View, type Work } from './program.ts'
 import { reachable } from './residuals.ts'
 import type { Shape } from './shape.ts'
 import { type Tensor, constantValue } from './tensor.ts'
 import { type Partition, partitionOf, rowBlockOf } from './partition.ts'
-import { Variable } from './variable.ts'
+import type { Variable } from './variable.ts'
 import { broadcastView, collapse, reshapeView, sliceView, transposeView, wholeView } from './views.ts'
 
 /** An instruction on its way into a program. */
@@ -46,7 +47,7 @@ export class Emitter {
       for (const input of tensor.inputs) stored.add(baseOf(input))
     }
     const groups = fuse(nodes, stored)
-    for (const tensor of [...nodes].reverse()) if (tensor.operation.kind === 'concat') this.placePieces(tensor)
+    for (const tensor of nodes.toReversed()) if (tensor.operation.kind === 'concat') this.placePieces(tensor)
     for (const group of groups) this.emitGroup(group)
     for (const tensor of nodes) this.emitNode(tensor, nodes)
   }
@@ -99,7 +100,7 @@ export class Emitter {
   place(tensor: Tensor): View {
     const known = this.places.get(tensor)
     if (known) return known
-    const buffer = tensor instanceof Variable ? this.variable(tensor) : new Buffer(tensor.size, tensor.dtype)
+    const buffer = isVariable(tensor) ? this.variable(tensor) : new Buffer(tensor.size, tensor.dtype)
     const view = wholeView(buffer, tensor.shape)
     this.places.set(tensor, view)
     return view

@@ -75,6 +75,8 @@ export type Operation =
   /** One of a tuple's tensors. */
   | { readonly kind: 'element'; readonly index: number }
 
+export const isVariable = (tensor: Tensor): tensor is Variable => tensor.operation.kind === 'variable'
+
 /** The tensors made while compile() traces a function, and the variables that it assigns. */
 export class Trace {
   readonly assignments = new Map<Variable, Tensor>()

@@ -1,5 +1,4 @@
 import { baseOf, isRowOperation, rowSource } from './groups.ts'
-import { sameShape } from './shape.ts'
 import { Tensor } from './tensor.ts'
 
 /** Every node that the roots are computed from, inputs first. */

@@ -1,9 +1,10 @@
 import type { Emitted, Emitter } from './emit.ts'
+import { isVariable } from './graph.ts'
 import { baseOf } from './groups.ts'
-import { overwritable, sameAccess } from './overwrite.ts'
+import { overwritable } from './overwrite.ts'
 import type { Buffer, Instruction } from './program.ts'
 import { Tensor } from './tensor.ts'
-import { Variable } from './variable.ts'
+import type { Variable } from './variable.ts'
 import { wholeView } from './views.ts'
 
 /** Elements of memory that count as none when instructions are ordered by the memory they leave. */
@@ -37,7 +38,7 @@ export class Scheduler {
     // What is another variable's value now must be saved before that one is assigned.
     const values = [...assignments].map(([variable, tensor]) => {
       const base = baseOf(tensor)
-      const moved = base instanceof Variable && assignments.has(base)
+      const moved = isVariable(base) && assignments.has(base)
       return { variable, tensor, saved: moved ? this.emitter.copy(tensor) : undefined }
     })
     this.register()

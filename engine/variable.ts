@@ -1,5 +1,5 @@
-import { type Storage, currentBackend } from './backend.ts'
-import { place } from './compile.ts'
+import { type Backend, type Storage, currentBackend, inTurn } from './backend.ts'
+import { place } from './load.ts'
 import { NDArray } from './ndarray.ts'
 import { ShapeError, sameShape, showShape } from './shape.ts'
 import { Tensor } from './tensor.ts'
@@ -11,27 +11,30 @@ import { Tensor } from './tensor.ts'
 export class Variable extends Tensor {
   /** Values, or a graph that computes them when they are first needed. */
   readonly initial: NDArray | Tensor
-  /** Its memory, once it has been used. */
-  storage: Storage | undefined
+  /** Its memory, from its first use on; there once it holds the initial values. */
+  home: { readonly backend: Backend; readonly storage: Promise<Storage> } | undefined
 
   constructor(initial: NDArray | Tensor) {
     super({ kind: 'variable' }, [], initial.shape, initial.dtype)
     this.initial = initial
   }
 
-  /** Its present value. */
+  /** Its value after all calls so far. */
   async read(): Promise<NDArray> {
-    const [storage] = await place([this])
-    return new NDArray(await currentBackend().read(storage, this.size, this.dtype), this.shape)
+    const backend = currentBackend()
+    const data = await inTurn(place([this]), ([storage]) => backend.read(storage, this.size, this.dtype))
+    return new NDArray(data, this.shape)
   }
 
-  /** Replaces its value. Throws ShapeError when shape or dtype differ. */
+  /** Replaces its value, for all calls from here on. Throws ShapeError when shape or dtype differ. */
   async write(value: NDArray): Promise<void> {
     if (!sameShape(value.shape, this.shape) || value.dtype !== this.dtype) {
-      throw new ShapeError(`write: a variable ${this.dtype} ${showShape(this.shape)} cannot take ${value.dtype} ${showShape(value.shape)}`)
+      throw new ShapeError(
+        `write: a variable ${this.dtype} ${showShape(this.shape)} cannot take ${value.dtype} ${showShape(value.shape)}`,
+      )
     }
-    const [storage] = await place([this])
-    await currentBackend().write(storage, value.data)
+    const [backend, data] = [currentBackend(), value.data.slice()]
+    await inTurn(place([this]), ([storage]) => backend.write(storage, data))
   }
 }
 

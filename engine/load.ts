@@ -1,0 +1,100 @@
+import { type Backend, type Executable, type Storage, currentBackend } from './backend.ts'
+import { Emitter } from './emit.ts'
+import { isVariable } from './graph.ts'
+import { baseOf } from './groups.ts'
+import { NDArray } from './ndarray.ts'
+import type { Program } from './program.ts'
+import { foldResiduals, reachable } from './residuals.ts'
+import { Scheduler } from './schedule.ts'
+import type { Tensor } from './tensor.ts'
+import type { Variable } from './variable.ts'
+
+/** A traced function, ready to run. */
+export interface Loaded {
+  readonly program: Program
+  readonly executable: Executable
+  /** The variables that it reads or assigns. */
+  readonly variables: readonly Variable[]
+  /** Milliseconds that making it took. */
+  readonly compileTime: number
+}
+
+/** Compiles a graph: what it returns, what it assigns, and the tensors that stand for its inputs. */
+export async function load(
+  outputs: readonly Tensor[],
+  assignments: ReadonlyMap<Variable, Tensor>,
+  inputs: readonly Tensor[],
+  storagesOf: (variables: readonly Variable[]) => Promise<Storage[]> = place,
+): Promise<Loaded> {
+  const start = performance.now()
+  const { program, variables } = makeProgram(outputs, assignments, inputs)
+  let compileTime = performance.now() - start
+  const storages = await storagesOf(variables)
+  const loadStart = performance.now()
+  const executable = await currentBackend().load(program, storages)
+  compileTime += performance.now() - loadStart
+  return { program, executable, variables, compileTime }
+}
+
+function makeProgram(
+  outputs: readonly Tensor[],
+  assignments: ReadonlyMap<Variable, Tensor>,
+  inputs: readonly Tensor[],
+): { program: Program; variables: Variable[] } {
+  const roots = foldResiduals([...outputs, ...assignments.values()])
+  for (const { operation } of reachable(roots).filter(tensor => !inputs.includes(tensor))) {
+    if (operation.kind === 'input') {
+      throw new Error(`compile: input '${operation.name}' of another function is used; pass it as an input of this one`)
+    }
+  }
+  const results = roots.slice(0, outputs.length)
+  const assigned = new Map([...assignments.keys()].map((variable, i) => [variable, roots[outputs.length + i]]))
+  const emitter = new Emitter(roots)
+  // A variable's value before the call has to be saved if the call assigns another.
+  const changes = (base: Tensor) => isVariable(base) && assignments.has(base)
+  const views = results.map(tensor => (changes(baseOf(tensor)) ? emitter.copy(tensor) : emitter.contiguous(tensor)))
+  const buffers = inputs.map(input => emitter.place(input).buffer)
+  const scheduler = new Scheduler(emitter, [...buffers, ...views.map(({ buffer }) => buffer)])
+  scheduler.assign(assigned)
+  const instructions = scheduler.instructions()
+  const variables = [...emitter.variables]
+  const program = { instructions, inputs: buffers, outputs: views, variables: variables.map(([, buffer]) => buffer) }
+  return { program, variables: variables.map(([variable]) => variable) }
+}
+
+/** The memory of variables. Those used for the first time get some, and their initial values. */
+export function place(variables: readonly Variable[]): Promise<Storage[]> {
+  const backend = currentBackend()
+  const fresh = variables.filter(({ home }) => !home)
+  if (fresh.length > 0) {
+    const storages = new Map(fresh.map(variable => [variable, backend.allocate(variable.size)]))
+    const filled = fill(backend, storages)
+    // Noted at once, so that whoever else needs them now waits for the same values.
+    for (const [variable, storage] of storages) variable.home = { backend, storage: filled.then(() => storage) }
+  }
+  return Promise.all(
+    variables.map(({ home }) => {
+      if (home?.backend !== backend) throw new Error('a variable lives in another backend than the one in use')
+      return home.storage
+    }),
+  )
+}
+
+async function fill(backend: Backend, storages: ReadonlyMap<Variable, Storage>): Promise<void> {
+  let waiting = new Map<Variable, Tensor>()
+  for (const [variable, storage] of storages) {
+    if (variable.initial instanceof NDArray) await backend.write(storage, variable.initial.data)
+    else waiting.set(variable, variable.initial)
+  }
+  const storagesOf = async (variables: readonly Variable[]) =>
+    Promise.all(variables.map(async variable => storages.get(variable) ?? (await place([variable]))[0]))
+  while (waiting.size > 0) {
+    // Those that start from others wait until these have their values.
+    const isReady = (initial: Tensor) => !reachable([initial]).some(tensor => isVariable(tensor) && waiting.has(tensor))
+    const [ready, later] = [new Map<Variable, Tensor>(), new Map<Variable, Tensor>()]
+    for (const [variable, initial] of waiting) (isReady(initial) ? ready : later).set(variable, initial)
+    const { executable } = await load([], ready, [], storagesOf)
+    await executable.run([])
+    waiting = later
+  }
+}
