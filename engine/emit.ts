@@ -216,28 +216,31 @@ export class Emitter {
     if (base.operation.kind === 'iota') {
       // No memory: the address that the strides lead to is the value.
       const nowhere = new Buffer(0, 'int32')
-      this.places.set(base, wholeView(nowhere, base.shape))
       const view = this.virtualView(tensor, wholeView(nowhere, base.shape))
-      return { ...accessOf(view, rows, columns), buffer: undefined }
+      if (view) return { ...accessOf(view, rows, columns), buffer: undefined }
     }
     return accessOf(this.operand(tensor, needs), rows, columns)
   }
 
-  /** A chain of movements applied to a view of what it starts from. */
-  private virtualView(tensor: Tensor, base: View): View {
+  /** A chain of movements applied to a view of what it starts from; undefined where they need a copy, which is made. */
+  private virtualView(tensor: Tensor, base: View): View | undefined {
     const { operation, inputs, shape } = tensor
     if (!isMovement(tensor)) return base
     const inner = this.virtualView(inputs[0], base)
-    const view =
-      operation.kind === 'reshape'
-        ? reshapeView(inner, shape)
-        : operation.kind === 'transpose'
-          ? transposeView(inner, operation.permutation)
-          : operation.kind === 'slice'
-            ? sliceView(inner, operation.axis, operation.start, shape)
-            : broadcastView(inner, shape)
-    if (!view) throw new Error('an index tensor was reshaped in a way that no strides give')
-    return view
+    if (!inner) return undefined
+    switch (operation.kind) {
+      case 'reshape': {
+        const view = reshapeView(inner, shape)
+        if (!view) this.copy(inputs[0])
+        return view
+      }
+      case 'transpose':
+        return transposeView(inner, operation.permutation)
+      case 'slice':
+        return sliceView(inner, operation.axis, operation.start, shape)
+      default:
+        return broadcastView(inner, shape)
+    }
   }
 
   /** A tensor's view, with a note that it is needed. */

@@ -41,7 +41,8 @@ export class Tensor {
     return binary('multiply', this, other)
   }
   div(other: Operand): Tensor {
-    return typeof other === 'number' ? this.mul(1 / other) : binary('divide', this, other)
+    // Times the reciprocal: a division takes several times as long.
+    return typeof other === 'number' && this.dtype === 'float32' ? this.mul(1 / other) : binary('divide', this, other)
   }
   maximum(other: Operand): Tensor {
     return binary('maximum', this, other)
@@ -217,12 +218,16 @@ export function scatterAdd(values: Tensor, indices: Tensor, rows: number): Tenso
   return node({ kind: 'scatterAdd', rows }, [values, indices], [rows, shape[shape.length - 1]], 'float32')
 }
 
+/** JSON has no infinities, no NaN and no negative zero. */
+const spellNumbers = (_: string, value: unknown): unknown =>
+  Object.is(value, -0) ? '-0' : typeof value === 'number' ? String(value) : value
+
 /** Makes a node, or within a trace finds the one that computes the same already. */
 export function node(operation: Operation, inputs: readonly Tensor[], shape: Shape, dtype: DType): Tensor {
   const make = () => new Tensor(operation, inputs, shape, dtype)
   const { active } = Trace
   if (!active || operation.kind === 'input' || operation.kind === 'variable') return make()
-  const key = `${JSON.stringify(operation)}|${inputs.map(input => input.id).join()}|${shape.join()}|${dtype}`
+  const key = `${JSON.stringify(operation, spellNumbers)}|${inputs.map(input => input.id).join()}|${shape.join()}|${dtype}`
   return active.shared(key, make)
 }
 
@@ -256,8 +261,25 @@ export function unary(name: UnaryName, x: Tensor): Tensor {
 
 const comparisons: readonly BinaryName[] = ['equal', 'less', 'lessEqual']
 
+/** What operations take that do not take float32 and int32 alike. */
+const binaryDTypes: Partial<Record<BinaryName, readonly DType[]>> = {
+  divide: ['float32'],
+  equal: ['float32', 'int32', 'bool'],
+  and: ['int32', 'bool'],
+  xor: ['int32', 'bool'],
+  randomBits: ['int32'],
+}
+
 export function binary(name: BinaryName, first: Operand, second: Operand): Tensor {
   const dtype = first instanceof Tensor ? first.dtype : second instanceof Tensor ? second.dtype : 'float32'
+  const allowed = binaryDTypes[name] ?? ['float32', 'int32']
+  for (const operand of [first, second]) {
+    if (operand instanceof Tensor) {
+      if (!allowed.includes(operand.dtype)) throw new ShapeError(`${name}: takes ${allowed.join(' or ')}, not ${operand.dtype}`)
+    } else if (dtype !== 'float32' && !Number.isInteger(operand)) {
+      throw new ShapeError(`${name}: ${operand} is no ${dtype}; convert the tensor with toFloat()`)
+    }
+  }
   const a = first instanceof Tensor ? first : full([], first, dtype)
   const b = second instanceof Tensor ? second : full([], second, dtype)
   if (a.dtype !== b.dtype) {

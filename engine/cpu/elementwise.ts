@@ -31,8 +31,10 @@ export class Code {
   }
 }
 
-const float = (value: number): string =>
-  `(v128.const f32x4 ${Array(4).fill(Number.isFinite(value) ? Math.fround(value) : value > 0 ? 'inf' : value < 0 ? '-inf' : 'nan').join(' ')})`
+/** A float as text, which must keep the sign of a zero. */
+const spell = (value: number): string =>
+  Object.is(value, -0) ? '-0' : Number.isFinite(value) ? `${Math.fround(value)}` : `${value}`.toLowerCase().replace('infinity', 'inf')
+const float = (value: number): string => `(v128.const f32x4 ${Array(4).fill(spell(value)).join(' ')})`
 const int = (value: number): string => `(v128.const i32x4 ${Array(4).fill(value).join(' ')})`
 
 /** A v128 constant of four equal lanes. */
@@ -159,7 +161,7 @@ export class Elementwise {
     const squared = code.let('v128', mul(x, x))
     const p = this.polynomial(squared, [
       -2.72614225801306e-10, 2.77068142495902e-8, -2.10102402082508e-6, -5.69250639462346e-5, -7.34990630326855e-4,
-      -2.954599808540250e-3, -1.60960333262415e-2,
+      -2.95459980854025e-3, -1.60960333262415e-2,
     ])
     const q = this.polynomial(squared, [
       -1.45660718464996e-5, -2.13374055278905e-4, -1.68282697438203e-3, -7.37332916720468e-3, -1.42647390514189e-2,
