@@ -1,4 +1,5 @@
 import { type Executable, type StepTime, inTurn } from './backend.ts'
+import { flopsOf } from './flops.ts'
 import { Trace } from './graph.ts'
 import { load } from './load.ts'
 import { NDArray } from './ndarray.ts'
@@ -27,6 +28,8 @@ export interface CompiledProgram {
   readonly temporaryBytes: number
   /** Bytes of the variables that it reads or assigns. */
   readonly variableBytes: number
+  /** Floating-point operations of a run: those of its products. */
+  readonly flops: number
   /** Milliseconds that tracing and compiling took. */
   readonly compileTime: number
 }
@@ -107,6 +110,7 @@ async function prepareProgram(
     names: outputs.map(([name]) => name),
     temporaryBytes: executable.temporaryBytes,
     variableBytes: variables.reduce((bytes, { size }) => bytes + size * 4, 0),
+    flops: flopsOf(program),
     compileTime: traceTime + compileTime,
   }
 }
