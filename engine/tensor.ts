@@ -59,7 +59,8 @@ export class Tensor {
   lessEqual(other: Operand): Tensor {
     return binary('lessEqual', this, other)
   }
-  and(other: Tensor): Tensor {
+  /** Of bool both, of int32 the bits that both have. */
+  and(other: Operand): Tensor {
     return binary('and', this, other)
   }
 
