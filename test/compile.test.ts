@@ -33,7 +33,11 @@ before(async () => useBackend((backend = await cpuBackend({ threads: 2 }))))
 after(() => backend.close())
 
 const floats = (...values: number[]) => array(Float32Array.from(values))
-const counting = (...shape: number[]) => array(Float32Array.from({ length: shape.reduce((a, b) => a * b, 1) }, (_, i) => i), shape)
+const counting = (...shape: number[]) =>
+  array(
+    Float32Array.from({ length: shape.reduce((a, b) => a * b, 1) }, (_, i) => i),
+    shape,
+  )
 const numbers = async (target: Variable) => [...(await target.read()).data]
 
 test('assign: all reads see the value before the call', async () => {
@@ -56,13 +60,26 @@ test('assign: variables swap, in a circle as well', async () => {
     assign(a, b)
     assign(b, a)
   })()
-  assert.deepEqual([await numbers(a), await numbers(b)], [[2, 2], [1, 1]])
+  assert.deepEqual(
+    [await numbers(a), await numbers(b)],
+    [
+      [2, 2],
+      [1, 1],
+    ],
+  )
   await compile(() => {
     assign(a, b)
     assign(b, c)
     assign(c, a)
   })()
-  assert.deepEqual([await numbers(a), await numbers(b), await numbers(c)], [[1, 1], [3, 3], [2, 2]])
+  assert.deepEqual(
+    [await numbers(a), await numbers(b), await numbers(c)],
+    [
+      [1, 1],
+      [3, 3],
+      [2, 2],
+    ],
+  )
 })
 
 test('assign: views of itself and of others', async () => {
@@ -96,9 +113,15 @@ test('assign: in place, with others that read the old value', async () => {
   const { product, total, next } = await run({ x: array(new Float32Array(4).fill(1), [1, 4]) })
   assert.deepEqual([...product.data], [6, 22, 38, 54, 70, 86])
   assert.equal(total.item(), 276)
-  assert.deepEqual([...next.data], Array.from({ length: 24 }, (_, i) => 0.5 + i))
+  assert.deepEqual(
+    [...next.data],
+    Array.from({ length: 24 }, (_, i) => 0.5 + i),
+  )
   assert.deepEqual(await numbers(m), [...next.data])
-  assert.deepEqual(await numbers(w), Array.from({ length: 24 }, (_, i) => Math.fround(i - Math.fround((0.5 + i) * Math.fround(0.1)))))
+  assert.deepEqual(
+    await numbers(w),
+    Array.from({ length: 24 }, (_, i) => Math.fround(i - Math.fround((0.5 + i) * Math.fround(0.1)))),
+  )
 })
 
 test('assign: one tensor to two variables, and one that others go on from', async () => {
@@ -124,9 +147,20 @@ test('assign: what is computed elsewhere is not overwritten on its way', async (
     assign(v, product)
     return { next: product.add(1) }
   })
-  const { next } = await run({ x: array(Float32Array.from({ length: 64 }, (_, i) => Number(i % 9 === 0)), [8, 8]) })
-  assert.deepEqual(await numbers(v), Array.from({ length: 64 }, (_, i) => Number(i % 9 === 0)))
-  assert.deepEqual([...next.data], Array.from({ length: 64 }, (_, i) => 1 + Number(i % 9 === 0)))
+  const { next } = await run({
+    x: array(
+      Float32Array.from({ length: 64 }, (_, i) => Number(i % 9 === 0)),
+      [8, 8],
+    ),
+  })
+  assert.deepEqual(
+    await numbers(v),
+    Array.from({ length: 64 }, (_, i) => Number(i % 9 === 0)),
+  )
+  assert.deepEqual(
+    [...next.data],
+    Array.from({ length: 64 }, (_, i) => 1 + Number(i % 9 === 0)),
+  )
 })
 
 test('a piece of a result is not written before the memory that it takes over', async () => {
@@ -135,7 +169,10 @@ test('a piece of a result is not written before the memory that it takes over', 
     return { joined: concat([product.slice(1, 0, 4).mul(2), y.exp()], 1) }
   })
   const { joined } = await run({
-    x: array(Float32Array.from({ length: 64 }, (_, i) => Number(i % 9 === 0)), [8, 8]),
+    x: array(
+      Float32Array.from({ length: 64 }, (_, i) => Number(i % 9 === 0)),
+      [8, 8],
+    ),
     y: array(new Float32Array(32), [8, 4]),
   })
   const expected = Array.from({ length: 64 }, (_, i) => (i % 8 < 4 ? 2 * Number(i % 9 === 0) : 1))
@@ -278,7 +315,10 @@ test('tensors of another function are refused', async () => {
 const wrong: Record<string, [body: (x: Tensor, i: Tensor) => unknown, message: RegExp]> = {
   add: [x => x.add(full([4, 3], 1)), /add: .*\[3, 4\].*\[4, 3\]/],
   matmul: [x => x.matmul(full([5, 2], 1)), /matmul: .*\[3, 4\].*\[5, 2\]/],
-  'matmul of batches': [x => x.reshape(1, 3, 4).matmul(full([2, 4, 3], 1)), /matmul: .*\[1, 3, 4\].*\[2, 4, 3\]/],
+  'matmul of batches': [
+    x => x.reshape(1, 3, 4).matmul(full([2, 4, 3], 1)),
+    /matmul: .*\[1, 3, 4\].*\[2, 4, 3\]/,
+  ],
   'matmul of a vector': [x => x.matmul(full([4], 1)), /matmul: .*\[3, 4\].*\[4\]/],
   'matmul of int32': [(_, i) => i.matmul(i), /matmul: .*int32/],
   reshape: [x => x.reshape(5, -1), /reshape: .*\[3, 4\].*\[5, -1\]/],
@@ -301,7 +341,10 @@ const wrong: Record<string, [body: (x: Tensor, i: Tensor) => unknown, message: R
   'truth times truth': [x => x.less(0).mul(x.less(1)), /multiply: .*bool/],
   'and of numbers': [x => x.and(x), /and: .*float32/],
   crossEntropy: [(x, i) => crossEntropy(x, i), /crossEntropy: .*int32 \[3\].*int32 \[2\]/],
-  linearCrossEntropy: [(x, i) => linearCrossEntropy(x, full([7, 5], 0), i), /linearCrossEntropy: .*\[3, 4\].*\[7, 5\]/],
+  linearCrossEntropy: [
+    (x, i) => linearCrossEntropy(x, full([7, 5], 0), i),
+    /linearCrossEntropy: .*\[3, 4\].*\[7, 5\]/,
+  ],
   grad: [x => grad(x.sum(0), [x]), /grad: .*\[4\]/],
 }
 for (const [name, [body, message]] of Object.entries(wrong)) {
@@ -428,7 +471,7 @@ test('calls that are queued at once run one after the other', async () => {
     const calls: Promise<void>[] = []
     for (let i = 0; i < 8; i++) {
       // Of several shapes, so that programs are compiled while others run, and memory moves.
-      const call = step(batch(i, 2, 8 << i % 4, 40)).then(({ loss }) => void (losses[i] = loss.item()))
+      const call = step(batch(i, 2, 8 << (i % 4), 40)).then(({ loss }) => void (losses[i] = loss.item()))
       if (queued) calls.push(call)
       else await call
     }
@@ -436,7 +479,10 @@ test('calls that are queued at once run one after the other', async () => {
     results.push(losses)
   }
   // The first call of each shape may wait for its program: what is compared is that all went well.
-  assert.ok(results.flat().every(loss => loss > 0 && loss < 10), String(results))
+  assert.ok(
+    results.flat().every(loss => loss > 0 && loss < 10),
+    String(results),
+  )
 })
 
 test('outputs are right while other programs are being made', async () => {
@@ -444,7 +490,10 @@ test('outputs are right while other programs are being made', async () => {
   const calls = Array.from({ length: 12 }, async (_, i) => {
     const size = 1000 * (i + 1) ** 2
     const { y } = await run({ x: array(new Float32Array(size).fill(i + 1)) })
-    assert.ok(y.data.every(value => value === 2 * (i + 1)), `call ${i}`)
+    assert.ok(
+      y.data.every(value => value === 2 * (i + 1)),
+      `call ${i}`,
+    )
   })
   await Promise.all(calls)
 })
@@ -473,7 +522,9 @@ test('whole graphs and one operation at a time agree', async () => {
     const expected = values.get(tensor)!
     const scale = Math.max(...Array.from(expected.data, Math.abs))
     const result = whole[name as keyof typeof whole].data
-    expected.data.forEach((value, i) => assert.ok(Math.abs(value - result[i]) <= 2e-6 * scale, `${name}: ${value}, ${result[i]}`))
+    expected.data.forEach((value, i) =>
+      assert.ok(Math.abs(value - result[i]) <= 2e-6 * scale, `${name}: ${value}, ${result[i]}`),
+    )
   }
 })
 
@@ -492,7 +543,9 @@ async function oneByOne(roots: readonly Tensor[], data: Inputs) {
     const given: Record<string, ReturnType<typeof array>> = {}
     const run = compile(named => {
       const copy = (input: Tensor): Tensor =>
-        values.has(input) ? named[`i${input.id}`] : new Tensor(input.operation, input.inputs.map(copy), input.shape, input.dtype)
+        values.has(input)
+          ? named[`i${input.id}`]
+          : new Tensor(input.operation, input.inputs.map(copy), input.shape, input.dtype)
       return { out: new Tensor(operation, inputs.map(copy), shape, dtype) }
     })
     const needed = (input: Tensor): void => {

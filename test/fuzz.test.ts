@@ -30,11 +30,15 @@ function close(what: string, actual: NDArray, expected: Reference, tolerance: nu
   const scale = expected.data.reduce((largest, value) => Math.max(largest, Math.abs(value)), 1)
   expected.data.forEach((value, i) => {
     const error = Math.abs(actual.data[i] - value) / scale
-    assert.ok(error <= tolerance, `${what}: element ${i} of [${expected.shape.join()}] is ${actual.data[i]}, expected ${value}`)
+    assert.ok(
+      error <= tolerance,
+      `${what}: element ${i} of [${expected.shape.join()}] is ${actual.data[i]}, expected ${value}`,
+    )
   })
 }
 
-const sameShape = (a: { shape: readonly number[] }, b: { shape: readonly number[] }) => a.shape.join() === b.shape.join()
+const sameShape = (a: { shape: readonly number[] }, b: { shape: readonly number[] }) =>
+  a.shape.join() === b.shape.join()
 
 async function forward(seed: number): Promise<void> {
   const random = seeded(seed)
@@ -63,7 +67,8 @@ async function forward(seed: number): Promise<void> {
     shapes.flatMap((shape, i) => (variables[i] ? [] : [[`x${i}`, array(data[i], shape)] as const])),
   )
   const results = await run(inputs)
-  for (const [name, result] of Object.entries(results)) close(name, result, expected[Number(name.slice(1))], 5e-5)
+  for (const [name, result] of Object.entries(results))
+    close(name, result, expected[Number(name.slice(1))], 5e-5)
   for (const [i, target] of variables.entries()) {
     if (!target) continue
     close(`variable ${i}`, await target.read(), expected[assigned.get(target) ?? i], 5e-5)
@@ -92,7 +97,10 @@ async function backward(seed: number): Promise<void> {
   })
   const results = await run(Object.fromEntries(shapes.map((shape, i) => [`x${i}`, array(data[i], shape)])))
   const value = loss(0)
-  assert.ok(Math.abs(results.loss.item() - value) <= 5e-5 * value, `loss ${results.loss.item()}, expected ${value}`)
+  assert.ok(
+    Math.abs(results.loss.item() - value) <= 5e-5 * value,
+    `loss ${results.loss.item()}, expected ${value}`,
+  )
   let slope = 0
   let scale = 1
   directions.forEach((direction, i) =>
@@ -110,7 +118,9 @@ for (const [name, check] of Object.entries({ forward, backward })) {
   test(`random graphs, ${name}`, async () => {
     const failures: string[] = []
     for (const seed of seeds) {
-      await check(seed).catch((error: Error) => failures.push(`seed ${seed}: ${error.message.split('\n')[0]}`))
+      await check(seed).catch((error: Error) =>
+        failures.push(`seed ${seed}: ${error.message.split('\n')[0]}`),
+      )
     }
     assert.deepEqual(failures, [], `${failures.length} of ${seeds.length} seeds fail`)
   })

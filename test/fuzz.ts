@@ -103,7 +103,9 @@ export function randomGraph<T extends Maths<T>>(
     },
     () => {
       const x = recent()
-      return x.shape.length === 0 ? undefined : choose(random, [f.layerNorm, f.softmax, f.rmsNorm])(x.mul(2), 0.1)
+      return x.shape.length === 0
+        ? undefined
+        : choose(random, [f.layerNorm, f.softmax, f.rmsNorm])(x.mul(2), 0.1)
     },
     // Products.
     () => {
@@ -128,7 +130,8 @@ export function randomGraph<T extends Maths<T>>(
       const hidden = normed.matmul(f.concat([inputs[5].T, inputs[5].mul(0.5)], 1)).mul(1 / Math.sqrt(columns))
       const [a, b] = hidden.split([columns, columns])
       const gated = a.mul(f.gelu(b))
-      const mixed = random() < 0.5 ? gated : f.concat([gated.slice(1, 1, columns).tanh(), gated.slice(1, 0, 1)])
+      const mixed =
+        random() < 0.5 ? gated : f.concat([gated.slice(1, 1, columns).tanh(), gated.slice(1, 0, 1)])
       return x.add(mixed.matmul(inputs[5]))
     },
     () => {
@@ -139,7 +142,10 @@ export function randomGraph<T extends Maths<T>>(
     () => {
       const x = recent()
       if (x.shape.length < 3) return undefined
-      const other = choose(random, made.filter(({ shape }) => shape.join() === x.shape.join()))
+      const other = choose(
+        random,
+        made.filter(({ shape }) => shape.join() === x.shape.join()),
+      )
       return x.matmul(other.T).mul(1 / x.shape[last(x)])
     },
     // Movements.
@@ -159,7 +165,10 @@ export function randomGraph<T extends Maths<T>>(
       const x = recent()
       if (x.shape.length === 0) return undefined
       const at = random() < 0.6 ? last(x) : axis(x)
-      const fits = made.filter(({ shape }) => shape.length === x.shape.length && shape.every((extent, i) => i === at || extent === x.shape[i]))
+      const fits = made.filter(
+        ({ shape }) =>
+          shape.length === x.shape.length && shape.every((extent, i) => i === at || extent === x.shape[i]),
+      )
       const pieces = Array.from({ length: 1 + Math.floor(random() * 3) }, () => choose(random, fits))
       return f.concat([x, ...pieces], at)
     },
@@ -174,7 +183,9 @@ export function randomGraph<T extends Maths<T>>(
     () => {
       const x = recent()
       const factor = [2, 3, 4, 5].find(n => x.size % n === 0)
-      return random() < 0.3 || !factor ? x.reshape(-1) : x.reshape(...(random() < 0.5 ? [factor, -1] : [-1, factor]))
+      return random() < 0.3 || !factor
+        ? x.reshape(-1)
+        : x.reshape(...(random() < 0.5 ? [factor, -1] : [-1, factor]))
     },
     () => {
       const x = recent()
@@ -196,7 +207,12 @@ export function randomGraph<T extends Maths<T>>(
     () => {
       const x = recent()
       if (x.shape.length === 0) return undefined
-      return x.mul(f.arange(x.shape[last(x)]).toFloat().mul(1 / x.shape[last(x)]))
+      return x.mul(
+        f
+          .arange(x.shape[last(x)])
+          .toFloat()
+          .mul(1 / x.shape[last(x)]),
+      )
     },
   ]
   for (let i = 0; i < steps; i++) {

@@ -14,7 +14,15 @@ import {
   norm,
   useBackend,
 } from '../engine/index.ts'
-import { type Body, Reference, type Tools, engineTools, randomArray, referenceTools, seeded } from './reference.ts'
+import {
+  type Body,
+  Reference,
+  type Tools,
+  engineTools,
+  randomArray,
+  referenceTools,
+  seeded,
+} from './reference.ts'
 
 let backend: CpuBackend
 before(async () => useBackend((backend = await cpuBackend({ threads: 2 }))))
@@ -31,13 +39,21 @@ interface Input {
 
 const shape = (...extents: number[]): Input => ({ shape: extents })
 const between = (low: number, high: number, ...extents: number[]): Input => ({ shape: extents, low, high })
-const indices = (values: readonly number[], ...extents: number[]): Input => ({ shape: extents, values, int: true })
+const indices = (values: readonly number[], ...extents: number[]): Input => ({
+  shape: extents,
+  values,
+  int: true,
+})
 
 /** Checks a function's value against the reference's, and its gradients against central differences of that. */
 async function check(inputs: readonly Input[], body: Body, tolerance = 2e-5): Promise<void> {
   const random = seeded(inputs.length * 7 + inputs[0].shape.length)
   const data = inputs.map(({ shape, low = -1, high = 1, values, int }) =>
-    int ? Int32Array.from(values ?? []) : values ? Float32Array.from(values) : randomArray(shape, random, low, high),
+    int
+      ? Int32Array.from(values ?? [])
+      : values
+        ? Float32Array.from(values)
+        : randomArray(shape, random, low, high),
   )
   const references = inputs.map(({ shape }, i) => new Reference(data[i], shape))
   const expected = body(referenceTools, ...references)
@@ -65,7 +81,9 @@ async function check(inputs: readonly Input[], body: Body, tolerance = 2e-5): Pr
       const moved = (by: number) => {
         const changed = references[i].data.slice()
         changed[j] += by
-        return loss(references.map((reference, k) => (k === i ? new Reference(changed, reference.shape) : reference)))
+        return loss(
+          references.map((reference, k) => (k === i ? new Reference(changed, reference.shape) : reference)),
+        )
       }
       return (moved(step) - moved(-step)) / (2 * step)
     })
@@ -74,7 +92,12 @@ async function check(inputs: readonly Input[], body: Body, tolerance = 2e-5): Pr
 }
 
 /** The largest difference must be small beside the largest value. */
-function close(what: string, actual: ArrayLike<number>, expected: ArrayLike<number>, tolerance: number): void {
+function close(
+  what: string,
+  actual: ArrayLike<number>,
+  expected: ArrayLike<number>,
+  tolerance: number,
+): void {
   assert.equal(actual.length, expected.length, what)
   const scale = Math.max(1, ...Array.from(expected, Math.abs))
   for (let i = 0; i < expected.length; i++) {
@@ -124,13 +147,28 @@ const binary: Record<string, Body> = {
   where: (f, x, y) => f.where(x.less(y), x.square(), y.mul(3)),
 }
 const broadcasts: [Shape, Shape][] = [
-  [[3, 4, 5], [3, 4, 5]],
+  [
+    [3, 4, 5],
+    [3, 4, 5],
+  ],
   [[3, 4, 5], []],
   [[3, 4, 5], [5]],
-  [[3, 4, 5], [4, 1]],
-  [[3, 4, 5], [3, 1, 1]],
-  [[3, 4, 5], [1, 4, 1]],
-  [[3, 1, 5], [1, 4, 1]],
+  [
+    [3, 4, 5],
+    [4, 1],
+  ],
+  [
+    [3, 4, 5],
+    [3, 1, 1],
+  ],
+  [
+    [3, 4, 5],
+    [1, 4, 1],
+  ],
+  [
+    [3, 1, 5],
+    [1, 4, 1],
+  ],
   [[3, 4, 1], [5]],
   [[1], [7, 9]],
   [[60, 3], [3]],
@@ -203,12 +241,18 @@ test('slices, splits and concats on each axis', async () => {
       const [a, b, c] = x.split([1, 2, x.shape[axis] - 3], axis)
       return a.exp().sum().add(b.square().sum()).add(c.sin().sum())
     })
-    await check([shape(2, 3, 4), shape(2, 3, 4)], (f, x, y) => f.concat([x.square(), y, x.mul(y)], axis).exp())
-    await check([shape(4, 5, 6)], (f, x) => f.concat([x.slice(axis, 2, 4), x.slice(axis, 0, 3)], axis).square())
+    await check([shape(2, 3, 4), shape(2, 3, 4)], (f, x, y) =>
+      f.concat([x.square(), y, x.mul(y)], axis).exp(),
+    )
+    await check([shape(4, 5, 6)], (f, x) =>
+      f.concat([x.slice(axis, 2, 4), x.slice(axis, 0, 3)], axis).square(),
+    )
     // Pieces that overlap, and one that nothing covers.
     await check([shape(4, 5, 6)], (_, x) => x.slice(axis, 0, 3).mul(x.slice(axis, 1, 4)))
     // Across the seam of a concat.
-    await check([shape(2, 3, 4), shape(2, 3, 4)], (f, x, y) => f.concat([x, y], axis).slice(axis, 1, 3).square())
+    await check([shape(2, 3, 4), shape(2, 3, 4)], (f, x, y) =>
+      f.concat([x, y], axis).slice(axis, 1, 3).square(),
+    )
   }
   await check([shape(6, 8)], (_, x) => x.slice(0, 1, 5).slice(1, 2, 7).slice(0, 1, 3).square())
   await check([shape(6, 1)], (f, x) => f.concat([x, x.square(), x.exp()], 1))
@@ -218,7 +262,9 @@ test('chains of movements', async () => {
   await check([shape(2, 3, 4)], (_, x) => x.permute([2, 0, 1]).square())
   await check([shape(2, 3, 4)], (_, x) => x.transpose(0, 2).reshape(4, 6).exp())
   await check([shape(2, 3, 4)], (_, x) => x.reshape(6, 4).T.reshape(2, 12).permute([1, 0]).square())
-  await check([shape(2, 12)], (_, x) => x.reshape(2, 3, 4).permute([1, 0, 2]).slice(0, 1, 3).reshape(-1).sin())
+  await check([shape(2, 12)], (_, x) =>
+    x.reshape(2, 3, 4).permute([1, 0, 2]).slice(0, 1, 3).reshape(-1).sin(),
+  )
   await check([shape(3, 1, 4)], (_, x) => x.broadcastTo([3, 2, 4]).transpose(0, 1).reshape(6, 4).square())
   await check([shape(3, 4), shape(4, 3)], (_, x, y) => x.T.mul(y).T.add(x))
 })
@@ -235,11 +281,26 @@ test('gather and its scatter-add', async () => {
 })
 
 const products: [Shape, Shape][] = [
-  [[5, 7], [7, 3]],
-  [[1, 7], [7, 3]],
-  [[5, 7], [7, 1]],
-  [[5, 1], [1, 3]],
-  [[13, 17], [17, 19]],
+  [
+    [5, 7],
+    [7, 3],
+  ],
+  [
+    [1, 7],
+    [7, 3],
+  ],
+  [
+    [5, 7],
+    [7, 1],
+  ],
+  [
+    [5, 1],
+    [1, 3],
+  ],
+  [
+    [13, 17],
+    [17, 19],
+  ],
 ]
 test('matrix products with all four transposes', async () => {
   for (const [[m, k], [, n]] of products) {
@@ -261,7 +322,12 @@ test('batched products with all four transposes', async () => {
 })
 test('products of views', async () => {
   await check([shape(6, 9), shape(5, 8)], (_, a, b) => a.slice(1, 2, 7).matmul(b.slice(1, 1, 4)))
-  await check([shape(6, 9), shape(5, 9)], (_, a, b) => a.slice(0, 2, 6).slice(1, 1, 4).matmul(b.slice(1, 4, 7).T))
+  await check([shape(6, 9), shape(5, 9)], (_, a, b) =>
+    a
+      .slice(0, 2, 6)
+      .slice(1, 1, 4)
+      .matmul(b.slice(1, 4, 7).T),
+  )
   await check([shape(2, 3, 8)], (_, x) => x.slice(2, 0, 4).matmul(x.slice(2, 3, 7).T))
   // Heads: [batch, length, heads, width] to [batch, heads, length, width].
   await check([shape(2, 3, 2, 4)], (_, x) => x.permute([0, 2, 1, 3]).matmul(x.permute([0, 2, 3, 1])))
@@ -335,7 +401,11 @@ test('gradients of the gradients of products', async () => {
 })
 
 function differences(value: (x: Reference) => number, x: Reference, step = 1e-4): number[] {
-  const moved = (i: number, by: number) => new Reference(x.data.map((old, j) => (i === j ? old + by : old)), x.shape)
+  const moved = (i: number, by: number) =>
+    new Reference(
+      x.data.map((old, j) => (i === j ? old + by : old)),
+      x.shape,
+    )
   return Array.from(x.data, (_, i) => (value(moved(i, step)) - value(moved(i, -step))) / (2 * step))
 }
 
@@ -357,12 +427,22 @@ function entropy(logits: Reference, targets: ArrayLike<number>): { loss: number[
 test('crossEntropy', async () => {
   const random = seeded(11)
   const logits = new Reference(randomArray([6, 11], random, -3, 3), [6, 11])
-  const targets = Int32Array.of(0, 10, 5, 5, 3, logits.data.subarray(55).indexOf(Math.max(...logits.data.subarray(55))))
+  const targets = Int32Array.of(
+    0,
+    10,
+    5,
+    5,
+    3,
+    logits.data.subarray(55).indexOf(Math.max(...logits.data.subarray(55))),
+  )
   const run = compile(({ x, t }) => {
     const { loss, correct } = crossEntropy(x.reshape(2, 3, 11), t)
     return { loss, correct, dx: grad(loss.mean(), [x])[0] }
   })
-  const { loss, correct, dx } = await run({ x: array(Float32Array.from(logits.data), [6, 11]), t: array(targets, [2, 3]) })
+  const { loss, correct, dx } = await run({
+    x: array(Float32Array.from(logits.data), [6, 11]),
+    t: array(targets, [2, 3]),
+  })
   const expected = entropy(logits, targets)
   assert.deepEqual(loss.shape, [2, 3])
   close('loss', loss.data, expected.loss, 1e-6)
@@ -388,11 +468,18 @@ test('linearCrossEntropy in several chunks is one product and its cross-entropy'
   const whole = await both((x, w, t) => crossEntropy(x.matmul(w.T), t))
   for (const name of ['loss', 'dx', 'dw'] as const) {
     const scale = Math.max(...Array.from(whole[name].data, Math.abs))
-    close(name, chunked[name].data.map(v => v / scale), whole[name].data.map(v => v / scale), 1e-5)
+    close(
+      name,
+      chunked[name].data.map(v => v / scale),
+      whole[name].data.map(v => v / scale),
+      1e-5,
+    )
   }
   assert.deepEqual(chunked.correct.data, whole.correct.data)
   // One row of the whole in float64.
-  const logits = Reference.make([1, vocabulary], ([, j]) => [0, 1, 2].reduce((sum, k) => sum + x[2099 * 3 + k] * w[j * 3 + k], 0))
+  const logits = Reference.make([1, vocabulary], ([, j]) =>
+    [0, 1, 2].reduce((sum, k) => sum + x[2099 * 3 + k] * w[j * 3 + k], 0),
+  )
   close('the last loss', [chunked.loss.data[2099]], entropy(logits, [targets[2099]]).loss, 1e-6)
 })
 

@@ -121,7 +121,8 @@ export class Reference implements Maths<Reference> {
   constructor(data: Iterable<number>, shape: Shape) {
     this.data = Float64Array.from(data)
     this.shape = shape
-    if (this.data.length !== sizeOf(shape)) throw new Error(`${this.data.length} numbers for [${shape.join()}]`)
+    if (this.data.length !== sizeOf(shape))
+      throw new Error(`${this.data.length} numbers for [${shape.join()}]`)
   }
 
   /** A reference of this shape, each element made from its index. */
@@ -157,7 +158,10 @@ export class Reference implements Maths<Reference> {
     )
     // at() with a negative index reaches an axis that a shorter shape lacks.
     const [left, right] = [this, b].map(x => x.padded(rank).broadcastTo(shape))
-    return new Reference(left.data.map((value, i) => element(value, right.data[i])), shape)
+    return new Reference(
+      left.data.map((value, i) => element(value, right.data[i])),
+      shape,
+    )
   }
 
   private padded(rank: number): Reference {
@@ -247,8 +251,14 @@ export class Reference implements Maths<Reference> {
     return this.map(Math.trunc)
   }
 
-  private reduce(axis: number | undefined, keepDims: boolean, start: number, add: (a: number, b: number) => number): Reference {
-    const axes = axis === undefined ? this.shape.map((_, i) => i) : [axis < 0 ? axis + this.shape.length : axis]
+  private reduce(
+    axis: number | undefined,
+    keepDims: boolean,
+    start: number,
+    add: (a: number, b: number) => number,
+  ): Reference {
+    const axes =
+      axis === undefined ? this.shape.map((_, i) => i) : [axis < 0 ? axis + this.shape.length : axis]
     const extents = axes.map(i => this.shape[i])
     const kept = this.shape.map((extent, i) => (axes.includes(i) ? 1 : extent))
     const result = Reference.make(kept, index => {
@@ -310,18 +320,26 @@ export class Reference implements Maths<Reference> {
   }
   permute(permutation: readonly number[]): Reference {
     const from = new Array<number>(permutation.length)
-    return Reference.make(permutation.map(axis => this.shape[axis]), index => {
-      permutation.forEach((axis, i) => (from[axis] = index[i]))
-      return this.at(from)
-    })
+    return Reference.make(
+      permutation.map(axis => this.shape[axis]),
+      index => {
+        permutation.forEach((axis, i) => (from[axis] = index[i]))
+        return this.at(from)
+      },
+    )
   }
   reshape(...extents: number[]): Reference {
     const known = extents.reduce((size, extent) => (extent === -1 ? size : size * extent), 1)
-    return new Reference(this.data, extents.map(extent => (extent === -1 ? this.size / known : extent)))
+    return new Reference(
+      this.data,
+      extents.map(extent => (extent === -1 ? this.size / known : extent)),
+    )
   }
   broadcastTo(shape: Shape): Reference {
     const padded = this.padded(shape.length)
-    return Reference.make(shape, index => padded.at(index.map((i, axis) => (padded.shape[axis] === 1 ? 0 : i))))
+    return Reference.make(shape, index =>
+      padded.at(index.map((i, axis) => (padded.shape[axis] === 1 ? 0 : i))),
+    )
   }
   slice(axis: number, start: number, end: number): Reference {
     const at = axis < 0 ? axis + this.shape.length : axis
@@ -353,7 +371,10 @@ export const referenceTools: Tools<Reference> = {
     // Not a sum of products: the branch that is not taken may be infinite.
     const wide = condition.add(yes.mul(0)).add(no.mul(0))
     const [left, right, test] = [yes, no, condition].map(x => x.broadcastTo(wide.shape))
-    return new Reference(test.data.map((holds, i) => (holds ? left.data[i] : right.data[i])), wide.shape)
+    return new Reference(
+      test.data.map((holds, i) => (holds ? left.data[i] : right.data[i])),
+      wide.shape,
+    )
   },
   concat(tensors, axis = -1) {
     const at = axis < 0 ? axis + tensors[0].shape.length : axis
@@ -375,7 +396,11 @@ export const referenceTools: Tools<Reference> = {
   gelu: x => x.mul(x.mul(Math.SQRT1_2).erf().add(1)).mul(0.5),
   relu: x => x.maximum(0),
   sigmoid: x => x.neg().exp().add(1).reciprocal(),
-  softplus: x => new Reference(x.data.map(value => (value > 30 ? value : Math.log1p(Math.exp(value)))), x.shape),
+  softplus: x =>
+    new Reference(
+      x.data.map(value => (value > 30 ? value : Math.log1p(Math.exp(value)))),
+      x.shape,
+    ),
   softmax: softmaxOf,
   layerNorm(x, epsilon = 1e-5) {
     const centered = x.sub(x.mean(-1, true))

@@ -1,0 +1,108 @@
+import assert from 'node:assert/strict'
+import { after, before, test } from 'node:test'
+import {
+  type CpuBackend,
+  array,
+  compile,
+  concat,
+  cpuBackend,
+  randomNormal,
+  randomUniform,
+  useBackend,
+} from '../engine/index.ts'
+
+let backend: CpuBackend
+before(async () => useBackend((backend = await cpuBackend({ threads: 2 }))))
+after(() => backend.close())
+
+const draw = async (make: typeof randomUniform, key: number, ...shape: number[]) =>
+  (await compile(() => ({ x: make(shape, key) }))()).x.data
+
+/** The mean of each power, and the correlation of neighbours at a distance. */
+function moments(x: ArrayLike<number>): number[] {
+  return [1, 2, 3, 4].map(power => Array.from(x).reduce((sum, value) => sum + value ** power, 0) / x.length)
+}
+function correlation(x: ArrayLike<number>, y: ArrayLike<number>, lag = 0): number {
+  const [a, b] = [moments(x)[0], moments(y)[0]]
+  let [xy, xx, yy] = [0, 0, 0]
+  for (let i = lag; i < x.length; i++) {
+    xy += (x[i - lag] - a) * (y[i] - b)
+    xx += (x[i - lag] - a) ** 2
+    yy += (y[i] - b) ** 2
+  }
+  return xy / Math.sqrt(xx * yy)
+}
+
+const count = 200_000
+/** Four standard deviations of a mean of this many numbers of unit variance. */
+const slack = 4 / Math.sqrt(count)
+
+test('uniform numbers', async () => {
+  const x = await draw(randomUniform, 1, count)
+  assert.ok(x.every(value => value >= 0 && value < 1))
+  moments(x).forEach((moment, i) =>
+    assert.ok(Math.abs(moment - 1 / (i + 2)) < slack, `moment ${i + 1}: ${moment}`),
+  )
+  const bins = new Array<number>(64).fill(0)
+  for (const value of x) bins[Math.floor(value * 64)]++
+  const expected = count / 64
+  const chi = bins.reduce((sum, bin) => sum + (bin - expected) ** 2 / expected, 0)
+  // 63 degrees of freedom: mean 63, standard deviation 11.
+  assert.ok(chi > 25 && chi < 120, `chi² ${chi}`)
+  for (const lag of [1, 2, 3, 4, 8, 64, 1000, 65536])
+    assert.ok(Math.abs(correlation(x, x, lag)) < 1.2 * slack, `lag ${lag}`)
+})
+
+test('normal numbers', async () => {
+  const x = await draw(randomNormal, 2, count)
+  const [mean, square, cube, fourth] = moments(x)
+  assert.ok(Math.abs(mean) < slack, `mean ${mean}`)
+  assert.ok(Math.abs(square - 1) < 1.5 * slack, `variance ${square}`)
+  assert.ok(Math.abs(cube) < 4 * slack, `skew ${cube}`)
+  assert.ok(Math.abs(fourth - 3) < 10 * slack, `kurtosis ${fourth}`)
+  assert.ok(x.every(Number.isFinite))
+  const beyond = x.filter(value => Math.abs(value) > 3).length / count
+  assert.ok(beyond > 0.002 && beyond < 0.0034, `beyond three: ${beyond}`)
+  for (const lag of [1, 2, 4, 100]) assert.ok(Math.abs(correlation(x, x, lag)) < slack, `lag ${lag}`)
+  const wide = (await compile(() => ({ x: randomNormal([count], 2, 0.02) }))()).x.data
+  wide.forEach((value, i) => assert.ok(Math.abs(value - 0.02 * x[i]) < 1e-8))
+})
+
+test('different keys give independent numbers', async () => {
+  const first = await draw(randomUniform, 0, count)
+  for (const key of [1, 2, 3, 1000, -1, 2 ** 30]) {
+    const other = await draw(randomUniform, key, count)
+    for (const lag of [0, 1, 2])
+      assert.ok(Math.abs(correlation(first, other, lag)) < 1.2 * slack, `key ${key}, lag ${lag}`)
+  }
+})
+
+test('the numbers depend on key and index alone', async () => {
+  const flat = await draw(randomNormal, 5, 6000)
+  assert.deepEqual(await draw(randomNormal, 5, 20, 300), flat)
+  assert.deepEqual(await draw(randomNormal, 5, 600, 10), flat)
+  assert.deepEqual(await draw(randomNormal, 5, 30, 5, 40), flat)
+  // Pieces, views and fused uses of the same tensor.
+  const run = compile(({ key }) => {
+    const x = randomNormal([600, 10], key)
+    return {
+      piece: x.slice(0, 100, 500),
+      turned: x.T,
+      joined: concat([x.slice(1, 0, 3), x.slice(1, 3, 10)], 1),
+      double: x.mul(2),
+    }
+  })
+  const { piece, turned, joined, double } = await run({ key: array(Int32Array.of(5), []) })
+  assert.deepEqual(piece.data, flat.slice(1000, 5000))
+  assert.ok(turned.data.every((value, i) => value === flat[(i % 600) * 10 + Math.floor(i / 600)]))
+  assert.deepEqual(joined.data, flat)
+  assert.ok(double.data.every((value, i) => value === 2 * flat[i]))
+  const other = await cpuBackend({ threads: 3 })
+  useBackend(other)
+  try {
+    assert.deepEqual(await draw(randomNormal, 5, 600, 10), flat)
+  } finally {
+    useBackend(backend)
+    await other.close()
+  }
+})
