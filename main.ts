@@ -311,7 +311,7 @@ while (done < 1 && !interrupt.requested) {
   progress.update(done, `step ${step}  loss ${loss.item().toFixed(3)}`)
 
   // Evaluation is off the clock.
-  if (done < nextEvaluation) continue
+  if (done < 1 && done < nextEvaluation) continue
   nextEvaluation += evaluation.every
   const validation = await validate()
   table.row({
