@@ -9,6 +9,7 @@ import {
   arange,
   array,
   assign,
+  attention,
   compile,
   concat,
   cpuBackend,
@@ -21,6 +22,7 @@ import {
   norm,
   randomNormal,
   randomUniform,
+  scatterAdd,
   useBackend,
   variable,
   where,
@@ -345,6 +347,16 @@ const wrong: Record<string, [body: (x: Tensor, i: Tensor) => unknown, message: R
     (x, i) => linearCrossEntropy(x, full([7, 5], 0), i),
     /linearCrossEntropy: .*\[3, 4\].*\[7, 5\]/,
   ],
+  scatterAdd: [(x, i) => scatterAdd(x, i, 5), /scatterAdd: .*\[3, 4\].*\[2\]/],
+  attention: [
+    x => attention(x.reshape(1, 3, 4), x.reshape(1, 4, 3), x.reshape(1, 3, 4)),
+    /attention: .*\[1, 3, 4\], \[1, 4, 3\]/,
+  ],
+  'attention without a batch': [x => attention(x, x, x), /attention: .*\[3, 4\]/],
+  'attention of heads': [
+    x => attention(x.reshape(1, 3, 4), x.reshape(1, 3, 4), x.reshape(1, 3, 4), { heads: 3 }),
+    /attention: .*3 heads/,
+  ],
   grad: [x => grad(x.sum(0), [x]), /grad: .*\[4\]/],
 }
 for (const [name, [body, message]] of Object.entries(wrong)) {
@@ -496,6 +508,131 @@ test('outputs are right while other programs are being made', async () => {
     )
   })
   await Promise.all(calls)
+})
+
+test('outputs are read where they were written, though the arena has moved meanwhile', async () => {
+  const fresh = await cpuBackend({ threads: 2 })
+  useBackend(fresh)
+  try {
+    const slow = compile(({ x }) => {
+      let y = x
+      for (let i = 0; i < 30; i++) y = y.matmul(x)
+      return { y }
+    })
+    const x = array(
+      Float32Array.from({ length: 400 ** 2 }, (_, i) => Number(i % 401 === 0)),
+      [400, 400],
+    )
+    await slow({ x })
+    for (let i = 1; i < 4; i++) {
+      const running = slow({ x })
+      // More memory than any program before, taken while the other one runs.
+      const large = array(new Float32Array(i * 1000 ** 2), [i * 1000, 1000])
+      await compile(({ x }) => ({ y: x.add(i).T })).prepare({ x: large })
+      assert.deepEqual((await running).y.data, x.data)
+    }
+  } finally {
+    useBackend(backend)
+    await fresh.close()
+  }
+})
+
+test('calls may be queued without waiting, in the order in which they take effect', async () => {
+  const v = variable(floats(1))
+  const [double, increase] = [compile(() => assign(v, v.mul(2))), compile(({ x }) => assign(v, v.add(x)))]
+  const x = Float32Array.of(1)
+  // None has been compiled; the array is used again before its call has had its turn.
+  const calls: Promise<unknown>[] = [double(), increase({ x: array(x) })]
+  x[0] = 5
+  const early = v.read()
+  calls.push(double(), increase({ x: array(x) }), v.write(floats(7)), double())
+  const late = v.read()
+  await Promise.all(calls)
+  assert.deepEqual([(await early).data[0], (await late).data[0]], [3, 14])
+})
+
+test('variables that start from variables', async () => {
+  const a = variable(randomUniform([9], 1))
+  const b = variable(a.mul(2))
+  const c = variable(b)
+  const run = compile(() => ({ a, b, c }))
+  const results = await run()
+  assert.ok(results.a.data.some(value => value > 0))
+  assert.deepEqual(
+    [...results.b.data],
+    Array.from(results.a.data, value => 2 * value),
+  )
+  assert.deepEqual(results.c.data, results.b.data)
+})
+
+test('scatterAdd onto a variable', async () => {
+  const table = variable(counting(6, 40))
+  const update = compile(({ rows, ids }) => {
+    const old = table.gather(ids)
+    assign(table, table.add(scatterAdd(rows.add(old), ids, 6)))
+    return { old, sum: table.sum(0) }
+  })
+  const ids = [3, 1, 3, 99, -4]
+  const rows = Array.from({ length: 5 * 40 }, (_, i) => i % 7)
+  const before = Array.from({ length: 6 * 40 }, (_, i) => i)
+  const { old, sum } = await update({
+    rows: array(Float32Array.from(rows), [5, 40]),
+    ids: array(Int32Array.from(ids)),
+  })
+  const expected = [...before]
+  ids.forEach((id, i) => {
+    const row = Math.min(5, Math.max(0, id))
+    for (let j = 0; j < 40; j++) {
+      assert.equal(old.data[i * 40 + j], before[row * 40 + j])
+      expected[row * 40 + j] += rows[i * 40 + j] + before[row * 40 + j]
+    }
+  })
+  assert.deepEqual(await numbers(table), expected)
+  assert.deepEqual(
+    [...sum.data],
+    Array.from({ length: 40 }, (_, j) => 6 * j + 15 * 40),
+  )
+})
+
+test('scatterAdd onto a variable of which others take the old and the new value', async () => {
+  const [table, copy] = [variable(counting(5, 3)), variable(full([5, 3], 0))]
+  const run = compile(({ rows, ids }) => {
+    const next = table.add(scatterAdd(rows, ids, 5)).add(scatterAdd(rows.mul(10), ids.add(1), 5))
+    assign(table, next)
+    assign(copy, table)
+    return { next, doubled: next.mul(2), product: table.matmul(rows.T) }
+  })
+  const { next, doubled, product } = await run({
+    rows: array(new Float32Array(6).fill(1), [2, 3]),
+    ids: array(Int32Array.of(0, 2)),
+  })
+  const expected = Array.from({ length: 15 }, (_, i) => i + [1, 10, 1, 10, 0][Math.floor(i / 3)])
+  assert.deepEqual([...next.data], expected)
+  assert.deepEqual(
+    [...doubled.data],
+    expected.map(value => 2 * value),
+  )
+  assert.deepEqual(await numbers(table), expected)
+  assert.deepEqual(
+    await numbers(copy),
+    Array.from({ length: 15 }, (_, i) => i),
+  )
+  assert.deepEqual([...product.data], [3, 3, 12, 12, 21, 21, 30, 30, 39, 39])
+})
+
+test('a backend that is closed, or another than before, is refused', async () => {
+  const other = await cpuBackend({ threads: 1 })
+  useBackend(other)
+  const v = variable(floats(1))
+  const run = compile(() => ({ v: v.add(1) }))
+  try {
+    await run()
+  } finally {
+    useBackend(backend)
+  }
+  await assert.rejects(v.read(), /another backend/)
+  await other.close()
+  await assert.rejects(run(), /another backend|closed/)
 })
 
 test('whole graphs and one operation at a time agree', async () => {

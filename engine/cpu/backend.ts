@@ -72,14 +72,15 @@ export class CpuBackend implements Backend {
     this.memory.reserveArena(bytes)
 
     const variables = new Map(program.variables.map((buffer, i) => [buffer.variable, storages[i].address]))
+    // Where the arena was when the last run began; it may move while one is under way.
+    let arena = -1
     const addressOf = ({ buffer, offset }: Operand): number => {
       const { root } = buffer
-      const start = root.variable ? variables.get(root.variable) : this.memory.arena + (offsets.get(root) ?? 0)
+      const start = root.variable ? variables.get(root.variable) : arena + (offsets.get(root) ?? 0)
       if (start === undefined) throw new Error('a program uses a variable that it does not name')
       return start + offset * 4
     }
     const table = this.layOut(steps)
-    let arena = -1
     const run = async (inputs: readonly (Float32Array | Int32Array)[]) => {
       if (arena !== this.memory.arena) {
         arena = this.memory.arena

@@ -65,6 +65,7 @@ export class Threads {
   }
 
   async close(): Promise<void> {
+    this.failure ??= new Error('the backend is closed')
     await Promise.all(this.workers.map(worker => worker.terminate()))
   }
 
