@@ -27,7 +27,9 @@ export function attention(
     (!slope || showShape(slope.shape) === showShape([heads]))
   if (!fits) {
     const shapes = [query, key, value, ...(slope ? [slope] : [])].map(({ shape }) => showShape(shape))
-    throw new ShapeError(`attention: query, key, value${slope ? ', slope' : ''} ${shapes.join(', ')} do not fit together with ${heads} heads`)
+    throw new ShapeError(
+      `attention: query, key, value${slope ? ', slope' : ''} ${shapes.join(', ')} do not fit together with ${heads} heads`,
+    )
   }
   const options: AttentionOptions = { heads, scale: scale ?? 1 / Math.sqrt(queryWidth / heads) }
   const inputs = [query, key, value, ...(slope ? [slope] : [])]
@@ -36,13 +38,19 @@ export function attention(
 }
 
 /** Gradients of attention's inputs, given the node, its out and the gradient of out. */
-export function attentionGradient(both: Tensor, { heads, scale }: AttentionOptions, out: Tensor, g: Tensor): Tensor[] {
+export function attentionGradient(
+  both: Tensor,
+  { heads, scale }: AttentionOptions,
+  out: Tensor,
+  g: Tensor,
+): Tensor[] {
   const [query, key, value, slope] = both.inputs
   const [batch, length] = query.shape
   const logSumExp = node({ kind: 'element', index: 1 }, [both], [batch, heads, length], 'float32')
   const inputs = [...both.inputs, out, logSumExp, g]
   const all = node({ kind: 'attentionGradient', heads, scale }, inputs, [], 'float32')
-  const element = (index: number, shape: readonly number[]) => node({ kind: 'element', index }, [all], shape, 'float32')
+  const element = (index: number, shape: readonly number[]) =>
+    node({ kind: 'element', index }, [all], shape, 'float32')
   return [
     ...[query, key, value].map(({ shape }, index) => element(index, shape)),
     // Each sequence's share of the slopes' gradient; the sum over the batch is the graph's.

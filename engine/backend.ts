@@ -51,7 +51,10 @@ export function currentBackend(): Backend {
 let last: Promise<unknown> = Promise.resolve()
 
 /** Does something once what it needs is ready and all that was asked for before has been done. */
-export function inTurn<Ready, Result>(ready: Promise<Ready>, action: (value: Ready) => Promise<Result>): Promise<Result> {
+export function inTurn<Ready, Result>(
+  ready: Promise<Ready>,
+  action: (value: Ready) => Promise<Result>,
+): Promise<Result> {
   const before = last
   const done = (async () => {
     // A failure before is for those who asked.

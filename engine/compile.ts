@@ -80,15 +80,20 @@ export function compile<Outputs extends Readonly<Record<string, Tensor>> | void>
 /** Sets what a variable holds after the call that is being traced. Throws outside of compile(), or at the second assignment. */
 export function assign(variable: Variable, value: Tensor): void {
   const trace = Trace.active
-  if (!trace) throw new Error('assign() works within a function given to compile(); elsewhere use variable.write()')
-  if (trace.assignments.has(variable)) throw new Error('assign: this variable has been assigned in this function already')
+  if (!trace)
+    throw new Error('assign() works within a function given to compile(); elsewhere use variable.write()')
+  if (trace.assignments.has(variable))
+    throw new Error('assign: this variable has been assigned in this function already')
   if (!sameShape(variable.shape, value.shape) || variable.dtype !== value.dtype) {
-    throw new ShapeError(`assign: a variable ${variable.dtype} ${showShape(variable.shape)} cannot take ${value.dtype} ${showShape(value.shape)}`)
+    throw new ShapeError(
+      `assign: a variable ${variable.dtype} ${showShape(variable.shape)} cannot take ${value.dtype} ${showShape(value.shape)}`,
+    )
   }
   trace.assignments.set(variable, value)
 }
 
-const toArray = (value: NDArray | number): NDArray => (typeof value === 'number' ? new NDArray(Float32Array.of(value), []) : value)
+const toArray = (value: NDArray | number): NDArray =>
+  typeof value === 'number' ? new NDArray(Float32Array.of(value), []) : value
 
 async function prepareProgram(
   body: (inputs: Readonly<Record<string, Tensor>>) => Readonly<Record<string, Tensor>> | void,
@@ -96,14 +101,19 @@ async function prepareProgram(
 ): Promise<Prepared> {
   const start = performance.now()
   const trace = new Trace()
-  const inputs = new Map(arrays.map(([name, { shape, dtype }]) => [name, new Tensor({ kind: 'input', name }, [], shape, dtype)]))
+  const inputs = new Map(
+    arrays.map(([name, { shape, dtype }]) => [name, new Tensor({ kind: 'input', name }, [], shape, dtype)]),
+  )
   const outputs = Object.entries(trace.record(() => body(named(inputs))) ?? {})
   for (const [name, { dtype }] of outputs) {
-    if (dtype === 'bool') throw new ShapeError(`compile: output '${name}' is bool; make it a number with toFloat() or toInt()`)
+    if (dtype === 'bool')
+      throw new ShapeError(`compile: output '${name}' is bool; make it a number with toFloat() or toInt()`)
   }
   const traceTime = performance.now() - start
   const results = outputs.map(([, tensor]) => tensor)
-  const { program, executable, variables, compileTime } = await load(results, trace.assignments, [...inputs.values()])
+  const { program, executable, variables, compileTime } = await load(results, trace.assignments, [
+    ...inputs.values(),
+  ])
   return {
     program,
     executable,
@@ -122,7 +132,10 @@ const named = (inputs: ReadonlyMap<string, Tensor>): Readonly<Record<string, Ten
     {
       get(_, name) {
         const input = typeof name === 'string' ? inputs.get(name) : undefined
-        if (!input) throw new Error(`the function takes an input ${String(name)} that the call did not give: ${[...inputs.keys()].join(', ') || 'none'}`)
+        if (!input)
+          throw new Error(
+            `the function takes an input ${String(name)} that the call did not give: ${[...inputs.keys()].join(', ') || 'none'}`,
+          )
         return input
       },
     },

@@ -1,7 +1,16 @@
 import { type FusedGroup, type FusedValue, fuse } from './fuse.ts'
 import { isVariable } from './graph.ts'
 import { baseOf, isMovement, isRowOperation } from './groups.ts'
-import { type Access, Buffer, type Extent, type Matrix, type RowProgram, type RowValue, type View, type Work } from './program.ts'
+import {
+  type Access,
+  Buffer,
+  type Extent,
+  type Matrix,
+  type RowProgram,
+  type RowValue,
+  type View,
+  type Work,
+} from './program.ts'
 import { reachable } from './residuals.ts'
 import type { Shape } from './shape.ts'
 import { type Tensor, constantValue } from './tensor.ts'
@@ -79,7 +88,9 @@ export class Emitter {
   contiguous(tensor: Tensor): View {
     const view = this.view(tensor)
     const whole = view && collapse(view.shape, view.strides)
-    return view && (whole?.length === 0 || (whole?.length === 1 && whole[0][1] === 1)) ? view : this.copy(tensor)
+    return view && (whole?.length === 0 || (whole?.length === 1 && whole[0][1] === 1))
+      ? view
+      : this.copy(tensor)
   }
 
   variable(variable: Variable): Buffer {
@@ -92,7 +103,11 @@ export class Emitter {
   emitCopy(tensor: Tensor, to: View, makes: Tensor | Buffer, after: readonly Emitted[] = []): void {
     const columns = lastOf(tensor.shape)
     const rows = tensor.size / columns
-    const load = { tensor, inputs: [], kind: constantValue(tensor) === undefined ? ('load' as const) : ('constant' as const) }
+    const load = {
+      tensor,
+      inputs: [],
+      kind: constantValue(tensor) === undefined ? ('load' as const) : ('constant' as const),
+    }
     this.emitProgram(rows, columns, [load], [{ value: 0, view: to, makes }], [], tensor.id, after)
   }
 
@@ -127,7 +142,9 @@ export class Emitter {
       start += piece.shape[axis]
       const base = piece.operation.kind === 'reshape' ? piece.inputs[0] : piece
       const { kind } = base.operation
-      const makes = isRowOperation(base) ? kind !== 'columnSum' : ['matmul', 'element', 'concat'].includes(kind)
+      const makes = isRowOperation(base)
+        ? kind !== 'columnSum'
+        : ['matmul', 'element', 'concat'].includes(kind)
       const place = makes && !this.places.has(base) ? reshapeView(part, base.shape) : undefined
       if (place && lastOf(place.strides) <= 1) this.places.set(base, place)
       else this.emitCopy(piece, part, tensor)
@@ -158,7 +175,10 @@ export class Emitter {
     const rowBlock = Math.min(rowBlockOf(rows), rows)
     const partial = sums.map(({ value, tensor }) => {
       const width = tensor.size
-      const buffer = rows > rowBlock ? new Buffer(Math.ceil(rows / rowBlock) * width, 'float32') : this.place(tensor).buffer
+      const buffer =
+        rows > rowBlock
+          ? new Buffer(Math.ceil(rows / rowBlock) * width, 'float32')
+          : this.place(tensor).buffer
       return { value, buffer, tensor, width }
     })
     const work: RowProgram = {
@@ -170,7 +190,10 @@ export class Emitter {
       stores: stores.map(({ value, view }) => ({ value, access: accessOf(view, rows, columns) })),
       columnSums: partial.map(({ value, buffer, width }) => ({ value, buffer, width })),
     }
-    const makes = [...stores.map(store => store.makes), ...partial.map(({ buffer, tensor }) => (rows > rowBlock ? buffer : tensor))]
+    const makes = [
+      ...stores.map(store => store.makes),
+      ...partial.map(({ buffer, tensor }) => (rows > rowBlock ? buffer : tensor)),
+    ]
     this.emit(work, rank, needs, makes, after)
     for (const { buffer, tensor, width } of partial) {
       if (rows > rowBlock) this.emitPartialSums(buffer, Math.ceil(rows / rowBlock), width, tensor)
@@ -181,17 +204,33 @@ export class Emitter {
   private emitPartialSums(buffer: Buffer, blocks: number, width: number, tensor: Tensor): void {
     const load: Access = { buffer, offset: 0, rowDims: [[blocks, width]], columnStride: width > 1 ? 1 : 0 }
     const extent = width > 1 ? 'element' : 'row'
-    const values: RowValue[] = [{ operation: { kind: 'load', access: load }, inputs: [], extent, dtype: 'float32' }]
+    const values: RowValue[] = [
+      { operation: { kind: 'load', access: load }, inputs: [], extent, dtype: 'float32' },
+    ]
     const columnSums = [{ value: 0, buffer: this.place(tensor).buffer, width }]
-    const work: RowProgram = { kind: 'rows', rows: blocks, columns: width, rowBlock: blocks, values, stores: [], columnSums }
+    const work: RowProgram = {
+      kind: 'rows',
+      rows: blocks,
+      columns: width,
+      rowBlock: blocks,
+      values,
+      stores: [],
+      columnSums,
+    }
     this.emit(work, tensor.id, [buffer], [tensor])
   }
 
-  private rowValue({ tensor, inputs, kind }: FusedValue, rows: number, columns: number, needs: (Tensor | Buffer)[]): RowValue {
+  private rowValue(
+    { tensor, inputs, kind }: FusedValue,
+    rows: number,
+    columns: number,
+    needs: (Tensor | Buffer)[],
+  ): RowValue {
     const { operation, dtype } = tensor
     const value = { inputs, dtype, extent: 'uniform' as Extent }
     if (kind === 'constant') return { ...value, operation: { kind, value: constantValue(tensor) ?? 0 } }
-    if (kind === 'load') return { ...value, operation: { kind, access: this.load(tensor, rows, columns, needs) } }
+    if (kind === 'load')
+      return { ...value, operation: { kind, access: this.load(tensor, rows, columns, needs) } }
     switch (operation.kind) {
       case 'gather': {
         const [table, indices] = tensor.inputs
@@ -199,7 +238,13 @@ export class Emitter {
         const index = this.load(indices.reshape(-1, 1), rows, 1, needs)
         const gather = { indices: index, rowStride: view.strides[0], limit: table.shape[0] }
         const columnStride = columns > 1 ? view.strides[1] : 0
-        return { ...value, operation: { kind: 'load', access: { buffer: view.buffer, offset: view.offset, rowDims: [], columnStride, gather } } }
+        return {
+          ...value,
+          operation: {
+            kind: 'load',
+            access: { buffer: view.buffer, offset: view.offset, rowDims: [], columnStride, gather },
+          },
+        }
       }
       case 'unary':
       case 'binary':
@@ -265,10 +310,19 @@ export class Emitter {
         const k = a.shape[a.shape.length - (operation.transposeA ? 2 : 1)]
         const batch = tensor.size / (m * n)
         const matrix = (operand: Tensor, swapped: boolean) => this.matrix(operand, swapped, needs)
-        const matrices = { a: matrix(a, operation.transposeA), b: matrix(b, operation.transposeB), c: asMatrix(this.place(tensor)) }
+        const matrices = {
+          a: matrix(a, operation.transposeA),
+          b: matrix(b, operation.transposeB),
+          c: asMatrix(this.place(tensor)),
+        }
         if (!matrices.c) throw new Error('a product has no place of its own')
         const sum = residual && this.matrix(residual, false, needs, true)
-        this.emit({ kind: 'matmul', batch, m, n, k, ...matrices, c: matrices.c, ...(sum && { residual: sum }) }, tensor.id, needs, [tensor])
+        this.emit(
+          { kind: 'matmul', batch, m, n, k, ...matrices, c: matrices.c, ...(sum && { residual: sum }) },
+          tensor.id,
+          needs,
+          [tensor],
+        )
         break
       }
       case 'scatterAdd': {
@@ -297,18 +351,37 @@ export class Emitter {
         const [query, , value] = inputs
         const [batch, length] = query.shape
         const slope = inputs.length - (kind === 'attention' ? 3 : 6) > 0
-        const elements = nodes.filter(other => other.operation.kind === 'element' && other.inputs[0] === tensor)
+        const elements = nodes.filter(
+          other => other.operation.kind === 'element' && other.inputs[0] === tensor,
+        )
         const shapes =
           kind === 'attention'
             ? [value.shape, [batch, heads, length]]
             : [...inputs.slice(0, 3).map(input => input.shape), ...(slope ? [[batch, heads]] : [])]
         const results = shapes.map((resultShape, index) => {
-          const element = elements.find(({ operation }) => operation.kind === 'element' && operation.index === index)
-          return element ? this.place(element) : wholeView(new Buffer(resultShape.reduce((a, b) => a * b, 1), 'float32'), resultShape)
+          const element = elements.find(
+            ({ operation }) => operation.kind === 'element' && operation.index === index,
+          )
+          return element
+            ? this.place(element)
+            : wholeView(
+                new Buffer(
+                  resultShape.reduce((a, b) => a * b, 1),
+                  'float32',
+                ),
+                resultShape,
+              )
         })
-        const operands = inputs.map(input => (input.shape.length === 3 ? this.sequences(input, needs) : this.contiguousOperand(input, needs)))
+        const operands = inputs.map(input =>
+          input.shape.length === 3 ? this.sequences(input, needs) : this.contiguousOperand(input, needs),
+        )
         const widths = { keyDim: query.shape[2] / heads, valueDim: value.shape[2] / heads }
-        this.emit({ kind, heads, scale, batch, length, ...widths, operands, results, slope }, tensor.id, needs, elements)
+        this.emit(
+          { kind, heads, scale, batch, length, ...widths, operands, results, slope },
+          tensor.id,
+          needs,
+          elements,
+        )
         break
       }
       default:
@@ -330,7 +403,8 @@ export class Emitter {
     const view = this.operand(operand, needs)
     const [batch, length] = view.shape
     const [outer, stride, inner] = view.strides
-    const fits = (inner === 1 || view.shape[2] === 1) && (batch === 1 || length === 1 || outer === stride * length)
+    const fits =
+      (inner === 1 || view.shape[2] === 1) && (batch === 1 || length === 1 || outer === stride * length)
     return fits && length > 1 ? view : this.copied(operand, needs)
   }
 
@@ -346,9 +420,24 @@ export class Emitter {
     return view
   }
 
-  private emit(work: Work, rank: number, needs: readonly (Tensor | Buffer)[], makes: readonly (Tensor | Buffer)[], after: readonly Emitted[] = []): void {
+  private emit(
+    work: Work,
+    rank: number,
+    needs: readonly (Tensor | Buffer)[],
+    makes: readonly (Tensor | Buffer)[],
+    after: readonly Emitted[] = [],
+  ): void {
     const { reads, writes } = buffersOf(work)
-    this.instructions.push({ work, reads, writes, partition: partitionOf(work), rank, needs, makes, after: new Set(after) })
+    this.instructions.push({
+      work,
+      reads,
+      writes,
+      partition: partitionOf(work),
+      rank,
+      needs,
+      makes,
+      after: new Set(after),
+    })
   }
 }
 
@@ -392,23 +481,36 @@ function asMatrix({ buffer, offset, shape, strides }: View): Matrix | undefined 
 
 /** The buffers that a piece of work reads and writes, each once. */
 function buffersOf(work: Work): { reads: Buffer[]; writes: Buffer[] } {
-  const unique = (buffers: (Buffer | undefined)[]) => [...new Set(buffers.filter(buffer => buffer !== undefined))]
+  const unique = (buffers: (Buffer | undefined)[]) => [
+    ...new Set(buffers.filter(buffer => buffer !== undefined)),
+  ]
   switch (work.kind) {
     case 'rows':
       return {
         reads: unique(
           work.values.flatMap(({ operation }) =>
-            operation.kind === 'load' ? [operation.access.buffer, operation.access.gather?.indices.buffer] : [],
+            operation.kind === 'load'
+              ? [operation.access.buffer, operation.access.gather?.indices.buffer]
+              : [],
           ),
         ),
-        writes: unique([...work.stores.map(({ access }) => access.buffer), ...work.columnSums.map(({ buffer }) => buffer)]),
+        writes: unique([
+          ...work.stores.map(({ access }) => access.buffer),
+          ...work.columnSums.map(({ buffer }) => buffer),
+        ]),
       }
     case 'matmul':
       return { reads: unique([work.a.buffer, work.b.buffer, work.residual?.buffer]), writes: [work.c.buffer] }
     case 'scatterAdd':
-      return { reads: unique([work.values.buffer, work.indices.buffer, work.base?.buffer]), writes: [work.out.buffer] }
+      return {
+        reads: unique([work.values.buffer, work.indices.buffer, work.base?.buffer]),
+        writes: [work.out.buffer],
+      }
     case 'attention':
     case 'attentionGradient':
-      return { reads: unique(work.operands.map(({ buffer }) => buffer)), writes: unique(work.results.map(({ buffer }) => buffer)) }
+      return {
+        reads: unique(work.operands.map(({ buffer }) => buffer)),
+        writes: unique(work.results.map(({ buffer }) => buffer)),
+      }
   }
 }

@@ -29,4 +29,7 @@ export const rmsNorm = (x: Tensor, epsilon = 1e-6): Tensor =>
 
 /** Euclidean norm over all elements of all tensors, a scalar. */
 export const norm = (tensors: readonly Tensor[]): Tensor =>
-  tensors.map(tensor => tensor.square().sum()).reduce((sum, squares) => sum.add(squares)).sqrt()
+  tensors
+    .map(tensor => tensor.square().sum())
+    .reduce((sum, squares) => sum.add(squares))
+    .sqrt()

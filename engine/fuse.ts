@@ -50,15 +50,22 @@ class Fuser {
 
   fuse(outputs: readonly Tensor[]): FusedGroup {
     const isSum = (tensor: Tensor) => tensor.operation.kind === 'columnSum'
-    const stores = outputs.filter(tensor => !isSum(tensor)).map(tensor => ({ tensor, value: this.compute(tensor) }))
-    const columnSums = outputs.filter(isSum).map(tensor => ({ tensor, value: this.operand(tensor, tensor.inputs[0]) }))
+    const stores = outputs
+      .filter(tensor => !isSum(tensor))
+      .map(tensor => ({ tensor, value: this.compute(tensor) }))
+    const columnSums = outputs
+      .filter(isSum)
+      .map(tensor => ({ tensor, value: this.operand(tensor, tensor.inputs[0]) }))
     return { group: this.group, values: this.values, stores, columnSums }
   }
 
   private compute(tensor: Tensor): number {
     return this.once(`${tensor.id}`, () => {
       // A gather is a load from rows that another operand names.
-      const inputs = tensor.operation.kind === 'gather' ? this.gatherOperands(tensor) : tensor.inputs.map(input => this.operand(tensor, input))
+      const inputs =
+        tensor.operation.kind === 'gather'
+          ? this.gatherOperands(tensor)
+          : tensor.inputs.map(input => this.operand(tensor, input))
       return { tensor, inputs, kind: 'compute' }
     })
   }
@@ -69,7 +76,8 @@ class Fuser {
   }
 
   private operand(reader: Tensor, input: Tensor): number {
-    if (constantValue(input) !== undefined) return this.once(`c${input.id}`, () => ({ tensor: input, inputs: [], kind: 'constant' }))
+    if (constantValue(input) !== undefined)
+      return this.once(`c${input.id}`, () => ({ tensor: input, inputs: [], kind: 'constant' }))
     const source = rowSource(input)
     if (source && this.groups.fusable(source, reader)) {
       if (this.groups.groupOf(source) === this.group) return this.compute(source)

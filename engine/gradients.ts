@@ -15,7 +15,9 @@ interface Contribution {
  */
 export function grad(loss: Tensor, tensors: readonly Tensor[]): Tensor[] {
   if (loss.size !== 1 || loss.dtype !== 'float32') {
-    throw new ShapeError(`grad: the loss must be a float32 scalar, not ${loss.dtype} ${showShape(loss.shape)}`)
+    throw new ShapeError(
+      `grad: the loss must be a float32 scalar, not ${loss.dtype} ${showShape(loss.shape)}`,
+    )
   }
   const needed = dependents(loss, tensors)
   const arrived = new Map<Tensor, Contribution[]>([[loss, [{ to: loss, gradient: full(loss.shape, 1) }]]])
@@ -61,7 +63,11 @@ function accumulate(tensor: Tensor, contributions: readonly Contribution[]): Ten
     const { axis } = pieces[0]
     const row: Tensor[] = []
     let end = 0
-    const zeros = (extent: number) => full(tensor.shape.map((size, i) => (i === axis ? extent : size)), 0)
+    const zeros = (extent: number) =>
+      full(
+        tensor.shape.map((size, i) => (i === axis ? extent : size)),
+        0,
+      )
     for (const piece of pieces.filter(other => other.axis === axis).sort((a, b) => a.start - b.start)) {
       if (piece.start < end) continue
       if (piece.start > end) row.push(zeros(piece.start - end))
@@ -190,7 +196,12 @@ function sumTo(gradient: Tensor, { shape }: Tensor): Tensor {
   let result = gradient
   if (added > 0) {
     const kept = gradient.shape.slice(added)
-    result = sumRows(gradient.reshape(-1, kept.reduce((size, extent) => size * extent, 1))).reshape(...kept)
+    result = sumRows(
+      gradient.reshape(
+        -1,
+        kept.reduce((size, extent) => size * extent, 1),
+      ),
+    ).reshape(...kept)
   }
   shape.forEach((extent, axis) => {
     if (extent === 1 && result.shape[axis] !== 1) result = result.sum(axis, true)

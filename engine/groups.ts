@@ -20,7 +20,14 @@ const lastExtent = ({ shape }: Tensor): number => (shape.length === 0 ? 1 : shap
 
 /** Whether each element or row of the result is computed from the same row of the operands. */
 export function isRowOperation({ operation: { kind } }: Tensor): boolean {
-  return kind === 'unary' || kind === 'binary' || kind === 'where' || kind === 'reduce' || kind === 'gather' || kind === 'columnSum'
+  return (
+    kind === 'unary' ||
+    kind === 'binary' ||
+    kind === 'where' ||
+    kind === 'reduce' ||
+    kind === 'gather' ||
+    kind === 'columnSum'
+  )
 }
 
 /** Whether the node only says where the elements of its input are. */
@@ -35,7 +42,8 @@ export const baseOf = (tensor: Tensor): Tensor => (isMovement(tensor) ? baseOf(t
 export function rowSource(operand: Tensor): Tensor | undefined {
   if (isRowOperation(operand)) return operand
   const { operation, inputs, shape } = operand
-  if (operation.kind === 'reshape' && lastExtent(inputs[0]) === lastExtent(operand)) return rowSource(inputs[0])
+  if (operation.kind === 'reshape' && lastExtent(inputs[0]) === lastExtent(operand))
+    return rowSource(inputs[0])
   const keepsRows = lastExtent(inputs[0] ?? operand) === 1 && inputs[0]?.size === sizeOf(shape.slice(0, -1))
   if (operation.kind === 'broadcast' && keepsRows) return rowSource(inputs[0])
   return undefined
@@ -65,12 +73,18 @@ export class Groups {
       if (!isRowOperation(tensor)) continue
       for (const input of tensor.inputs) {
         const source = tensor.operation.kind === 'gather' ? undefined : rowSource(input)
-        if (source && this.fusable(source, tensor) && this.level(source) === this.level(tensor)) join(source, tensor)
+        if (source && this.fusable(source, tensor) && this.level(source) === this.level(tensor))
+          join(source, tensor)
         // Two that read the same elements had better do so once.
         if (source && this.fusable(source, tensor)) continue
         const { rows, columns } = this.domain(tensor)
         const base = baseOf(input)
-        if (base.operation.kind === 'iota' || base.operation.kind === 'constant' || Math.min(base.size, input.size) < rows * columns) continue
+        if (
+          base.operation.kind === 'iota' ||
+          base.operation.kind === 'constant' ||
+          Math.min(base.size, input.size) < rows * columns
+        )
+          continue
         const key = `${input.id}|${this.level(tensor)}|${JSON.stringify(this.domain(tensor))}`
         const reader = readers.get(key)
         if (reader) join(reader, tensor)
@@ -128,7 +142,8 @@ export class Groups {
       // One value a row: at home with the row operations that it comes from.
       for (const input of inputs) {
         const source = rowSource(input)
-        if (source && source.operation.kind !== 'columnSum' && this.domain(source).rows === rows) return this.domain(source)
+        if (source && source.operation.kind !== 'columnSum' && this.domain(source).rows === rows)
+          return this.domain(source)
       }
     }
     return { rows, columns }
@@ -138,7 +153,8 @@ export class Groups {
   private findLevel(tensor: Tensor): number {
     let level = 0
     for (const input of tensor.inputs) {
-      const source = isRowOperation(tensor) && tensor.operation.kind !== 'gather' ? rowSource(input) : undefined
+      const source =
+        isRowOperation(tensor) && tensor.operation.kind !== 'gather' ? rowSource(input) : undefined
       const free = isMovement(tensor) || (source && this.fusable(source, tensor))
       level = Math.max(level, source && free ? this.level(source) : this.level(input) + (free ? 0 : 1))
     }

@@ -29,7 +29,9 @@ export function crossEntropy(logits: Tensor, targets: Tensor): CrossEntropy {
   const chosen = where(isTarget, logits, 0).sum(-1, true)
   return {
     loss: logSumExp.sub(chosen).reshape(...targets.shape),
-    correct: where(largest.lessEqual(chosen), 1, 0).toFloat().reshape(...targets.shape),
+    correct: where(largest.lessEqual(chosen), 1, 0)
+      .toFloat()
+      .reshape(...targets.shape),
   }
 }
 
@@ -41,7 +43,9 @@ export function crossEntropy(logits: Tensor, targets: Tensor): CrossEntropy {
 export function linearCrossEntropy(x: Tensor, weight: Tensor, targets: Tensor): CrossEntropy {
   const [vocabulary, width] = weight.shape
   if (weight.shape.length !== 2 || x.shape[x.shape.length - 1] !== width) {
-    throw new ShapeError(`linearCrossEntropy: x ${showShape(x.shape)} and weight ${showShape(weight.shape)} do not fit together`)
+    throw new ShapeError(
+      `linearCrossEntropy: x ${showShape(x.shape)} and weight ${showShape(weight.shape)} do not fit together`,
+    )
   }
   const rows = x.reshape(-1, width)
   const flat = targets.reshape(-1)
@@ -53,7 +57,13 @@ export function linearCrossEntropy(x: Tensor, weight: Tensor, targets: Tensor): 
     return crossEntropy(rows.slice(0, start, end).matmul(weight.T), flat.slice(0, start, end))
   })
   return {
-    loss: concat(parts.map(part => part.loss), 0).reshape(...targets.shape),
-    correct: concat(parts.map(part => part.correct), 0).reshape(...targets.shape),
+    loss: concat(
+      parts.map(part => part.loss),
+      0,
+    ).reshape(...targets.shape),
+    correct: concat(
+      parts.map(part => part.correct),
+      0,
+    ).reshape(...targets.shape),
   }
 }

@@ -44,21 +44,32 @@ function makeProgram(
   const roots = foldResiduals([...outputs, ...assignments.values()])
   for (const { operation } of reachable(roots).filter(tensor => !inputs.includes(tensor))) {
     if (operation.kind === 'input') {
-      throw new Error(`compile: input '${operation.name}' of another function is used; pass it as an input of this one`)
+      throw new Error(
+        `compile: input '${operation.name}' of another function is used; pass it as an input of this one`,
+      )
     }
   }
   const results = roots.slice(0, outputs.length)
-  const assigned = new Map([...assignments.keys()].map((variable, i) => [variable, roots[outputs.length + i]]))
+  const assigned = new Map(
+    [...assignments.keys()].map((variable, i) => [variable, roots[outputs.length + i]]),
+  )
   const emitter = new Emitter(roots)
   // A variable's value before the call has to be saved if the call assigns another.
   const changes = (base: Tensor) => isVariable(base) && assignments.has(base)
-  const views = results.map(tensor => (changes(baseOf(tensor)) ? emitter.copy(tensor) : emitter.contiguous(tensor)))
+  const views = results.map(tensor =>
+    changes(baseOf(tensor)) ? emitter.copy(tensor) : emitter.contiguous(tensor),
+  )
   const buffers = inputs.map(input => emitter.place(input).buffer)
   const scheduler = new Scheduler(emitter, [...buffers, ...views.map(({ buffer }) => buffer)])
   scheduler.assign(assigned)
   const instructions = scheduler.instructions()
   const variables = [...emitter.variables]
-  const program = { instructions, inputs: buffers, outputs: views, variables: variables.map(([, buffer]) => buffer) }
+  const program = {
+    instructions,
+    inputs: buffers,
+    outputs: views,
+    variables: variables.map(([, buffer]) => buffer),
+  }
   return { program, variables: variables.map(([variable]) => variable) }
 }
 
@@ -70,11 +81,13 @@ export function place(variables: readonly Variable[]): Promise<Storage[]> {
     const storages = new Map(fresh.map(variable => [variable, backend.allocate(variable.size)]))
     const filled = fill(backend, storages)
     // Noted at once, so that whoever else needs them now waits for the same values.
-    for (const [variable, storage] of storages) variable.home = { backend, storage: filled.then(() => storage) }
+    for (const [variable, storage] of storages)
+      variable.home = { backend, storage: filled.then(() => storage) }
   }
   return Promise.all(
     variables.map(({ home }) => {
-      if (home?.backend !== backend) throw new Error('a variable lives in another backend than the one in use')
+      if (home?.backend !== backend)
+        throw new Error('a variable lives in another backend than the one in use')
       return home.storage
     }),
   )
@@ -90,7 +103,8 @@ async function fill(backend: Backend, storages: ReadonlyMap<Variable, Storage>):
     Promise.all(variables.map(async variable => storages.get(variable) ?? (await place([variable]))[0]))
   while (waiting.size > 0) {
     // Those that start from others wait until these have their values.
-    const isReady = (initial: Tensor) => !reachable([initial]).some(tensor => isVariable(tensor) && waiting.has(tensor))
+    const isReady = (initial: Tensor) =>
+      !reachable([initial]).some(tensor => isVariable(tensor) && waiting.has(tensor))
     const [ready, later] = [new Map<Variable, Tensor>(), new Map<Variable, Tensor>()]
     for (const [variable, initial] of waiting) (isReady(initial) ? ready : later).set(variable, initial)
     const { executable } = await load([], ready, [], storagesOf)

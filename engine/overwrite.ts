@@ -8,7 +8,12 @@ export function overwritable(work: RowProgram, loaded: Buffer, access: Access, s
   const { values } = work
   const passes: number[] = []
   for (const { inputs } of values) {
-    passes.push(Math.max(0, ...inputs.map(input => passes[input] + (values[input].operation.kind === 'reduce' ? 1 : 0))))
+    passes.push(
+      Math.max(
+        0,
+        ...inputs.map(input => passes[input] + (values[input].operation.kind === 'reduce' ? 1 : 0)),
+      ),
+    )
   }
   // Anything but a reduction's result may be computed anew from its loads when it is next used.
   const lastUse = [...passes]
@@ -19,11 +24,20 @@ export function overwritable(work: RowProgram, loaded: Buffer, access: Access, s
   return values.every(({ operation }, i) => {
     if (operation.kind !== 'load') return true
     if (operation.access.gather?.indices.buffer === loaded) return false
-    return operation.access.buffer !== loaded || (sameAccess(operation.access, access) && lastUse[i] <= passes[stored])
+    return (
+      operation.access.buffer !== loaded ||
+      (sameAccess(operation.access, access) && lastUse[i] <= passes[stored])
+    )
   })
 }
 
 export function sameAccess(a: Access, b: Access): boolean {
   const dims = (access: Access) => access.rowDims.join(';')
-  return !a.gather && !b.gather && a.offset === b.offset && a.columnStride === b.columnStride && dims(a) === dims(b)
+  return (
+    !a.gather &&
+    !b.gather &&
+    a.offset === b.offset &&
+    a.columnStride === b.columnStride &&
+    dims(a) === dims(b)
+  )
 }

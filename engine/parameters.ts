@@ -6,5 +6,7 @@ export type Parameters = Variable | readonly Parameters[] | { readonly [name: st
 /** The variables of a network in order, each with its path, such as 'blocks.0.expand'. */
 export function parametersOf(network: Parameters, path = ''): [name: string, parameter: Variable][] {
   if (network instanceof Variable) return [[path, network]]
-  return Object.entries(network).flatMap(([name, part]) => parametersOf(part, path ? `${path}.${name}` : name))
+  return Object.entries(network).flatMap(([name, part]) =>
+    parametersOf(part, path ? `${path}.${name}` : name),
+  )
 }

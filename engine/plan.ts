@@ -15,7 +15,9 @@ export function planMemory(lifetimes: readonly Lifetime[]): { addresses: number[
   const addresses = new Array<number>(lifetimes.length).fill(0)
   const placed: { start: number; end: number; first: number; last: number }[] = []
   let bytes = 0
-  const bySize = lifetimes.map((lifetime, index) => ({ ...lifetime, index })).sort((a, b) => b.bytes - a.bytes)
+  const bySize = lifetimes
+    .map((lifetime, index) => ({ ...lifetime, index }))
+    .sort((a, b) => b.bytes - a.bytes)
   for (const { index, first, last, bytes: wanted } of bySize) {
     const size = Math.ceil(wanted / alignment) * alignment
     let start = 0

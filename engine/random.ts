@@ -16,7 +16,9 @@ export function randomUniform(shape: Shape, key: Operand): Tensor {
 /** Normal random numbers of mean 0, by the transform of Box and Muller (1958). */
 export function randomNormal(shape: Shape, key: Operand, standardDeviation = 1): Tensor {
   const counter = arange(sizeOf(shape)).reshape(...shape)
-  const [first, second] = [0, 1].map(half => unary('bitsToUniform', binary('randomBits', counter.mul(2).add(half), key)))
+  const [first, second] = [0, 1].map(half =>
+    unary('bitsToUniform', binary('randomBits', counter.mul(2).add(half), key)),
+  )
   const radius = first.neg().add(1).log().mul(-2).sqrt()
   return radius.mul(second.mul(2 * Math.PI).cos()).mul(standardDeviation)
 }

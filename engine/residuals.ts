@@ -34,7 +34,9 @@ export function foldResiduals(roots: readonly Tensor[]): Tensor[] {
     if (uses.get(operand) !== 1) return undefined
     const { operation, inputs } = operand
     if (isSum(operand)) return inputs.length === 2 ? operand : undefined
-    return operation.kind === 'reshape' && inputs[0].shape.at(-1) === operand.shape.at(-1) ? sum(inputs[0]) : undefined
+    return operation.kind === 'reshape' && inputs[0].shape.at(-1) === operand.shape.at(-1)
+      ? sum(inputs[0])
+      : undefined
   }
   /** Whether an operand is in memory anyway, in full. */
   const inMemory = (operand: Tensor): boolean => {

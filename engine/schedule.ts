@@ -63,21 +63,27 @@ export class Scheduler {
       for (const other of before) append(followers, other, instruction)
     }
     const readersLeft = new Map<Buffer, number>()
-    for (const { reads } of instructions) for (const { root } of reads) readersLeft.set(root, (readersLeft.get(root) ?? 0) + 1)
+    for (const { reads } of instructions)
+      for (const { root } of reads) readersLeft.set(root, (readersLeft.get(root) ?? 0) + 1)
     const allocated = new Set<Buffer>()
     const isTemporary = (root: Buffer) => !root.variable && !this.kept.has(root)
     /** Memory in use after an instruction, less that before it. */
     const growth = ({ reads, writes }: Emitted): number => {
       let elements = 0
       for (const { root } of writes) if (isTemporary(root) && !allocated.has(root)) elements += root.size
-      for (const { root } of reads) if (isTemporary(root) && readersLeft.get(root) === 1) elements -= root.size
+      for (const { root } of reads)
+        if (isTemporary(root) && readersLeft.get(root) === 1) elements -= root.size
       return Math.round(elements / memoryGrain)
     }
     const ready = instructions.filter(instruction => remaining.get(instruction) === 0)
     const ordered: Instruction[] = []
     let phase = new Phase()
     while (ready.length > 0) {
-      const choices = ready.map(instruction => ({ instruction, joins: phase.continues(instruction), growth: growth(instruction) }))
+      const choices = ready.map(instruction => ({
+        instruction,
+        joins: phase.continues(instruction),
+        growth: growth(instruction),
+      }))
       const { instruction, joins } = choices.reduce((best, other) => {
         if (best.joins !== other.joins) return best.joins ? best : other
         if (best.growth !== other.growth) return best.growth < other.growth ? best : other
@@ -96,7 +102,8 @@ export class Scheduler {
         if (left === 0) ready.push(follower)
       }
     }
-    if (ordered.length !== instructions.length) throw new Error('the instructions depend on each other in a circle')
+    if (ordered.length !== instructions.length)
+      throw new Error('the instructions depend on each other in a circle')
     return ordered
   }
 
@@ -114,8 +121,10 @@ export class Scheduler {
   private reuseOperands(): void {
     const taken = new Set<Buffer>()
     const takeOver = (into: Buffer, from: Buffer) => {
-      const free = !from.root.variable && !into.variable && !this.kept.has(from) && !taken.has(from) && !into.shares
-      if (!free || from.size !== into.size || from.root === into.root || this.readers.get(from)?.length !== 1) return
+      const free =
+        !from.root.variable && !into.variable && !this.kept.has(from) && !taken.has(from) && !into.shares
+      if (!free || from.size !== into.size || from.root === into.root || this.readers.get(from)?.length !== 1)
+        return
       // Others that write pieces of the result might do so before the operand is made.
       if (this.writers.get(into)?.length !== 1) return
       into.shares = from
@@ -124,15 +133,20 @@ export class Scheduler {
     for (const { work } of this.emitter.instructions) {
       if (work.kind === 'matmul' && work.residual) {
         const { a, b, c, residual } = work
-        const same = c.offset === residual.offset && c.rowStride === residual.rowStride && c.batchStride === residual.batchStride
-        if (same && a.buffer !== residual.buffer && b.buffer !== residual.buffer) takeOver(c.buffer, residual.buffer)
+        const same =
+          c.offset === residual.offset &&
+          c.rowStride === residual.rowStride &&
+          c.batchStride === residual.batchStride
+        if (same && a.buffer !== residual.buffer && b.buffer !== residual.buffer)
+          takeOver(c.buffer, residual.buffer)
       }
       if (work.kind === 'scatterAdd' && work.base) takeOver(work.out.buffer, work.base.buffer)
       if (work.kind === 'rows') {
         for (const { access, value } of work.stores) {
           for (const { operation } of work.values) {
             if (operation.kind !== 'load' || !operation.access.buffer || !access.buffer) continue
-            if (overwritable(work, operation.access.buffer, access, value)) takeOver(access.buffer, operation.access.buffer)
+            if (overwritable(work, operation.access.buffer, access, value))
+              takeOver(access.buffer, operation.access.buffer)
           }
         }
       }
@@ -159,7 +173,8 @@ export class Scheduler {
     const visit = (needed: Tensor | Buffer) => {
       for (const maker of this.makers.get(needed) ?? []) before.add(maker)
       // A concat is made by whatever makes its pieces.
-      if (needed instanceof Tensor && needed.operation.kind === 'concat') for (const piece of needed.inputs) visit(baseOf(piece))
+      if (needed instanceof Tensor && needed.operation.kind === 'concat')
+        for (const piece of needed.inputs) visit(baseOf(piece))
     }
     instruction.needs.forEach(visit)
     before.delete(instruction)
@@ -185,7 +200,12 @@ function writesOver({ work }: Emitted, target: Buffer, result: Buffer): boolean 
     const store = work.stores.find(({ access }) => access.buffer === result)
     return store !== undefined && overwritable(work, target, store.access, store.value)
   }
-  return work.kind === 'scatterAdd' && work.base?.buffer === target && work.values.buffer !== target && work.indices.buffer !== target
+  return (
+    work.kind === 'scatterAdd' &&
+    work.base?.buffer === target &&
+    work.values.buffer !== target &&
+    work.indices.buffer !== target
+  )
 }
 
 /** Instructions that run one after the other on each block of rows. */
@@ -193,17 +213,26 @@ class Phase {
   private rows = 0
   private rowBlock = 0
   /** Memory touched so far: how its rows lie, and whether it was written. */
-  private readonly touched = new Map<Buffer, { readonly key: string | undefined; readonly written: boolean }>()
+  private readonly touched = new Map<
+    Buffer,
+    { readonly key: string | undefined; readonly written: boolean }
+  >()
 
   /** Whether an instruction takes up what this phase wrote, each block from the same block. */
   continues({ partition, reads, writes }: Emitted): boolean {
     if (!partition || partition.rows !== this.rows || partition.rowBlock !== this.rowBlock) return false
     const agrees = (buffer: Buffer, writing: boolean) => {
       const before = this.touched.get(buffer.root)
-      return !before || !(writing || before.written) || (before.key !== undefined && before.key === partition.aligned.get(buffer))
+      return (
+        !before ||
+        !(writing || before.written) ||
+        (before.key !== undefined && before.key === partition.aligned.get(buffer))
+      )
     }
     const follows = reads.some(({ root }) => this.touched.get(root)?.written)
-    return follows && reads.every(buffer => agrees(buffer, false)) && writes.every(buffer => agrees(buffer, true))
+    return (
+      follows && reads.every(buffer => agrees(buffer, false)) && writes.every(buffer => agrees(buffer, true))
+    )
   }
 
   add({ partition, reads, writes }: Emitted): void {
@@ -212,7 +241,10 @@ class Phase {
       const key = partition?.aligned.get(buffer)
       const before = this.touched.get(buffer.root)
       const same = !before || before.key === key
-      this.touched.set(buffer.root, { key: same ? key : undefined, written: writes || (before?.written ?? false) })
+      this.touched.set(buffer.root, {
+        key: same ? key : undefined,
+        written: writes || (before?.written ?? false),
+      })
     }
     for (const buffer of reads) touch(buffer, false)
     for (const buffer of writes) touch(buffer, true)

@@ -42,7 +42,9 @@ export class Tensor {
   }
   div(other: Operand): Tensor {
     // Times the reciprocal: a division takes several times as long.
-    return typeof other === 'number' && this.dtype === 'float32' ? this.mul(1 / other) : binary('divide', this, other)
+    return typeof other === 'number' && this.dtype === 'float32'
+      ? this.mul(1 / other)
+      : binary('divide', this, other)
   }
   maximum(other: Operand): Tensor {
     return binary('maximum', this, other)
@@ -156,15 +158,25 @@ export class Tensor {
   }
   permute(permutation: readonly number[]): Tensor {
     const { shape } = this
-    if ([...permutation].sort((a, b) => a - b).some((axis, i) => axis !== i) || permutation.length !== shape.length) {
-      throw new ShapeError(`permute: [${permutation.join(', ')}] does not order the axes of ${showShape(shape)}`)
+    if (
+      [...permutation].sort((a, b) => a - b).some((axis, i) => axis !== i) ||
+      permutation.length !== shape.length
+    ) {
+      throw new ShapeError(
+        `permute: [${permutation.join(', ')}] does not order the axes of ${showShape(shape)}`,
+      )
     }
     if (permutation.every((axis, i) => axis === i)) return this
     if (this.operation.kind === 'transpose') {
       const inner = this.operation.permutation
       return this.inputs[0].permute(permutation.map(axis => inner[axis]))
     }
-    return node({ kind: 'transpose', permutation }, [this], permutation.map(axis => shape[axis]), this.dtype)
+    return node(
+      { kind: 'transpose', permutation },
+      [this],
+      permutation.map(axis => shape[axis]),
+      this.dtype,
+    )
   }
 
   /** The same elements in row-major order under another shape; one extent may be -1. */
@@ -172,7 +184,9 @@ export class Tensor {
     const known = extents.reduce((size, extent) => (extent === -1 ? size : size * extent), 1)
     const shape = extents.map(extent => (extent === -1 ? this.size / known : extent))
     if (sizeOf(shape) !== this.size || !shape.every(extent => Number.isInteger(extent) && extent >= 0)) {
-      throw new ShapeError(`reshape: ${showShape(this.shape)} has ${this.size} elements, ${showShape(extents)} differs`)
+      throw new ShapeError(
+        `reshape: ${showShape(this.shape)} has ${this.size} elements, ${showShape(extents)} differs`,
+      )
     }
     if (sameShape(shape, this.shape)) return this
     if (this.operation.kind === 'reshape') return this.inputs[0].reshape(...shape)
@@ -194,14 +208,17 @@ export class Tensor {
   split(sizes: readonly number[], axis = -1): Tensor[] {
     const extent = this.shape[axisIndex('split', this.shape, axis)]
     if (sizes.reduce((sum, size) => sum + size, 0) !== extent) {
-      throw new ShapeError(`split: sizes [${sizes.join(', ')}] do not add up to ${extent}, axis ${axis} of ${showShape(this.shape)}`)
+      throw new ShapeError(
+        `split: sizes [${sizes.join(', ')}] do not add up to ${extent}, axis ${axis} of ${showShape(this.shape)}`,
+      )
     }
     let start = 0
     return sizes.map(size => this.slice(axis, start, (start += size)))
   }
   /** Rows of this [rows, n] table at the given int32 indices [...]: [..., n]. An index outside reads row 0 or the last. */
   gather(indices: Tensor): Tensor {
-    if (this.shape.length !== 2) throw new ShapeError(`gather: the table must be [rows, n], not ${showShape(this.shape)}`)
+    if (this.shape.length !== 2)
+      throw new ShapeError(`gather: the table must be [rows, n], not ${showShape(this.shape)}`)
     if (indices.dtype !== 'int32') throw new ShapeError(`gather: indices must be int32, not ${indices.dtype}`)
     return node({ kind: 'gather' }, [this, indices], [...indices.shape, this.shape[1]], this.dtype)
   }
@@ -213,8 +230,14 @@ export class Tensor {
  */
 export function scatterAdd(values: Tensor, indices: Tensor, rows: number): Tensor {
   const { shape } = values
-  if (indices.dtype !== 'int32' || values.dtype !== 'float32' || !sameShape(shape.slice(0, -1), indices.shape)) {
-    throw new ShapeError(`scatterAdd: float32 values [..., n] and int32 indices [...] are needed, not ${values.dtype} ${showShape(shape)} and ${indices.dtype} ${showShape(indices.shape)}`)
+  if (
+    indices.dtype !== 'int32' ||
+    values.dtype !== 'float32' ||
+    !sameShape(shape.slice(0, -1), indices.shape)
+  ) {
+    throw new ShapeError(
+      `scatterAdd: float32 values [..., n] and int32 indices [...] are needed, not ${values.dtype} ${showShape(shape)} and ${indices.dtype} ${showShape(indices.shape)}`,
+    )
   }
   return node({ kind: 'scatterAdd', rows }, [values, indices], [rows, shape[shape.length - 1]], 'float32')
 }
@@ -255,7 +278,10 @@ const unaryDType: Partial<Record<UnaryName, readonly [from: readonly DType[], to
 }
 
 export function unary(name: UnaryName, x: Tensor): Tensor {
-  const [from, to] = unaryDType[name] ?? [[name === 'negate' || name === 'detach' ? x.dtype : 'float32'], undefined]
+  const [from, to] = unaryDType[name] ?? [
+    [name === 'negate' || name === 'detach' ? x.dtype : 'float32'],
+    undefined,
+  ]
   if (!from.includes(x.dtype)) throw new ShapeError(`${name}: takes ${from.join(' or ')}, not ${x.dtype}`)
   return node({ kind: 'unary', name }, [x], x.shape, to ?? x.dtype)
 }
@@ -276,7 +302,8 @@ export function binary(name: BinaryName, first: Operand, second: Operand): Tenso
   const allowed = binaryDTypes[name] ?? ['float32', 'int32']
   for (const operand of [first, second]) {
     if (operand instanceof Tensor) {
-      if (!allowed.includes(operand.dtype)) throw new ShapeError(`${name}: takes ${allowed.join(' or ')}, not ${operand.dtype}`)
+      if (!allowed.includes(operand.dtype))
+        throw new ShapeError(`${name}: takes ${allowed.join(' or ')}, not ${operand.dtype}`)
     } else if (dtype !== 'float32' && !Number.isInteger(operand)) {
       throw new ShapeError(`${name}: ${operand} is no ${dtype}; convert the tensor with toFloat()`)
     }
@@ -284,7 +311,9 @@ export function binary(name: BinaryName, first: Operand, second: Operand): Tenso
   const a = first instanceof Tensor ? first : full([], first, dtype)
   const b = second instanceof Tensor ? second : full([], second, dtype)
   if (a.dtype !== b.dtype) {
-    throw new ShapeError(`${name}: dtypes ${a.dtype} and ${b.dtype} differ; convert one with toFloat() or toInt()`)
+    throw new ShapeError(
+      `${name}: dtypes ${a.dtype} and ${b.dtype} differ; convert one with toFloat() or toInt()`,
+    )
   }
   const shape = broadcastShapes(name, a.shape, b.shape)
   const simple = simplify(name, a, b)
@@ -316,10 +345,16 @@ export function where(condition: Tensor, a: Operand, b: Operand): Tensor {
   const dtype = a instanceof Tensor ? a.dtype : b instanceof Tensor ? b.dtype : 'float32'
   const yes = a instanceof Tensor ? a : full([], a, dtype)
   const no = b instanceof Tensor ? b : full([], b, dtype)
-  if (condition.dtype !== 'bool') throw new ShapeError(`where: the condition must be bool, not ${condition.dtype}`)
+  if (condition.dtype !== 'bool')
+    throw new ShapeError(`where: the condition must be bool, not ${condition.dtype}`)
   if (yes.dtype !== no.dtype) throw new ShapeError(`where: dtypes ${yes.dtype} and ${no.dtype} differ`)
   const shape = broadcastShapes('where', condition.shape, broadcastShapes('where', yes.shape, no.shape))
-  return node({ kind: 'where' }, [condition, yes, no].map(input => input.broadcastTo(shape)), shape, dtype)
+  return node(
+    { kind: 'where' },
+    [condition, yes, no].map(input => input.broadcastTo(shape)),
+    shape,
+    dtype,
+  )
 }
 
 function reduce(name: 'sum' | 'max', x: Tensor, axis: number | undefined, keepDims: boolean): Tensor {
@@ -342,7 +377,9 @@ function reduce(name: 'sum' | 'max', x: Tensor, axis: number | undefined, keepDi
   }
   // The leading axis of a sum: the rest is one long row.
   if (index === 0 && name === 'sum') return sumRows(x.reshape(shape[0], -1)).reshape(...kept)
-  return reduce(name, x.transpose(index, last), -1, true).transpose(index, last).reshape(...kept)
+  return reduce(name, x.transpose(index, last), -1, true)
+    .transpose(index, last)
+    .reshape(...kept)
 }
 
 /** Sum over all axes but the last: [..., n] to [n]. */
@@ -361,11 +398,22 @@ function matmul(first: Tensor, second: Tensor): Tensor {
   const [rows, n] = second.shape.slice(-2)
   const lead = first.shape.slice(0, -2)
   const shared = second.shape.length === 2
-  if (second.shape.length < 2 || first.shape.length < 2 || k !== rows || !(shared || sameShape(lead, second.shape.slice(0, -2)))) {
-    throw new ShapeError(`matmul: ${showShape(first.shape)} times ${showShape(second.shape)}: the inner extents must agree, and the leading ones`)
+  if (
+    second.shape.length < 2 ||
+    first.shape.length < 2 ||
+    k !== rows ||
+    !(shared || sameShape(lead, second.shape.slice(0, -2)))
+  ) {
+    throw new ShapeError(
+      `matmul: ${showShape(first.shape)} times ${showShape(second.shape)}: the inner extents must agree, and the leading ones`,
+    )
   }
   // [..., m, k] x [k, n] is one product of all rows.
-  if (shared && lead.length > 0) return first.reshape(-1, k).matmul(second).reshape(...lead, m, n)
+  if (shared && lead.length > 0)
+    return first
+      .reshape(-1, k)
+      .matmul(second)
+      .reshape(...lead, m, n)
   return node({ kind: 'matmul', transposeA, transposeB }, [a, b], [...lead, m, n], 'float32')
 }
 
@@ -374,13 +422,21 @@ function withoutTranspose(x: Tensor): [Tensor, boolean] {
   if (x.operation.kind !== 'transpose') return [x, false]
   const { permutation } = x.operation
   const rank = permutation.length
-  const swapped = permutation.every((axis, i) => axis === (i === rank - 1 ? rank - 2 : i === rank - 2 ? rank - 1 : i))
+  const swapped = permutation.every(
+    (axis, i) => axis === (i === rank - 1 ? rank - 2 : i === rank - 2 ? rank - 1 : i),
+  )
   return swapped ? [x.inputs[0], true] : [x, false]
 }
 
 function slice(x: Tensor, axis: number, start: number, end: number): Tensor {
   const { shape, operation, inputs } = x
-  if (!(Number.isInteger(start) && Number.isInteger(end) && 0 <= start && start <= end && end <= shape[axis])) {
+  if (!(
+    Number.isInteger(start) &&
+    Number.isInteger(end) &&
+    0 <= start &&
+    start <= end &&
+    end <= shape[axis]
+  )) {
     throw new ShapeError(`slice: ${start} to ${end} does not lie within axis ${axis} of ${showShape(shape)}`)
   }
   if (start === 0 && end === shape[axis]) return x
@@ -416,9 +472,13 @@ export function concat(tensors: readonly Tensor[], axis = -1): Tensor {
   if (!first) throw new ShapeError('concat: no tensors')
   const index = axisIndex('concat', first.shape, axis)
   for (const { shape, dtype } of tensors) {
-    const agree = shape.length === first.shape.length && shape.every((extent, i) => i === index || extent === first.shape[i])
+    const agree =
+      shape.length === first.shape.length &&
+      shape.every((extent, i) => i === index || extent === first.shape[i])
     if (!agree || dtype !== first.dtype) {
-      throw new ShapeError(`concat: ${first.dtype} ${showShape(first.shape)} and ${dtype} ${showShape(shape)} differ beside axis ${axis}`)
+      throw new ShapeError(
+        `concat: ${first.dtype} ${showShape(first.shape)} and ${dtype} ${showShape(shape)} differ beside axis ${axis}`,
+      )
     }
   }
   const parts = tensors.filter(tensor => tensor.shape[index] > 0)

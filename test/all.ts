@@ -7,7 +7,10 @@ import { isRevectorizing } from '../engine/cpu/flags.js'
 
 function run(files: string, environment: NodeJS.ProcessEnv = {}): number {
   const args = [...process.execArgv, '--test', ...process.argv.slice(2), `${import.meta.dirname}/${files}`]
-  const { status } = spawnSync(process.execPath, args, { stdio: 'inherit', env: { ...process.env, ...environment } })
+  const { status } = spawnSync(process.execPath, args, {
+    stdio: 'inherit',
+    env: { ...process.env, ...environment },
+  })
   return status ?? 1
 }
 

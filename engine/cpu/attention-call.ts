@@ -4,7 +4,11 @@ import type { Kernel } from './kernel.ts'
 import type { MicroKernel } from './matmul.ts'
 
 /** The kernel of an attention instruction, with its operands. */
-export function attentionCall(work: Attention, tile: MicroKernel, threads: number): { kernel: Kernel; operands: View[] } {
+export function attentionCall(
+  work: Attention,
+  tile: MicroKernel,
+  threads: number,
+): { kernel: Kernel; operands: View[] } {
   const { kind, batch, heads, length, keyDim, valueDim, scale, slope, operands, results } = work
   const stride = (view: View) => view.strides[1]
   const given = (forward: readonly View[]) => {

@@ -15,7 +15,9 @@ import { type Step, placeBarriers, placeTemporaries } from './steps.ts'
 import { Threads } from './threads.ts'
 
 /** Starts the CPU backend: WebAssembly SIMD on this many threads (by default, every core). */
-export async function cpuBackend({ threads = availableParallelism() }: { threads?: number } = {}): Promise<CpuBackend> {
+export async function cpuBackend({
+  threads = availableParallelism(),
+}: { threads?: number } = {}): Promise<CpuBackend> {
   const candidates = await chooseMicroKernel(assemble)
   const memory = new SharedMemory()
   const barrier = memory.allocate(barrierBytes)
@@ -40,12 +42,19 @@ export class CpuBackend implements Backend {
   /** Programs run one at a time. */
   private queue: Promise<unknown> = Promise.resolve()
 
-  constructor(memory: SharedMemory, pool: Threads, threads: number, candidates: readonly [Candidate, ...Candidate[]]) {
+  constructor(
+    memory: SharedMemory,
+    pool: Threads,
+    threads: number,
+    candidates: readonly [Candidate, ...Candidate[]],
+  ) {
     const [{ tile, gflops }] = candidates
     this.memory = memory
     this.pool = pool
     this.threads = threads
-    const rates = candidates.map(other => `${other.tile.rows}x${other.tile.columns} ${other.right ? other.gflops.toFixed(0) : 'wrong'}`)
+    const rates = candidates.map(
+      other => `${other.tile.rows}x${other.tile.columns} ${other.right ? other.gflops.toFixed(0) : 'wrong'}`,
+    )
     const bits = isRevectorizing() ? 256 : 128
     this.description = `CPU, ${threads} threads, ${bits}-bit WebAssembly; microkernel ${tile.rows}x${tile.columns} (GFLOP/s a thread: ${rates.join(', ')})`
     this.peakGflops = gflops * threads
@@ -103,12 +112,25 @@ export class CpuBackend implements Backend {
         one.write(addressOf)
         this.memory.integers(one.counters, 1).fill(0)
         const start = performance.now()
-        await this.pool.run({ program: one.program, counters: one.counters, scratch: this.scratch.address, scratchBytes: this.scratch.bytes })
-        times.push({ kernels: step.phase.map(({ kernel }) => kernel.name), items: step.phase[0].kernel.items, milliseconds: performance.now() - start })
+        await this.pool.run({
+          program: one.program,
+          counters: one.counters,
+          scratch: this.scratch.address,
+          scratchBytes: this.scratch.bytes,
+        })
+        times.push({
+          kernels: step.phase.map(({ kernel }) => kernel.name),
+          items: step.phase[0].kernel.items,
+          milliseconds: performance.now() - start,
+        })
       }
       return times
     }
-    return { temporaryBytes: bytes, run: inputs => this.next(() => run(inputs)), profile: inputs => this.next(() => profile(inputs)) }
+    return {
+      temporaryBytes: bytes,
+      run: inputs => this.next(() => run(inputs)),
+      profile: inputs => this.next(() => profile(inputs)),
+    }
   }
 
   async close(): Promise<void> {
@@ -135,7 +157,10 @@ export class CpuBackend implements Backend {
   private async addKernels(kernels: readonly Kernel[]): Promise<void> {
     const wanted = new Map(kernels.map(kernel => [kernel.name, kernel]))
     const added = [...wanted.values()].filter(({ name }) => !this.kernels.has(name))
-    const scratchBytes = Math.max(this.scratch.bytes, ...kernels.map(kernel => Math.ceil(kernel.scratchBytes / 4096) * 4096))
+    const scratchBytes = Math.max(
+      this.scratch.bytes,
+      ...kernels.map(kernel => Math.ceil(kernel.scratchBytes / 4096) * 4096),
+    )
     if (scratchBytes > this.scratch.bytes) {
       this.scratch = { address: this.memory.allocate(scratchBytes * this.threads), bytes: scratchBytes }
     }
@@ -145,11 +170,19 @@ export class CpuBackend implements Backend {
     const first = this.tableSize
     this.tableSize += added.length
     added.forEach(({ name }, i) => this.kernels.set(name, first + i))
-    this.pool.addKernels(module, added.map(({ name }) => name), first)
+    this.pool.addKernels(
+      module,
+      added.map(({ name }) => name),
+      first,
+    )
   }
 
   /** Room in memory for the dispatcher's list of phases, its counters and the calls' arguments. */
-  private layOut(steps: readonly Step[]): { program: number; counters: number; write: (addressOf: (operand: Operand) => number) => void } {
+  private layOut(steps: readonly Step[]): {
+    program: number
+    counters: number
+    write: (addressOf: (operand: Operand) => number) => void
+  } {
     const calls = steps.flatMap(({ phase }) => phase)
     const program = this.memory.allocate((1 + steps.length * 3 + calls.length * 2) * 4)
     const counters = this.memory.allocate(steps.length * 4)

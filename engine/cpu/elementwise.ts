@@ -33,12 +33,17 @@ export class Code {
 
 /** A float as text, which must keep the sign of a zero. */
 const spell = (value: number): string =>
-  Object.is(value, -0) ? '-0' : Number.isFinite(value) ? `${Math.fround(value)}` : `${value}`.toLowerCase().replace('infinity', 'inf')
+  Object.is(value, -0)
+    ? '-0'
+    : Number.isFinite(value)
+      ? `${Math.fround(value)}`
+      : `${value}`.toLowerCase().replace('infinity', 'inf')
 const float = (value: number): string => `(v128.const f32x4 ${Array(4).fill(spell(value)).join(' ')})`
 const int = (value: number): string => `(v128.const i32x4 ${Array(4).fill(value).join(' ')})`
 
 /** A v128 constant of four equal lanes. */
-export const constant = (value: number, dtype: DType): string => (dtype === 'float32' ? float(value) : int(value))
+export const constant = (value: number, dtype: DType): string =>
+  dtype === 'float32' ? float(value) : int(value)
 
 const add = (a: string, b: string) => `(f32x4.add ${a} ${b})`
 const sub = (a: string, b: string) => `(f32x4.sub ${a} ${b})`
@@ -148,7 +153,10 @@ export class Elementwise {
   /** tanh(x): Cephes' polynomial near zero, 1 − 2 / (exp(2x) + 1) beyond. */
   private tanh(code: Code, x: string): string {
     const squared = code.let('v128', mul(x, x))
-    const p = this.polynomial(squared, [-5.70498872745e-3, 2.06390887954e-2, -5.37397155531e-2, 1.33314422036e-1, -3.33332819422e-1])
+    const p = this.polynomial(
+      squared,
+      [-5.70498872745e-3, 2.06390887954e-2, -5.37397155531e-2, 1.33314422036e-1, -3.33332819422e-1],
+    )
     const near = code.let('v128', this.multiplyAdd(mul(p, squared), x, x))
     const grown = code.let('v128', this.exp(code, code.let('v128', add(x, x))))
     const far = sub(float(1), `(f32x4.div ${float(2)} ${add(grown, float(1))})`)
@@ -159,13 +167,20 @@ export class Elementwise {
   private erf(code: Code, value: string): string {
     const x = code.let('v128', `(f32x4.max (f32x4.min ${value} ${float(4)}) ${float(-4)})`)
     const squared = code.let('v128', mul(x, x))
-    const p = this.polynomial(squared, [
-      -2.72614225801306e-10, 2.77068142495902e-8, -2.10102402082508e-6, -5.69250639462346e-5, -7.34990630326855e-4,
-      -2.95459980854025e-3, -1.60960333262415e-2,
-    ])
-    const q = this.polynomial(squared, [
-      -1.45660718464996e-5, -2.13374055278905e-4, -1.68282697438203e-3, -7.37332916720468e-3, -1.42647390514189e-2,
-    ])
+    const p = this.polynomial(
+      squared,
+      [
+        -2.72614225801306e-10, 2.77068142495902e-8, -2.10102402082508e-6, -5.69250639462346e-5,
+        -7.34990630326855e-4, -2.95459980854025e-3, -1.60960333262415e-2,
+      ],
+    )
+    const q = this.polynomial(
+      squared,
+      [
+        -1.45660718464996e-5, -2.13374055278905e-4, -1.68282697438203e-3, -7.37332916720468e-3,
+        -1.42647390514189e-2,
+      ],
+    )
     return mul(x, `(f32x4.div ${p} ${q})`)
   }
 
@@ -178,9 +193,13 @@ export class Elementwise {
     const n = code.let('v128', sub(shifted, magic))
     const multiple = shift ? code.let('v128', sub(n, float(shift))) : n
     let r = x
-    for (const part of [-3.140625, -9.67502593994140625e-4, -1.509957990978376432e-7]) r = code.let('v128', this.multiplyAdd(multiple, float(part), r))
+    for (const part of [-3.140625, -9.67502593994140625e-4, -1.5099579909783764e-7])
+      r = code.let('v128', this.multiplyAdd(multiple, float(part), r))
     const squared = code.let('v128', mul(r, r))
-    const p = this.polynomial(squared, [-2.3889859e-8, 2.7525562e-6, -1.9840874e-4, 8.3333310e-3, -1.6666667e-1])
+    const p = this.polynomial(
+      squared,
+      [-2.3889859e-8, 2.7525562e-6, -1.9840874e-4, 8.333331e-3, -1.6666667e-1],
+    )
     const value = this.multiplyAdd(mul(p, squared), r, r)
     const sign = `(i32x4.shl ${shifted} (i32.const 31))`
     return `(v128.xor ${value} ${sign})`
@@ -188,7 +207,8 @@ export class Elementwise {
 
   /** Two rounds of a 32-bit finalizer (Wellons' lowbias32), the key going into each. */
   private randomBits(code: Code, counter: string, key: string): string {
-    const shifted = (value: string, bits: number) => `(v128.xor ${value} (i32x4.shr_u ${value} (i32.const ${bits})))`
+    const shifted = (value: string, bits: number) =>
+      `(v128.xor ${value} (i32x4.shr_u ${value} (i32.const ${bits})))`
     const mix = (value: string): string => {
       const first = code.let('v128', `(i32x4.mul ${shifted(value, 16)} ${int(0x21f0aaad)})`)
       const second = code.let('v128', `(i32x4.mul ${shifted(first, 15)} ${int(0x735a2d97)})`)

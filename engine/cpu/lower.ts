@@ -62,7 +62,13 @@ class Lowering {
       case 'scatterAdd': {
         const { rows, columns, count, values, indices, base, out } = work
         const strides = { valueStride: values.strides[0], outStride: out.strides[0] }
-        const kernel = scatterKernel({ rows, columns, count, ...strides, ...(base && { baseStride: base.strides[0] }) })
+        const kernel = scatterKernel({
+          rows,
+          columns,
+          count,
+          ...strides,
+          ...(base && { baseStride: base.strides[0] }),
+        })
         return { kernel, operands: [values, indices, out, ...(base ? [base] : [])], reads }
       }
       case 'attention':
@@ -97,7 +103,11 @@ class Lowering {
     return { kernel, operands, reads: [a.buffer, packedB, ...(residual ? [residual.buffer] : [])] }
   }
 
-  private pack(b: Matrix, shape: { batch: number; n: number; k: number; kBlock: number }, packs: Call[]): Buffer {
+  private pack(
+    b: Matrix,
+    shape: { batch: number; n: number; k: number; kBlock: number },
+    packs: Call[],
+  ): Buffer {
     const { batch, n, k, kBlock } = shape
     const { tile } = this
     const id = this.ids.get(b.buffer) ?? this.ids.size
@@ -108,7 +118,12 @@ class Lowering {
     const packed = new Buffer(packedFloats(k, n, tile) * batch, 'float32')
     const stored = { k, n, rowStride: b.rowStride, transposed: b.transposed }
     const block = b.transposed ? Math.max(1, Math.round(packBlock / tile.columns)) * tile.columns : packBlock
-    const kernel = packKernel({ ...stored, ...(batch > 1 && { batch: { count: batch, stride: b.batchStride } }) }, kBlock, block, tile)
+    const kernel = packKernel(
+      { ...stored, ...(batch > 1 && { batch: { count: batch, stride: b.batchStride } }) },
+      kBlock,
+      block,
+      tile,
+    )
     packs.push({ kernel, operands: [b, { buffer: packed, offset: 0 }], reads: [b.buffer], writes: [packed] })
     this.packed.set(key, packed)
     return packed

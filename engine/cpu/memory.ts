@@ -33,7 +33,9 @@ export class SharedMemory {
     const hole = this.free.find(({ start, end }) => end - start >= size)
     if (hole) {
       const { start } = hole
-      this.free = this.free.flatMap(other => (other !== hole ? [other] : start + size < hole.end ? [{ start: start + size, end: hole.end }] : []))
+      this.free = this.free.flatMap(other =>
+        other !== hole ? [other] : start + size < hole.end ? [{ start: start + size, end: hole.end }] : [],
+      )
       return start
     }
     const start = this.end
@@ -66,13 +68,17 @@ export class SharedMemory {
     const aligned = Math.ceil(end / alignment) * alignment
     const pages = Math.ceil(aligned / pageBytes) - this.memory.buffer.byteLength / pageBytes
     if (aligned > maximumPages * pageBytes) {
-      throw new MemoryError(`${gibibytes(aligned)} of memory are needed and the CPU backend can address 4: take a smaller batch or network`)
+      throw new MemoryError(
+        `${gibibytes(aligned)} of memory are needed and the CPU backend can address 4: take a smaller batch or network`,
+      )
     }
     if (pages > 0) {
       try {
         this.memory.grow(pages)
       } catch {
-        throw new MemoryError(`${gibibytes(aligned)} of memory are needed and the system does not give that much: take a smaller batch or network`)
+        throw new MemoryError(
+          `${gibibytes(aligned)} of memory are needed and the system does not give that much: take a smaller batch or network`,
+        )
       }
     }
     this.end = aligned

@@ -70,7 +70,10 @@ class RowWriter {
     for (const { access } of stores) bases.set(access, this.address(access))
     const blockSums = columnSums.map(({ value, buffer, width }) => {
       const base = this.operand(buffer, 0)
-      const place = code.let('i32', `(i32.add ${base} (i32.mul (local.get $item) (i32.const ${width * bytes})))`)
+      const place = code.let(
+        'i32',
+        `(i32.add ${base} (i32.mul (local.get $item) (i32.const ${width * bytes})))`,
+      )
       if (width > 1) {
         code.push(`(memory.fill ${place} (i32.const 0) (i32.const ${width * bytes}))`)
         return { value, place }
@@ -90,12 +93,18 @@ class RowWriter {
       `(loop $row`,
     )
     for (const [access, base] of bases) {
-      if (access.columnStride !== 0) this.pointers.set(access, this.rowPointer(access, base, `(local.get $${row})`, bases))
+      if (access.columnStride !== 0)
+        this.pointers.set(access, this.rowPointer(access, base, `(local.get $${row})`, bases))
     }
-    const last = Math.max(0, ...this.passes, ...blockSums.map(({ value, sum }) => (sum ? 0 : this.ready(value))))
+    const last = Math.max(
+      0,
+      ...this.passes,
+      ...blockSums.map(({ value, sum }) => (sum ? 0 : this.ready(value))),
+    )
     for (let pass = 0; pass <= last; pass++) {
       values.forEach((value, i) => {
-        if (value.extent === 'row' && !this.isReduction(i) && this.passes[i] === pass) this.single(i, value, `(local.get $${row})`, bases)
+        if (value.extent === 'row' && !this.isReduction(i) && this.passes[i] === pass)
+          this.single(i, value, `(local.get $${row})`, bases)
       })
       this.writePass(pass, blockSums)
     }
@@ -164,7 +173,12 @@ class RowWriter {
   }
 
   /** Computes a value that the program or each row has one of. */
-  private single(index: number, { operation, inputs, dtype }: RowValue, row: string, bases: ReadonlyMap<Access, string>): void {
+  private single(
+    index: number,
+    { operation, inputs, dtype }: RowValue,
+    row: string,
+    bases: ReadonlyMap<Access, string>,
+  ): void {
     const { code } = this
     const type = dtype === 'float32' ? 'f32' : 'i32'
     if (operation.kind === 'load') {
@@ -174,11 +188,18 @@ class RowWriter {
       return
     }
     if (operation.kind === 'constant') {
-      this.singles.set(index, code.let(type, `(${type}x4.extract_lane 0 ${constant(operation.value, dtype)})`))
+      this.singles.set(
+        index,
+        code.let(type, `(${type}x4.extract_lane 0 ${constant(operation.value, dtype)})`),
+      )
       return
     }
     const operands = inputs.map(input => code.let('v128', this.splat(input)))
-    const value = this.compute(operation, operands, inputs.map(input => this.program.values[input].dtype))
+    const value = this.compute(
+      operation,
+      operands,
+      inputs.map(input => this.program.values[input].dtype),
+    )
     this.singles.set(index, code.let(type, `(${type}x4.extract_lane 0 ${value})`))
   }
 
@@ -187,7 +208,11 @@ class RowWriter {
     return `(${lanes}.splat ${this.singles.get(value)})`
   }
 
-  private compute(operation: RowValue['operation'], operands: readonly string[], dtypes: readonly DType[]): string {
+  private compute(
+    operation: RowValue['operation'],
+    operands: readonly string[],
+    dtypes: readonly DType[],
+  ): string {
     const { code, elementwise } = this
     switch (operation.kind) {
       case 'unary':
@@ -207,9 +232,11 @@ class RowWriter {
     const pending: [value: number, pass: number][] = []
     const seen = new Set<string>()
     values.forEach((value, i) => {
-      if (this.isReduction(i) && this.isElement(value.inputs[0])) pending.push([value.inputs[0], this.passes[i]])
+      if (this.isReduction(i) && this.isElement(value.inputs[0]))
+        pending.push([value.inputs[0], this.passes[i]])
     })
-    for (const { value } of [...this.program.stores, ...this.program.columnSums]) if (this.isElement(value)) pending.push([value, this.passes[value]])
+    for (const { value } of [...this.program.stores, ...this.program.columnSums])
+      if (this.isElement(value)) pending.push([value, this.passes[value]])
     for (let next = pending.pop(); next; next = pending.pop()) {
       const [value, pass] = next
       const key = `${value}:${pass}`
@@ -229,16 +256,26 @@ class RowWriter {
     const { operation, inputs } = this.program.values[value]
     if (this.passes[value] >= pass || operation.kind === 'load') return false
     const cheap = operation.kind === 'binary' && ['add', 'subtract', 'multiply'].includes(operation.name)
-    return !(cheap && inputs.every(input => !this.isElement(input) || this.program.values[input].operation.kind === 'load'))
+    return !(
+      cheap &&
+      inputs.every(input => !this.isElement(input) || this.program.values[input].operation.kind === 'load')
+    )
   }
 
   /** One pass over the columns of a row. */
-  private writePass(pass: number, blockSums: readonly { value: number; place: string; sum?: string }[]): void {
+  private writePass(
+    pass: number,
+    blockSums: readonly { value: number; place: string; sum?: string }[],
+  ): void {
     const { code, program } = this
     const { values, columns } = program
-    const reductions = values.flatMap((value, i) => (this.isReduction(i) && this.passes[i] === pass ? [{ index: i, value }] : []))
+    const reductions = values.flatMap((value, i) =>
+      this.isReduction(i) && this.passes[i] === pass ? [{ index: i, value }] : [],
+    )
     const overElements = reductions.filter(({ value }) => this.isElement(value.inputs[0]))
-    const stores = program.stores.filter(({ value, access }) => access.columnStride !== 0 && this.passes[value] === pass)
+    const stores = program.stores.filter(
+      ({ value, access }) => access.columnStride !== 0 && this.passes[value] === pass,
+    )
     const sums = blockSums.filter(({ value, sum }) => !sum && this.ready(value) === pass)
     const spills = [...this.spills].filter(([value]) => this.passes[value] === pass)
     for (const { index, value } of overElements) {
@@ -252,7 +289,8 @@ class RowWriter {
       const whole = Math.floor((columns * bytes) / step) * step
       const rest = columns * bytes - whole
       const vectors = rest >= lanes * bytes ? whole + lanes * bytes : whole
-      const emit = (loop: Loop) => this.writeBody(loop, pass, `(local.get $${column})`, { overElements, stores, sums, spills })
+      const emit = (loop: Loop) =>
+        this.writeBody(loop, pass, `(local.get $${column})`, { overElements, stores, sums, spills })
       const repeat = (loop: Loop, to: number, by: number) => {
         code.push(`(loop $${loop}${pass}`)
         emit(loop)
@@ -273,7 +311,10 @@ class RowWriter {
       else {
         // One value stands for the whole row.
         const single = this.singles.get(input) ?? ''
-        this.singles.set(index, name === 'max' ? single : code.let('f32', `(f32.mul ${single} (f32.const ${columns}))`))
+        this.singles.set(
+          index,
+          name === 'max' ? single : code.let('f32', `(f32.mul ${single} (f32.const ${columns}))`),
+        )
       }
     }
   }
@@ -281,11 +322,18 @@ class RowWriter {
   /** Adds up the lanes of a reduction. The stores side by side are what the revectorizer starts from. */
   private addUp(index: number, name: 'sum' | 'max'): string {
     const { code } = this
-    const join = (a: string, b: string) => (name === 'sum' ? `(f32x4.add ${a} ${b})` : `(f32x4.max ${a} ${b})`)
+    const join = (a: string, b: string) =>
+      name === 'sum' ? `(f32x4.add ${a} ${b})` : `(f32x4.max ${a} ${b})`
     const names = this.accumulators.get(index) ?? []
-    names.forEach((local, i) => code.push(`(v128.store offset=${i * lanes * bytes} (local.get $scratch) (local.get $${local}))`))
-    const both = code.let('v128', join('(v128.load (local.get $scratch))', `(v128.load offset=16 (local.get $scratch))`))
-    const swapped = (value: string, order: readonly number[]) => `(i8x16.shuffle ${order.flatMap(lane => [0, 1, 2, 3].map(byte => lane * bytes + byte)).join(' ')} ${value} ${value})`
+    names.forEach((local, i) =>
+      code.push(`(v128.store offset=${i * lanes * bytes} (local.get $scratch) (local.get $${local}))`),
+    )
+    const both = code.let(
+      'v128',
+      join('(v128.load (local.get $scratch))', `(v128.load offset=16 (local.get $scratch))`),
+    )
+    const swapped = (value: string, order: readonly number[]) =>
+      `(i8x16.shuffle ${order.flatMap(lane => [0, 1, 2, 3].map(byte => lane * bytes + byte)).join(' ')} ${value} ${value})`
     const pair = code.let('v128', join(both, swapped(both, [2, 3, 0, 1])))
     return code.let('f32', `(f32x4.extract_lane 0 ${join(pair, swapped(pair, [1, 0, 3, 2]))})`)
   }
@@ -320,7 +368,8 @@ class RowWriter {
     }
     const known = halves.map(() => new Map<number, string>())
     for (const value of order.filter(index => this.isLoaded(index, pass))) {
-      for (const half of halves) known[half].set(value, code.let('v128', this.loadVector(value, pass, loop, half, column, at)))
+      for (const half of halves)
+        known[half].set(value, code.let('v128', this.loadVector(value, pass, loop, half, column, at)))
     }
     const partial = work.sums.map(({ place }) =>
       halves.map(half => code.let('v128', loadAt(loop, at(place), half))),
@@ -331,8 +380,14 @@ class RowWriter {
         const { operation, inputs } = this.program.values[value]
         const operands = inputs.map(input => known[half].get(input) ?? this.splat(input))
         // Operands that are read many times must be locals.
-        const locals = operands.map(operand => (operand.startsWith('(local.get') ? operand : code.let('v128', operand)))
-        const computed = this.compute(operation, locals, inputs.map(input => this.program.values[input].dtype))
+        const locals = operands.map(operand =>
+          operand.startsWith('(local.get') ? operand : code.let('v128', operand),
+        )
+        const computed = this.compute(
+          operation,
+          locals,
+          inputs.map(input => this.program.values[input].dtype),
+        )
         known[half].set(value, code.let('v128', computed))
       }
     }
@@ -347,14 +402,23 @@ class RowWriter {
     }
     work.sums.forEach(({ value, place }, i) => {
       for (const half of halves) {
-        code.push(storeAt(loop, at(place), half, code.let('v128', `(f32x4.add ${partial[i][half]} ${of(value, half)})`)))
+        code.push(
+          storeAt(
+            loop,
+            at(place),
+            half,
+            code.let('v128', `(f32x4.add ${partial[i][half]} ${of(value, half)})`),
+          ),
+        )
       }
     })
     for (const { value, access } of work.stores) {
-      for (const half of halves) code.push(storeAt(loop, at(this.pointers.get(access) ?? ''), half, of(value, half)))
+      for (const half of halves)
+        code.push(storeAt(loop, at(this.pointers.get(access) ?? ''), half, of(value, half)))
     }
     for (const [value, place] of work.spills) {
-      for (const half of halves) code.push(storeAt(loop, at('(local.get $scratch)'), half, of(value, half), place))
+      for (const half of halves)
+        code.push(storeAt(loop, at('(local.get $scratch)'), half, of(value, half), place))
     }
   }
 
@@ -398,7 +462,10 @@ class RowWriter {
     const start = `(i32.add ${pointer} (i32.mul ${column} (i32.const ${columnStride})))`
     if (loop === 'lane') return `(v128.load32_zero ${start})`
     const byte = (lane: number) => (half * lanes + lane) * columnStride * bytes
-    const rest = [1, 2, 3].reduce((vector, lane) => `(v128.load32_lane offset=${byte(lane)} ${lane} ${start} ${vector})`, `(v128.load32_zero offset=${byte(0)} ${start})`)
+    const rest = [1, 2, 3].reduce(
+      (vector, lane) => `(v128.load32_lane offset=${byte(lane)} ${lane} ${start} ${vector})`,
+      `(v128.load32_zero offset=${byte(0)} ${start})`,
+    )
     return rest
   }
 }
@@ -409,12 +476,16 @@ function loadAt(loop: Loop, address: string, half: number, offset = 0): string {
 
 function storeAt(loop: Loop, address: string, half: number, value: string, offset = 0): string {
   const at = `offset=${offset + half * lanes * bytes}`
-  return loop === 'lane' ? `(v128.store32_lane ${at} 0 ${address} ${value})` : `(v128.store ${at} ${address} ${value})`
+  return loop === 'lane'
+    ? `(v128.store32_lane ${at} 0 ${address} ${value})`
+    : `(v128.store ${at} ${address} ${value})`
 }
 
 /** A single lane's neighbours must not count. */
 function masked(value: string, loop: Loop, isMax: boolean): string {
   if (loop !== 'lane') return value
   const mask = '(v128.const i32x4 -1 0 0 0)'
-  return isMax ? `(v128.bitselect ${value} ${constant(-Infinity, 'float32')} ${mask})` : `(v128.and ${value} ${mask})`
+  return isMax
+    ? `(v128.bitselect ${value} ${constant(-Infinity, 'float32')} ${mask})`
+    : `(v128.and ${value} ${mask})`
 }

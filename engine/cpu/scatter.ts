@@ -19,8 +19,11 @@ export function scatterKernel(shape: {
   baseStride?: number
 }): Kernel {
   const { rows, columns, count, valueStride, outStride, baseStride } = shape
-  const name = ['scatter', `${rows}x${columns}`, count, valueStride, outStride, baseStride ?? 'zeros'].join('.')
-  const rowOf = (start: string, stride: number) => `(i32.add ${start} (i32.mul (local.get $row) (i32.const ${stride * 4})))`
+  const name = ['scatter', `${rows}x${columns}`, count, valueStride, outStride, baseStride ?? 'zeros'].join(
+    '.',
+  )
+  const rowOf = (start: string, stride: number) =>
+    `(i32.add ${start} (i32.mul (local.get $row) (i32.const ${stride * 4})))`
   const out = rowOf('(local.get $out)', outStride)
   const begin =
     baseStride === undefined

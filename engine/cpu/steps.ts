@@ -15,7 +15,8 @@ export function placeBarriers(phases: readonly Phase[]): Step[] {
   return phases.map(phase => {
     const reads = phase.flatMap(call => call.reads.map(({ root }) => root))
     const writes = phase.flatMap(call => call.writes.map(({ root }) => root))
-    const barrier = reads.some(root => written.has(root)) || writes.some(root => written.has(root) || read.has(root))
+    const barrier =
+      reads.some(root => written.has(root)) || writes.some(root => written.has(root) || read.has(root))
     if (barrier) [read, written] = [new Set(), new Set()]
     for (const root of reads) read.add(root)
     for (const root of writes) written.add(root)
@@ -27,7 +28,10 @@ export function placeBarriers(phases: readonly Phase[]): Step[] {
  * Byte offsets for the temporaries of steps. What is done between two barriers happens at once, so
  * memory is taken over only across one. held: buffers that the caller reads or writes, alive throughout.
  */
-export function placeTemporaries(steps: readonly Step[], held: readonly Buffer[]): { offsets: Map<Buffer, number>; bytes: number } {
+export function placeTemporaries(
+  steps: readonly Step[],
+  held: readonly Buffer[],
+): { offsets: Map<Buffer, number>; bytes: number } {
   const spans = new Map<Buffer, { first: number; last: number }>()
   let interval = 0
   const use = ({ root }: Buffer, at: number) => {

@@ -12,7 +12,12 @@ export interface ThreadData {
 
 /** What a thread is told. */
 export type ThreadMessage =
-  | { readonly kind: 'kernels'; readonly module: WebAssembly.Module; readonly names: readonly string[]; readonly first: number }
+  | {
+      readonly kind: 'kernels'
+      readonly module: WebAssembly.Module
+      readonly names: readonly string[]
+      readonly first: number
+    }
   | {
       readonly kind: 'run'
       readonly program: number
