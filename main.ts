@@ -62,13 +62,13 @@ const options = parseOptions(process.argv.slice(2), {
     },
     batch: {
       tokens: 2048, // of a training step, however long the sequences are
-      firstLength: 32, // sequences start out short, and cheap,
+      firstLength: 64, // sequences start out short, and cheap,
       length: 256, // and double until they are this long,
       growEvery: 0.125, // each time this share of the run is done
     },
     optimizer: {
       matrixRate: 0.02, // learning rates: Muon's,
-      rate: 0.004, // AdamW's,
+      rate: 0.002, // AdamW's,
       ngramRate: 0.6, // and Adagrad's
       warmup: 0.05, // share of the run in which they rise,
       decay: 0.6, // and its last share, in which they fall to zero
@@ -200,7 +200,12 @@ function muon({ parameter, momentum }: Slot, gradient: Tensor, rate: Tensor): vo
 }
 
 /** AdamW (Loshchilov & Hutter 2019), with hlb-gpt's multiples of the learning rate. step counts from 1. */
-function adamW({ name, parameter, momentum, variance }: Slot, gradient: Tensor, rate: Tensor, step: Tensor): void {
+function adamW(
+  { name, parameter, momentum, variance }: Slot,
+  gradient: Tensor,
+  rate: Tensor,
+  step: Tensor,
+): void {
   const beta1 = name === 'output' ? 0.6 : 0.9
   const beta2 = 0.95
   const multiple = name === 'output' ? 2 : name.includes('positionBias') ? 100 : 32
@@ -258,7 +263,12 @@ const evaluate = compile(({ inputs, targets }) => lossOf(embed(inputs, ngramsOf(
 async function validate() {
   let [loss, accuracy, sequences] = [0, 0, 0]
   const limit = { tokenLimit: evaluation.tokens }
-  for (const { inputs, targets, batchSize } of validationBatches(corpus.validation, 16, batch.length, limit)) {
+  for (const { inputs, targets, batchSize } of validationBatches(
+    corpus.validation,
+    16,
+    batch.length,
+    limit,
+  )) {
     const shape = [batchSize, batch.length]
     const means = await evaluate({ inputs: array(inputs, shape), targets: array(targets, shape) })
     loss += means.loss.item() * batchSize
@@ -338,7 +348,10 @@ table.close()
 
 /** The logits of what follows the token at `last`. Nothing after that is looked at. */
 const predict = compile(({ tokens, last }) => ({
-  logits: transform(embed(tokens, ngramsOf(tokens))).reshape(-1, dim).gather(last).matmul(net.output.T),
+  logits: transform(embed(tokens, ngramsOf(tokens)))
+    .reshape(-1, dim)
+    .gather(last)
+    .matmul(net.output.T),
 }))
 
 const context = [...corpus.tokenizer.encode(options.prompt)]

@@ -1,6 +1,7 @@
 import type { Kernel } from './kernel.ts'
 import {
   type MicroKernel,
+  deepestBlock,
   packFunction,
   packTransposedFunction,
   panelFunction,
@@ -62,8 +63,8 @@ function layout({ length, keyDim, valueDim }: AttentionShape, tile: MicroKernel)
     roundUp(Math.ceil(length / Math.ceil(length / most)), multiple)
   /** Query rows done together. */
   const block = balanced(maxBlock, tile.rows)
-  /** Keys whose panels of values stay in L1. */
-  const kBlock = Math.min(length, balanced(384, 4))
+  /** Keys whose values are summed in one go. */
+  const kBlock = Math.min(length, balanced(deepestBlock, 4))
   /** The zeros after a row's last score: up to where its tile, or its last 8 lanes, may reach. */
   const zeros = Math.max(8, roundUp(tile.rows, 4))
   /** From a row of scores to the next: no multiple of 256 bytes, lest rows contend for a cache set. */
