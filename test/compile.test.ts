@@ -167,8 +167,10 @@ test('assign: what is computed elsewhere is not overwritten on its way', async (
 
 test('a piece of a result is not written before the memory that it takes over', async () => {
   const run = compile(({ x, y }) => {
+    // This one could run first, into the memory of the product, of which the other piece is the only reader.
+    const other = y.exp()
     const product = x.matmul(x)
-    return { joined: concat([product.slice(1, 0, 4).mul(2), y.exp()], 1) }
+    return { joined: concat([product.slice(1, 0, 4).mul(2), other], 1) }
   })
   const { joined } = await run({
     x: array(
@@ -179,6 +181,45 @@ test('a piece of a result is not written before the memory that it takes over', 
   })
   const expected = Array.from({ length: 64 }, (_, i) => (i % 8 < 4 ? 2 * Number(i % 9 === 0) : 1))
   assert.deepEqual([...joined.data], expected)
+})
+
+test('assign: a new value and the old one, read together', async () => {
+  const v = variable(counting(3, 3))
+  const run = compile(() => {
+    const next = v.mul(2)
+    assign(v, next)
+    return { both: next.matmul(v), sum: next.T.add(v) }
+  })
+  const { both, sum } = await run()
+  assert.deepEqual([...both.data], [30, 36, 42, 84, 108, 132, 138, 180, 222])
+  assert.deepEqual([...sum.data], [0, 7, 14, 5, 12, 19, 10, 17, 24])
+  assert.deepEqual(await numbers(v), [0, 2, 4, 6, 8, 10, 12, 14, 16])
+})
+
+test('assign: what still reads the old value is waited for', async () => {
+  // Both kernels are one item, so that one thread is free for the second while another does the first.
+  const v = variable(full([40, 20_000], 0))
+  const run = compile(({ next }) => {
+    assign(v, next.broadcastTo([40, 20_000]))
+    return { sum: v.sin().cos().exp().sum(-1) }
+  })
+  for (let i = 0; i < 5; i++) {
+    const { sum } = await run({ next: i + 1 })
+    const expected = 20_000 * Math.exp(Math.cos(Math.sin(i)))
+    for (const value of sum.data)
+      assert.ok(Math.abs(value / expected - 1) < 1e-4, `${value}, expected ${expected}`)
+  }
+})
+
+test('a square matrix and its transpose, of enough rows to run block by block', async () => {
+  const size = 400
+  const run = compile(({ x }) => {
+    const doubled = x.mul(2)
+    return { doubled, sum: doubled.T.add(doubled) }
+  })
+  const { doubled, sum } = await run({ x: counting(size, size) })
+  doubled.data.forEach((value, i) => assert.equal(value, 2 * i))
+  sum.data.forEach((value, i) => assert.equal(value, 2 * i + 2 * ((i % size) * size + Math.floor(i / size))))
 })
 
 test('assign throws the second time, outside of compile, and for another shape', async () => {
