@@ -159,7 +159,8 @@ export class Scheduler {
     const buffer = maker?.length === 1 ? this.emitter.view(tensor)?.buffer : undefined
     if (!maker || !buffer || buffer.variable || buffer.shares || buffer.size !== target.size) return false
     const [writer] = maker
-    if (!writesOver(writer, target, buffer)) return false
+    // Pieces of a concat are written each in its own time.
+    if (this.writers.get(buffer)?.length !== 1 || !writesOver(writer, target, buffer)) return false
     const others = (this.readers.get(target) ?? []).filter(reader => reader !== writer)
     if (others.some(reader => this.dependsOn(reader, writer))) return false
     buffer.shares = target

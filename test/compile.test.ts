@@ -183,6 +183,17 @@ test('a piece of a result is not written before the memory that it takes over', 
   assert.deepEqual([...joined.data], expected)
 })
 
+test('assign: pieces, one of them made of the old value', async () => {
+  const v = variable(counting(2, 4))
+  const run = compile(({ x }) => {
+    const first = x.add(1)
+    assign(v, concat([v.slice(1, 2, 4).add(v.slice(1, 0, 2)), first.slice(1, 0, 2)], 1))
+    return { first }
+  })
+  await run({ x: counting(2, 3) })
+  assert.deepEqual(await numbers(v), [2, 4, 1, 2, 10, 12, 4, 5])
+})
+
 test('assign: a new value and the old one, read together', async () => {
   const v = variable(counting(3, 3))
   const run = compile(() => {
