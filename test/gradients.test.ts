@@ -280,6 +280,21 @@ test('gather and its scatter-add', async () => {
   await check([shape(4, 5), shape(6, 5), repeated], (_, x, y, i) => x.gather(i).reshape(6, 5).mul(y).sum(0))
 })
 
+test('scatterAdd and its gather', async () => {
+  const repeated = indices([3, 0, 3, -5, 9, 2], 2, 3)
+  await check([shape(2, 3, 5), repeated], (f, x, i) => f.scatterAdd(x.square(), i, 4).sin())
+  await check([shape(6, 1), repeated], (f, x, i) => f.scatterAdd(x, i.reshape(6), 7).exp())
+  await check([shape(6, 40), shape(4, 40), repeated], (f, x, y, i) =>
+    y
+      .square()
+      .add(f.scatterAdd(x, i.reshape(6), 4))
+      .square(),
+  )
+  await check([shape(1, 4), shape(6, 2), repeated], (f, x, y, i) =>
+    f.scatterAdd(x.broadcastTo([6, 4]).slice(1, 1, 3).mul(y), i.reshape(6), 4),
+  )
+})
+
 const products: [Shape, Shape][] = [
   [
     [5, 7],

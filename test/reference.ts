@@ -12,6 +12,7 @@ import {
   layerNorm,
   relu,
   rmsNorm,
+  scatterAdd,
   sigmoid,
   softmax,
   softplus,
@@ -69,6 +70,7 @@ export interface Tools<T> {
   concat(tensors: readonly T[], axis?: number): T
   full(shape: Shape, value: number): T
   arange(end: number): T
+  scatterAdd(values: T, indices: T, rows: number): T
   gelu(x: T): T
   relu(x: T): T
   sigmoid(x: T): T
@@ -83,6 +85,7 @@ export const engineTools: Tools<Tensor> = {
   concat,
   full,
   arange,
+  scatterAdd,
   gelu,
   relu,
   sigmoid,
@@ -393,6 +396,15 @@ export const referenceTools: Tools<Reference> = {
   },
   full: (shape, value) => Reference.make(shape, () => value),
   arange: end => Reference.make([end], ([index]) => index),
+  scatterAdd(values, indices, rows) {
+    const columns = values.shape[values.shape.length - 1]
+    const sums = new Float64Array(rows * columns)
+    values.data.forEach((value, i) => {
+      const row = Math.min(rows - 1, Math.max(0, indices.data[Math.floor(i / columns)]))
+      sums[row * columns + (i % columns)] += value
+    })
+    return new Reference(sums, [rows, columns])
+  },
   gelu: x => x.mul(x.mul(Math.SQRT1_2).erf().add(1)).mul(0.5),
   relu: x => x.maximum(0),
   sigmoid: x => x.neg().exp().add(1).reciprocal(),
