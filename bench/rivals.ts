@@ -54,6 +54,8 @@ async function run(
 export function ours(threads: number): Rival {
   const command = (work: Work) => [
     process.execPath,
+    // The preload that prepares V8 for kernels.
+    ...process.execArgv,
     beside('ours.ts'),
     ...words(work),
     `--threads=${threads}`,
