@@ -64,10 +64,10 @@ export async function choosePieces(request: PieceRequest): Promise<number> {
 
   const one = await bytesOf(1)
   if (one > limit) throw await tooLarge(request, one, bytesOf)
-  let [fits, tooMany, bytesEach] = [1, sequences + 1, Infinity]
+  let [fits, takes, tooMany, bytesEach] = [1, one, sequences + 1, Infinity]
   /** The next count to plan, if any: each sequence takes about as much, so a line guesses it. */
   const next = (): number | undefined => {
-    const guess = Math.min(sequences, Math.floor(1 + (limit - one) / bytesEach))
+    const guess = Math.min(sequences, Math.floor(fits + (limit - takes) / bytesEach))
     let count = inLargest(Math.ceil(sequences / guess))
     if (count >= tooMany) count = inLargest(Math.ceil(sequences / tooMany) + 1)
     if (count <= fits) count = inLargest(Math.ceil(sequences / fits) - 1)
@@ -75,9 +75,9 @@ export async function choosePieces(request: PieceRequest): Promise<number> {
   }
   for (let count = next(); count !== undefined; count = next()) {
     const bytes = await bytesOf(count)
-    if (bytes <= limit) fits = count
+    if (bytes < Infinity) bytesEach = (bytes - takes) / (count - fits)
+    if (bytes <= limit) [fits, takes] = [count, bytes]
     else tooMany = count
-    if (bytes < Infinity) bytesEach = (bytes - one) / (count - 1)
   }
   return Math.ceil(sequences / fits)
 }

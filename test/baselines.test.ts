@@ -148,8 +148,9 @@ function train(version: string, ...more: string[]) {
     init: `test/golden/baseline-${version}.safetensors`,
     log,
   }
+  const command = ['--import', './run/node.js', 'run/start.ts', `baselines/hlb-gpt-${version}.ts`]
   const args = [
-    ...['--import', './run/node.js', 'run/start.ts', `baselines/hlb-gpt-${version}.ts`],
+    ...command,
     ...Object.entries(files).flatMap(([name, value]) => [`--${name}`, value]),
     ...trained[version]!.options,
     ...more,
