@@ -242,10 +242,11 @@ async function temporaryBytes(sequences: number, length: number) {
   return Math.max(plan.temporaryBytes, updatePlan.temporaryBytes)
 }
 const { variableBytes } = updatePlan
-const piecesFor = (length: number) =>
-  choosePieces({ sequences: sequencesOf(length), length, limit: memory, variableBytes, temporaryBytes })
-// The longest sequences take the most memory: if they do not fit, it is said now.
-const largestPiece = Math.ceil(sequencesOf(batch.length) / (await piecesFor(batch.length)))
+const piecesFor = (length: number, limit: number) =>
+  choosePieces({ sequences: sequencesOf(length), length, limit, variableBytes, temporaryBytes })
+// The longest sequences take the most memory: if they do not fit, it is said now. The others make do with theirs.
+const largestPiece = Math.ceil(sequencesOf(batch.length) / (await piecesFor(batch.length, memory)))
+const planned = await temporaryBytes(largestPiece, batch.length)
 
 // ---------- Training ----------
 
@@ -311,8 +312,8 @@ console.log(
         `these ${millions(parameterCount)} get the rates and batches of ${millions(scaledCount)}`,
     }),
     memory:
-      `${showBytes(variableBytes)} for variables, ${showBytes(await temporaryBytes(largestPiece, batch.length))} ` +
-      `for ${largestPiece} sequences at a time; ${showBytes(memory)} allowed`,
+      `${showBytes(variableBytes)} for variables, ${showBytes(planned)} ` +
+      `for ${largestPiece} of the longest sequences at a time; ${showBytes(memory)} allowed`,
     backend: backend.description,
   }),
 )
@@ -325,7 +326,7 @@ const columns = {
 const table = createTable(columns, progress.print, process.stdout.columns)
 const interrupt = watchInterrupt()
 let [seconds, tokens, length] = [0, 0, batch.firstLength]
-let pieces = await piecesFor(length)
+let pieces = await piecesFor(length, variableBytes + planned)
 let [microbatches, microbatchCount, weightDecay] = [0, 1, optimizer.weightDecay]
 let since = { seconds: 0, tokens: 0, flops: 0 }
 
@@ -355,7 +356,7 @@ for (let step = 0; step < options.steps && !interrupt.requested; step++) {
   weightDecay = weightDecayAfter(loss, scaling, optimizer.weightDecay)
   const sequence = { growEvery: batch.growEvery, longest: batch.length }
   const nextLength = lengthAfter(step, length, sequence)
-  if (nextLength !== length) pieces = await piecesFor((length = nextLength))
+  if (nextLength !== length) pieces = await piecesFor((length = nextLength), variableBytes + planned)
   const schedule = { ...options.hyperparameters.microbatch, parameters: scaledCount, gradNorm }
   microbatches = microbatchesAfter(step, microbatches, schedule)
   microbatchCount = dither(microbatches, hash(options.seed, step) / 2 ** 32)

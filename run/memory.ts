@@ -2,8 +2,8 @@ import { freemem } from 'node:os'
 import { MemoryError } from '../engine/index.ts'
 import { UserError } from './errors.ts'
 
-/** What 32-bit addresses reach: more than this the CPU backend cannot use. */
-const addressable = 2 ** 32
+/** What 32-bit addresses reach, less some room for the programs themselves: more the CPU backend cannot use. */
+const addressable = 2 ** 32 - 2 ** 26
 const units = new Map(
   ['', 'K', 'M', 'G', 'T'].flatMap((prefix, power) => [
     [`${prefix}B`, 1000 ** power],

@@ -179,7 +179,7 @@ for (const version of ['0.1', '0.4']) {
       if (version === '0.4') assert.deepEqual([row.length, row.microbatches], [length, microbatches])
     })
 
-    const taken = /^memory +(\S+ \S+) for variables, (\S+ \S+) for (\d+) sequences/m
+    const taken = /^memory +(\S+ \S+) for variables, (\S+ \S+) for (\d+) .*sequences/m
     const [, variables, temporaries, sequences] = taken.exec(whole.stdout)!
     const half = memoryLimit(variables) + memoryLimit(temporaries) / 2
     const pieces = train(version, '--memory', `${half}B`)
