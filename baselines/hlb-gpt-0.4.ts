@@ -94,7 +94,8 @@ const options = parseOptions(process.argv.slice(2), {
     microbatch: {
       sampleEvery: 5, // steps between looks at the gradient norm
       rate: 0.1,
-      most: 64,
+      most: 64, // of them in a step,
+      mostOutside: 8, // and where the recipe is not made for the network: there they would grow without end
     },
     evaluation: { every: 50, tokens: 153600 },
     temperature: 1,
@@ -112,6 +113,7 @@ const options = parseOptions(process.argv.slice(2), {
     'optimizer.warmup': { integer: true, minimum: 0 },
     'microbatch.sampleEvery': { integer: true, minimum: 1 },
     'microbatch.most': { minimum: 1 },
+    'microbatch.mostOutside': { minimum: 1 },
     'evaluation.every': { integer: true, minimum: 1 },
     'evaluation.tokens': { integer: true, minimum: 1 },
     temperature: { minimum: 0 },
@@ -190,6 +192,9 @@ const parameterCount = parameters.reduce((sum, { parameter }) => sum + parameter
 const scaledCount = clampParameters(parameterCount)
 const scaling = scalingOf(scaledCount)
 const rate = scaling.baseRate * optimizer.rate
+const { sampleEvery, rate: microbatchRate, ...bounds } = options.hyperparameters.microbatch
+const isOutside = scaledCount !== parameterCount
+const mostMicrobatches = isOutside ? Math.min(bounds.most, bounds.mostOutside) : bounds.most
 
 // ---------- Optimizer: gradients add up over microbatches, then AdamW takes one step ----------
 
@@ -306,10 +311,10 @@ console.log(
     network: `${parameterCount} parameters in ${blocks} blocks of ${dim} channels`,
     batch: `microbatches of ${tokensPerMicrobatch} tokens, in sequences of ${batch.firstLength} to ${batch.length}`,
     rate: `${rate.toPrecision(3)} for the blocks`,
-    ...(scaledCount !== parameterCount && {
+    ...(isOutside && {
       caution:
         `the recipe is made for ${millions(least)} to ${millions(most)} parameters: ` +
-        `these ${millions(parameterCount)} get the rates and batches of ${millions(scaledCount)}`,
+        `these ${millions(parameterCount)} get the rates of ${millions(scaledCount)}, and at most ${mostMicrobatches} microbatches`,
     }),
     memory:
       `${showBytes(variableBytes)} for variables, ${showBytes(planned)} ` +
@@ -357,8 +362,8 @@ for (let step = 0; step < options.steps && !interrupt.requested; step++) {
   const sequence = { growEvery: batch.growEvery, longest: batch.length }
   const nextLength = lengthAfter(step, length, sequence)
   if (nextLength !== length) pieces = await piecesFor((length = nextLength), variableBytes + planned)
-  const schedule = { ...options.hyperparameters.microbatch, parameters: scaledCount, gradNorm }
-  microbatches = microbatchesAfter(step, microbatches, schedule)
+  const looks = { sampleEvery, rate: microbatchRate, most: mostMicrobatches }
+  microbatches = microbatchesAfter(step, microbatches, { ...looks, parameters: scaledCount, gradNorm })
   microbatchCount = dither(microbatches, hash(options.seed, step) / 2 ** 32)
 
   const elapsed = (performance.now() - start) / 1000
