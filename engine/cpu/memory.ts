@@ -46,13 +46,12 @@ export class SharedMemory {
   /** Makes the arena at least this large. */
   reserveArena(bytes: number): void {
     if (bytes <= this.arenaEnd - this.arenaStart) return
-    if (this.arenaEnd === this.end && this.arenaStart > 0) {
-      this.growTo(this.arenaStart + bytes)
-    } else {
-      if (this.arenaStart > 0) this.free.push({ start: this.arenaStart, end: this.arenaEnd })
-      this.arenaStart = this.end
-      this.growTo(this.end + bytes)
-    }
+    const stays = this.arenaStart > 0 && this.arenaEnd === this.end
+    const start = stays ? this.arenaStart : this.end
+    // First, since it may throw: then the arena is as it was.
+    this.growTo(start + bytes)
+    if (!stays && this.arenaStart > 0) this.free.push({ start: this.arenaStart, end: this.arenaEnd })
+    this.arenaStart = start
     this.arenaEnd = this.end
   }
 
