@@ -1,3 +1,4 @@
+import { existsSync } from 'node:fs'
 import { mkdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import { type State, checkpointsIn } from './checkpoint.ts'
@@ -62,6 +63,7 @@ export async function startRun(options: RunOptions, state: State): Promise<Run> 
     throw new UserError(`--resume ${resume} goes on under that name: leave --run ${options.run} out.`)
   }
   const before = resume === undefined ? undefined : await findRun(runs, resume)
+  if (!before && init !== undefined) await loadWeights(init, state.network)
   const name = before?.name ?? (await makeFolder(runs, options.run))
   const folder = join(runs, name)
   const files = filesOf(folder)
@@ -83,7 +85,7 @@ export async function startRun(options: RunOptions, state: State): Promise<Run> 
   }
   if (!isResumed && !train)
     throw new UserError(`${folder} has no checkpoint yet: there is nothing to sample from.`)
-  if (!isResumed && init !== undefined) await loadWeights(init, state.network)
+  if (before && !isResumed && init !== undefined) await loadWeights(init, state.network)
 
   /** Writes to the run's folder; what goes wrong there, such as a full disk, is not the program's fault. */
   async function write(action: () => Promise<void>): Promise<void> {
@@ -127,7 +129,7 @@ export async function startRun(options: RunOptions, state: State): Promise<Run> 
 
     async trained() {
       if (!train || state.at.step === 0) return
-      if (options.checkpoint > 0) await checkpoints.save(state, notes(options, place))
+      if (options.checkpoint > 0) await write(() => checkpoints.save(state, notes(options, place)))
       if (target !== undefined) console.log(targetText(target, evaluations))
     },
 
@@ -147,22 +149,28 @@ async function makeFolder(runs: string, wanted: string | undefined): Promise<str
   if (wanted !== undefined && !/^\w[\w.-]*$/.test(wanted)) {
     throw new UserError(`--run takes a name of letters, digits, - _ and ., not "${wanted}".`)
   }
-  const base = wanted ?? dateName()
   for (let i = 1; ; i++) {
-    const name = i === 1 ? base : `${base}-${i}`
-    try {
-      await mkdir(runs, { recursive: true })
-      await mkdir(join(runs, name))
-      return name
-    } catch (error) {
-      if (codeOf(error) !== 'EEXIST')
-        throw new UserError(`${join(runs, name)} cannot be made (${reasonOf(error)}).`)
-      if (wanted !== undefined) {
-        throw new UserError(
-          `${join(runs, name)} exists: take another name, or go on with it: --resume ${name}`,
-        )
-      }
+    const name = wanted ?? (i === 1 ? dateName() : `${dateName()}-${i}`)
+    const folder = join(runs, name)
+    if (await isMade(runs, folder)) return name
+    // A folder without a config is that of a run which was killed before it began.
+    if (wanted !== undefined && !existsSync(filesOf(folder).config)) return name
+    if (wanted !== undefined) {
+      throw new UserError(`${folder} exists: take another name, or go on with it: --resume ${name}`)
     }
+  }
+}
+
+/** Makes a folder, and those above it. False when it was there before. */
+async function isMade(above: string, folder: string): Promise<boolean> {
+  try {
+    await mkdir(above, { recursive: true })
+    return await mkdir(folder).then(
+      () => true,
+      error => codeOf(error) !== 'EEXIST' && Promise.reject(error),
+    )
+  } catch (error) {
+    throw new UserError(`${folder} cannot be made (${reasonOf(error)}).`)
   }
 }
 

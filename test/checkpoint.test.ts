@@ -35,7 +35,7 @@ test('the last two checkpoints are kept, each with a sealed note of what it is',
     names.toSorted(),
     steps.flatMap(step => [`step-${step}.json`, `step-${step}.safetensors`]).sort(),
   )
-  assert.deepEqual(steps, [109, 120])
+  assert.deepEqual(steps, [108, 120])
   const note = JSON.parse(readFileSync(join(runs, 'whole', 'checkpoints', 'step-120.json'), 'utf8'))
   assert.equal(note.at.tokens, 120 * 64)
   assert.equal(note.hyperparameters.net.dim, 24)
@@ -87,15 +87,15 @@ test('a damaged checkpoint is named, and the one before it used', () => {
   for (const [name, harm] of Object.entries(damage)) {
     harm()
     const { stderr, ...after } = resume('damaged')
-    assert.match(stderr, new RegExp(`^\\S*${name.trim()} is damaged: going on from step 109\\.\n$`))
+    assert.match(stderr, new RegExp(`^\\S*${name.trim()} is damaged: going on from step 108\\.\n$`))
     assert.deepEqual(after, uninterrupted)
   }
   damage['step-120.json']()
-  truncateSync(file(109, 'safetensors'), 0)
+  truncateSync(file(108, 'safetensors'), 0)
   const { status, stderr, stdout } = main([...again, '--resume', 'damaged'])
   assert.equal(status, 1)
   assert.equal(stdout, '')
-  assert.match(stderr, /^\S+step-120\.json is damaged, \S+step-109\.safetensors is damaged, and [^\n]+\n$/)
+  assert.match(stderr, /^\S+step-120\.json is damaged, \S+step-108\.safetensors is damaged, and [^\n]+\n$/)
 })
 
 test(
@@ -111,7 +111,7 @@ test(
       stderr,
       /^The checkpoint of step \d+ cannot be written to \S+ \([^\n]+\); the one of step 120 is whole\.\n$/,
     )
-    assert.deepEqual(checkpointsOf(join(runs, 'full')).steps, [109, 120])
+    assert.deepEqual(checkpointsOf(join(runs, 'full')).steps, [108, 120])
     assert.deepEqual(resume('full').hash, uninterrupted.hash)
     assert.equal(main(longer).status, 0)
     assert.equal(checkpointsOf(join(runs, 'full')).last, 240)

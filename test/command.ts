@@ -28,7 +28,7 @@ export function makeFolder() {
 /** Runs it to its end. */
 export function main(args: readonly string[], first: readonly string[] = []) {
   const [file, ...rest] = [...first, process.execPath, ...script, ...args]
-  return spawnSync(file, rest, { cwd: project, encoding: 'utf8' })
+  return spawnSync(file, rest, { cwd: project, encoding: 'utf8', timeout: 60_000 })
 }
 
 export const start = (args: readonly string[]): ChildProcess =>
