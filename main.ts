@@ -7,7 +7,6 @@ import { loadCorpus } from './data/corpus.ts'
 import { sampleToken } from './data/sample.ts'
 import {
   type Tensor,
-  type Variable,
   array,
   assign,
   attention,
@@ -28,11 +27,13 @@ import {
   variable,
 } from './engine/index.ts'
 import { handleErrors } from './run/errors.ts'
-import { headerText } from './run/header.ts'
 import { watchInterrupt } from './run/interrupt.ts'
 import { logTo } from './run/log.ts'
 import { parseOptions } from './run/options.ts'
 import { createProgress } from './run/progress.ts'
+import { repeatRun } from './run/repeat.ts'
+import { withSavedOptions } from './run/resume.ts'
+import { runFlags, startRun } from './run/run.ts'
 import { createTable, trainingColumns } from './run/table.ts'
 import { wrapText } from './run/wrap.ts'
 
@@ -40,7 +41,7 @@ handleErrors()
 
 // ---------- Hyperparameters: each is an option too, by its name, such as --net.dim 192 ----------
 
-const options = parseOptions(process.argv.slice(2), {
+const options = parseOptions(await withSavedOptions(process.argv.slice(2)), {
   summary: 'Trains a GPT on text, prints how it goes, then writes text of its own.',
   flags: {
     data: { type: 'string', value: 'FILE', help: 'text to train on (State of the Union addresses)' },
@@ -51,6 +52,7 @@ const options = parseOptions(process.argv.slice(2), {
     prompt: { type: 'string', default: 'The American people', help: 'what the sample starts with' },
     sample: { type: 'integer', default: 600, minimum: 0, help: 'tokens to sample at the end' },
     log: { type: 'string', value: 'FILE', help: 'append every evaluation to FILE, as JSON lines' },
+    ...runFlags,
   },
   hyperparameters: {
     net: {
@@ -77,6 +79,7 @@ const options = parseOptions(process.argv.slice(2), {
     },
     evaluation: { every: 0.05, tokens: 65536 },
     temperature: 0.8, // of the sample: 0 takes the likeliest token, 1 goes by the probabilities
+    topK: 0, // sample from so many of the likeliest tokens; 0 is all
   },
   rules: {
     'net.dim': { integer: true, minimum: 1 },
@@ -88,12 +91,14 @@ const options = parseOptions(process.argv.slice(2), {
     'batch.length': { integer: true, minimum: 1 },
     'evaluation.tokens': { integer: true, minimum: 1 },
     temperature: { minimum: 0 },
+    topK: { integer: true, minimum: 0 },
   },
 })
-const { net: size, batch, optimizer, evaluation, temperature } = options.hyperparameters
+const { net: size, batch, optimizer, evaluation, temperature, topK } = options.hyperparameters
 const { dim, keyDim } = size
 const wide = dim * size.expand
 
+if (options.repeat > 1) await repeatRun(options)
 const backend = await cpuBackend(options)
 useBackend(backend)
 
@@ -285,48 +290,59 @@ function batchAt(tokensSeen: number, length: number) {
   return { inputs: array(inputs, [sequences, length]), targets: array(targets, [sequences, length]) }
 }
 
-const longest = await train.prepare({ ...batchAt(0, batch.length), rate: 0, step: 0 })
-const [inNetwork, inTables] = [net, ngramTables.map(({ table }) => table)].map(part =>
-  parametersOf(part).reduce((sum, [, { size }]) => sum + size, 0),
-)
-const mebibytes = (bytes: number) => `${Math.round(bytes / 2 ** 20)} MiB`
-console.log(
-  headerText({
+/** How far the run is. With the variables it makes a checkpoint: all else follows from these. */
+const at = { step: 0, seconds: 0, tokens: 0, flops: 0, done: 0, nextEvaluation: 0 }
+const run = await startRun(options, {
+  network: { ...net, ngrams: ngramTables.map(({ table }) => table) },
+  optimizer: {
+    squares: ngramTables.map(({ squares }) => squares),
+    ...Object.fromEntries(parameters.map(({ name, momentum, variance }) => [name, { momentum, variance }])),
+  },
+  at,
+})
+
+if (run.trains) {
+  const longest = await train.prepare({ ...batchAt(0, batch.length), rate: 0, step: 0 })
+  const [inNetwork, inTables] = [net, ngramTables.map(({ table }) => table)].map(part =>
+    parametersOf(part).reduce((sum, [, { size }]) => sum + size, 0),
+  )
+  const mebibytes = (bytes: number) => `${Math.round(bytes / 2 ** 20)} MiB`
+  await run.begin({
     text: `${corpus.name}, ${corpus.train.length} tokens to train on and ${corpus.validation.length} to validate with`,
     network: `${inNetwork} parameters in ${size.blocks} blocks of ${dim} channels, ${inTables} in n-gram tables`,
     batch: `${batch.tokens} tokens a step, in sequences of ${batch.firstLength} to ${batch.length}`,
     memory: `${mebibytes(longest.variableBytes)} for variables, ${mebibytes(longest.temporaryBytes)} for a step`,
     backend: backend.description,
-  }),
-)
+  })
+}
 
 const progress = createProgress()
 const table = createTable(trainingColumns, progress.print, process.stdout.columns)
 const interrupt = watchInterrupt()
-let [step, seconds, tokens, done, nextEvaluation] = [0, 0, 0, 0, 0]
-let sinceEvaluation = { seconds: 0, tokens: 0, flops: 0 }
+const doneNow = () => Math.min(1, options.steps ? at.step / options.steps : at.seconds / options.seconds)
+if (at.step > 0) at.done = doneNow()
+for (const evaluation of run.evaluations) table.row(evaluation)
+let before = { ...at }
 
-while (done < 1 && !interrupt.requested) {
+while (run.trains && at.done < 1 && !interrupt.requested) {
   const start = performance.now()
-  const inputs = { ...batchAt(tokens, lengthAt(done)), rate: rateAt(done), step: ++step }
+  const inputs = { ...batchAt(at.tokens, lengthAt(at.done)), rate: rateAt(at.done), step: ++at.step }
   const { loss, accuracy, gradNorm } = await train(inputs)
   const { flops } = await train.prepare(inputs)
-  const elapsed = (performance.now() - start) / 1000
-  seconds += elapsed
-  tokens += inputs.inputs.data.length
-  sinceEvaluation.seconds += elapsed
-  sinceEvaluation.tokens += inputs.inputs.data.length
-  sinceEvaluation.flops += flops
-  done = Math.min(1, options.steps ? step / options.steps : seconds / options.seconds)
-  progress.update(done, `step ${step}  loss ${loss.item().toFixed(3)}`)
+  at.seconds += (performance.now() - start) / 1000
+  at.tokens += inputs.inputs.data.length
+  at.flops += flops
+  at.done = doneNow()
+  progress.update(at.done, `step ${at.step}  loss ${loss.item().toFixed(3)}`)
 
   // Evaluation is off the clock.
-  if (done < 1 && done < nextEvaluation) continue
-  nextEvaluation += evaluation.every
+  if (at.done < 1 && at.done < at.nextEvaluation) continue
+  at.nextEvaluation += evaluation.every
   const validation = await validate()
-  table.row({
-    epoch: tokens / corpus.train.length,
-    step,
+  const seconds = at.seconds - before.seconds
+  const row = {
+    epoch: at.tokens / corpus.train.length,
+    step: at.step,
     trainLoss: loss.item(),
     valLoss: validation.loss,
     valPerplexity: Math.exp(validation.loss),
@@ -334,15 +350,18 @@ while (done < 1 && !interrupt.requested) {
     valAccuracy: validation.accuracy,
     gradNorm: gradNorm.item(),
     bitsPerByte: validation.loss / Math.LN2 / corpus.bytesPerToken,
-    tokensPerSecond: sinceEvaluation.tokens / sinceEvaluation.seconds,
-    peakShare: sinceEvaluation.flops / sinceEvaluation.seconds / 1e9 / backend.peakGflops,
-    seconds,
-  })
-  logTo(options.log, { seconds, step, tokens, val_loss: validation.loss })
-  sinceEvaluation = { seconds: 0, tokens: 0, flops: 0 }
+    tokensPerSecond: (at.tokens - before.tokens) / seconds,
+    peakShare: (at.flops - before.flops) / seconds / 1e9 / backend.peakGflops,
+    seconds: at.seconds,
+  }
+  table.row(row)
+  logTo(options.log, { seconds: at.seconds, step: at.step, tokens: at.tokens, val_loss: validation.loss })
+  await run.evaluated({ ...row, tokens: at.tokens, done: at.done })
+  before = { ...at }
 }
 progress.clear()
 table.close()
+await run.trained()
 
 // ---------- Sampling ----------
 
@@ -363,9 +382,10 @@ for (let i = 0; i < options.sample && !interrupt.requested; i++) {
   const window = Int32Array.from({ length: batch.length }, (_, place) => recent[place] ?? 0)
   const last = array(Int32Array.of(recent.length - 1))
   const { logits } = await predict({ tokens: array(window, [1, batch.length]), last })
-  const token = sampleToken(logits.data, { temperature, seed: options.seed, index: i })
+  const token = sampleToken(logits.data, { temperature, topK, seed: options.seed, index: i })
   context.push(token)
   text.write(decode([token]))
 }
 text.end()
+await run.sampled(corpus.tokenizer.decoder()(context))
 await backend.close()

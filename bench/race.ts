@@ -113,6 +113,7 @@ async function ourRuns(): Promise<Evaluation[][]> {
     const log = join(folder, `seed-${seed}.jsonl`)
     await rm(log, { force: true })
     const args = [...process.execArgv, main, '--seed', String(seed), '--threads', String(threads), '--log', log]
+    args.push('--runs', join(folder, 'runs'), '--checkpoint', '0')
     await run(process.execPath, args, line => progress.update(seed / seeds, `ours, seed ${seed}: ${line}`))
     const lines = (await readFile(log, 'utf8')).split('\n').filter(line => line)
     if (!lines.length) throw new UserError(`main.ts wrote no evaluation to ${log}`)

@@ -97,13 +97,24 @@ export function parseOptions<const Flags extends Record<string, Flag>, Group ext
   return result as Options<Flags, Group>
 }
 
+/** The command line that gives these options, all of them spelled out. */
+export function argumentsOf(options: { readonly hyperparameters: Hyperparameters }): string[] {
+  const { hyperparameters, ...flags } = options
+  return [...Object.entries(flags), ...flatten(hyperparameters)]
+    .filter(([, value]) => value !== undefined)
+    .map(([name, value]) => `--${name}=${String(value)}`)
+}
+
 /** Every option on the command line with its value, in order; a UserError for the first wrong one. */
 function* readArguments(
   args: readonly string[],
   settings: Map<string, Setting>,
 ): Generator<{ name: string; value: Value }> {
   const { tokens } = parseArgs({
-    args: joinBooleans(args, settings),
+    args: joinBooleans(
+      args.map(arg => inCamelCase(arg, settings)),
+      settings,
+    ),
     options: Object.fromEntries(
       [...settings].map(([name, { kind }]) => [
         name,
@@ -143,6 +154,13 @@ function joinBooleans(args: readonly string[], settings: Map<string, Setting>): 
     else joined.push(arg)
   }
   return joined
+}
+
+/** `--top-k` is --topK where there is an option of that name. */
+function inCamelCase(arg: string, settings: Map<string, Setting>): string {
+  const [, name, value] = /^--([^=]+)(.*)$/s.exec(arg) ?? []
+  const camel = name?.replace(/-([a-z])/g, (_, letter: string) => letter.toUpperCase())
+  return camel !== name && camel !== undefined && settings.has(camel) ? `--${camel}${value}` : arg
 }
 
 function readValue(name: string, setting: Setting, text: string): Value {

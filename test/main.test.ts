@@ -10,19 +10,10 @@ const folder = mkdtempSync(join(tmpdir(), 'hlb-gpt-'))
 const textFile = join(folder, 'text.txt')
 const command = ['--import', './run/node.js', 'main.ts']
 /** A network that trains in a moment. */
-const tiny = [
-  ...['--net.dim', '24', '--net.blocks', '1', '--net.keyDim', '4', '--net.ngramRows', '16,16,16'],
-  ...[
-    '--batch.tokens',
-    '64',
-    '--batch.firstLength',
-    '8',
-    '--batch.length',
-    '16',
-    '--evaluation.tokens',
-    '64',
-  ],
-]
+const tiny = (
+  '--net.dim 24 --net.blocks 1 --net.keyDim 4 --net.ngramRows 16,16,16 --batch.tokens 64 ' +
+  `--batch.firstLength 8 --batch.length 16 --evaluation.tokens 64 --runs ${join(folder, 'runs')}`
+).split(' ')
 
 before(() => writeFileSync(textFile, 'the quick brown fox jumps over the lazy dog. '.repeat(200)))
 after(() => rmSync(folder, { recursive: true }))

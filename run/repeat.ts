@@ -1,0 +1,62 @@
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { existsSync } from 'node:fs'
+import { join } from 'node:path'
+import { UserError } from './errors.ts'
+import { dateName, filesOf } from './folders.ts'
+import { headerText } from './header.ts'
+import { type Evaluation, readEvaluations } from './metrics.ts'
+import type { RunOptions } from './run.ts'
+
+/** Runs this script once for each of --repeat seeds, one after another, compares them, and ends the process. */
+export async function repeatRun(options: RunOptions & { readonly seed: number }): Promise<never> {
+  const { repeat, runs, resume, target } = options
+  if (resume !== undefined) throw new UserError('--repeat starts new runs: leave it out to go on with one.')
+  const base = options.run ?? dateName()
+  const seeds = Array.from({ length: repeat }, (_, i) => options.seed + i)
+  const folderOf = (seed: number) => join(runs, `${base}-seed-${seed}`)
+  const taken = seeds.map(folderOf).find(folder => existsSync(folder))
+  if (taken !== undefined) throw new UserError(`${taken} exists: take another name than --run ${base}.`)
+
+  for (const seed of seeds) {
+    const own = ['--repeat=1', `--seed=${seed}`, `--run=${base}-seed-${seed}`]
+    const code = await runAgain(own)
+    console.log()
+    if (code !== 0) process.exit(code)
+  }
+  const curves = await Promise.all(seeds.map(seed => readEvaluations(filesOf(folderOf(seed)).metrics)))
+  console.log(summary(curves, target))
+  process.exit(0)
+}
+
+/** This very command with more arguments; its exit code. A signal is passed on: the child says what it means. */
+async function runAgain(more: readonly string[]): Promise<number> {
+  const child = spawn(process.execPath, [...process.execArgv, ...process.argv.slice(1), ...more], {
+    stdio: 'inherit',
+  })
+  const pass = (signal: NodeJS.Signals) => child.kill(signal)
+  process.on('SIGINT', pass).on('SIGTERM', pass)
+  const [code] = await once(child, 'exit')
+  process.off('SIGINT', pass).off('SIGTERM', pass)
+  return typeof code === 'number' ? code : 1
+}
+
+/** What several seeds have in common: their last losses, and when each came to the target. */
+export function summary(curves: readonly (readonly Evaluation[])[], target: number | undefined): string {
+  const losses = curves.flatMap(curve => curve.at(-1)?.valLoss ?? [])
+  const entries = { [`val_loss of ${losses.length} seeds`]: meanAndDeviation(losses, 4) }
+  if (target !== undefined) {
+    const times = curves.flatMap(curve => curve.find(({ valLoss }) => valLoss <= target)?.seconds ?? [])
+    const reached = `${times.length} of ${curves.length} reached it`
+    entries[`seconds to ${target}`] = times.length > 0 ? `${meanAndDeviation(times, 1)}; ${reached}` : reached
+  }
+  return headerText(entries)
+}
+
+/** Mean ± standard deviation (that of a sample). */
+function meanAndDeviation(values: readonly number[], digits: number): string {
+  const mean = values.reduce((sum, value) => sum + value, 0) / values.length
+  const squares = values.reduce((sum, value) => sum + (value - mean) ** 2, 0)
+  const deviation = Math.sqrt(squares / Math.max(1, values.length - 1))
+  return `${mean.toFixed(digits)} ± ${deviation.toFixed(digits)} (mean ± standard deviation)`
+}

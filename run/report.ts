@@ -1,0 +1,120 @@
+import { readFileSync } from 'node:fs'
+import { createRequire } from 'node:module'
+import { dirname, join } from 'node:path'
+import type { Config } from './folders.ts'
+import type { Evaluation } from './metrics.ts'
+
+/** What a report shows. */
+export type Report = {
+  readonly config: Config
+  readonly options: Readonly<Record<string, unknown>>
+  readonly evaluations: readonly Evaluation[]
+  readonly sample: string
+}
+
+/** A page that draws a run, with all it takes inside: it can be sent to somebody, and needs no network. */
+export function reportHtml({ config, options, evaluations, sample }: Report): string {
+  const chart = dirname(createRequire(import.meta.url).resolve('uplot/dist/uPlot.iife.min.js'))
+  const of = (name: string) => evaluations.map(evaluation => evaluation[name])
+  const data = {
+    seconds: of('seconds'),
+    tokens: of('tokens'),
+    train: of('trainLoss'),
+    validation: of('valLoss'),
+  }
+  const last = evaluations.at(-1)
+  const { hyperparameters, ...flags } = options
+  return `<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<title>${escape(config.name)}</title>
+<style>
+${readFileSync(join(chart, 'uPlot.min.css'), 'utf8')}
+${style}
+</style>
+<h1>${escape(config.name)}</h1>
+<p>${last ? `Validation loss <b>${last.valLoss.toFixed(4)}</b> after ${last.seconds.toFixed(1)} seconds, ${last.step} steps, ${last.tokens.toLocaleString('en')} tokens.` : 'Not evaluated yet.'}</p>
+<div class="charts"><div id="seconds"></div><div id="tokens"></div></div>
+${sample ? `<h2>Sample</h2>\n<pre>${escape(sample)}</pre>` : ''}
+<div class="columns">
+<section><h2>Run</h2>${table({ started: config.started, ...config.about })}</section>
+<section><h2>Hyperparameters</h2>${table(flatten(hyperparameters))}</section>
+<section><h2>Options</h2>${table(flatten(flags))}</section>
+<section><h2>Environment</h2>${table(config.environment)}</section>
+</div>
+<h2>Evaluations</h2>
+${evaluationTable(evaluations)}
+<script>${readFileSync(join(chart, 'uPlot.iife.min.js'), 'utf8')}</script>
+<script>
+const data = ${JSON.stringify(data).replaceAll('<', '\\u003c')}
+${script}
+</script>
+</html>
+`
+}
+
+const style = `
+:root { color-scheme: light dark; --text: light-dark(#222, #ddd); --faint: light-dark(#ddd, #444) }
+body { max-width: 1200px; margin: 2rem auto; padding: 0 1rem; font: 15px/1.5 system-ui, sans-serif; color: var(--text) }
+h1, h2 { font-weight: 600; line-height: 1.2 }
+h2 { font-size: 1.1rem; margin-top: 2rem }
+.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 460px), 1fr)); gap: 1rem }
+.columns { columns: 2 460px }
+section { break-inside: avoid }
+.u-title { font-size: 1rem; font-weight: 600 }
+pre { white-space: pre-wrap; padding: 1rem; border: 1px solid var(--faint); border-radius: 6px }
+table { border-collapse: collapse }
+th, td { padding: .1rem .8rem .1rem 0; text-align: left; vertical-align: top; overflow-wrap: anywhere }
+th { font-weight: 400; opacity: .7 }
+.numbers { display: block; overflow-x: auto; font-variant-numeric: tabular-nums }
+.numbers th, .numbers td { text-align: right }
+`
+
+const script = `
+const color = name => getComputedStyle(document.documentElement).getPropertyValue(name)
+const short = new Intl.NumberFormat('en', { notation: 'compact', maximumSignificantDigits: 3 })
+for (const name of ['seconds', 'tokens']) {
+  const box = document.getElementById(name)
+  const axis = { stroke: color('--text'), grid: { stroke: color('--faint'), width: 1 }, ticks: { stroke: color('--faint') } }
+  const format = (_, value) => value == null ? '' : value.toFixed(4)
+  const plot = new uPlot({
+    title: 'Loss against ' + name,
+    width: box.clientWidth,
+    height: 320,
+    scales: { x: { time: false } },
+    axes: [{ ...axis, values: (_, places) => places.map(place => short.format(place)) }, axis],
+    series: [
+      { label: name, value: (_, value) => value == null ? '' : value.toLocaleString('en') },
+      { label: 'training', stroke: '#8a8f98', width: 1, value: format },
+      { label: 'validation', stroke: '#2f7de1', width: 2, value: format },
+    ],
+  }, [data[name], data.train, data.validation], box)
+  addEventListener('resize', () => plot.setSize({ width: box.clientWidth, height: 320 }))
+}
+`
+
+function table(entries: Readonly<Record<string, unknown>>): string {
+  const rows = Object.entries(entries).filter(([, value]) => value !== undefined)
+  return `<table>${rows.map(([name, value]) => `<tr><th>${escape(name)}<td>${escape(String(value))}`).join('')}</table>`
+}
+
+function evaluationTable(evaluations: readonly Evaluation[]): string {
+  const names = Object.keys(evaluations.at(-1) ?? {})
+  const number = (value: number | null | undefined) =>
+    typeof value !== 'number' ? '' : Number.isInteger(value) ? String(value) : value.toPrecision(5)
+  const rows = evaluations.map(row => `<tr>${names.map(name => `<td>${number(row[name])}`).join('')}`)
+  return `<table class="numbers"><tr>${names.map(name => `<th>${escape(name)}`).join('')}${rows.join('')}</table>`
+}
+
+/** The members of groups by their dotted names. */
+function flatten(group: unknown, prefix = ''): Record<string, unknown> {
+  if (typeof group !== 'object' || group === null || Array.isArray(group)) return { [prefix]: group }
+  const parts = Object.entries(group).map(([name, value]) =>
+    flatten(value, prefix ? `${prefix}.${name}` : name),
+  )
+  return Object.fromEntries(parts.flatMap(part => Object.entries(part)))
+}
+
+const escapes: Readonly<Record<string, string>> = { '<': '&lt;', '>': '&gt;', '&': '&amp;', '"': '&quot;' }
+const escape = (text: string) => text.replace(/[<>&"]/g, character => escapes[character])

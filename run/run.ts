@@ -1,0 +1,189 @@
+import { existsSync } from 'node:fs'
+import { mkdir } from 'node:fs/promises'
+import { join } from 'node:path'
+import { type State, checkpointsIn } from './checkpoint.ts'
+import { environment } from './environment.ts'
+import { UserError, codeOf, reasonOf } from './errors.ts'
+import { type Config, dateName, filesOf, findRun } from './folders.ts'
+import { headerText } from './header.ts'
+import { type Evaluation, appendEvaluation, rewind } from './metrics.ts'
+import { type Flag, type Hyperparameters, argumentsOf } from './options.ts'
+import { reportHtml } from './report.ts'
+import { loadWeights } from './weights.ts'
+import { writeWhole } from './whole-file.ts'
+
+/** The options of every script that trains. */
+export const runFlags = {
+  run: { type: 'string', value: 'NAME', help: 'name of the run (date and time)' },
+  runs: { type: 'string', value: 'FOLDER', default: 'runs', help: 'where each run has a folder' },
+  resume: { type: 'string', value: '[NAME]', help: 'go on with a run: with the newest, or the one named' },
+  init: { type: 'string', value: 'FILE', help: 'first weights, from a .safetensors file' },
+  checkpoint: { type: 'integer', default: 1, minimum: 0, help: 'evaluations to a checkpoint; 0 for none' },
+  target: { type: 'number', help: 'stop once the validation loss is this low' },
+  repeat: { type: 'integer', default: 1, minimum: 1, help: 'seeds to run, and to compare at the end' },
+  train: { type: 'boolean', default: true, help: '--no-train writes a sample from a run, and that is all' },
+} as const satisfies Record<string, Flag>
+
+/** What runFlags gives, beside a script's own options. */
+export type RunOptions = {
+  readonly run: string | undefined
+  readonly runs: string
+  readonly resume: string | undefined
+  readonly init: string | undefined
+  readonly checkpoint: number
+  readonly target: number | undefined
+  readonly repeat: number
+  readonly train: boolean
+  readonly hyperparameters: Hyperparameters
+}
+
+/** What a run leaves behind in its folder, and where it goes on from. */
+export type Run = {
+  /** Whether there is something to train: not for a sample only, nor once the target is reached. */
+  readonly trains: boolean
+  /** Those so far; a run that goes on has its earlier ones. */
+  readonly evaluations: readonly Evaluation[]
+  /** Prints what the run is, and notes it. */
+  begin(about: Readonly<Record<string, string>>): Promise<void>
+  /** Notes an evaluation, and writes a checkpoint when one is due. */
+  evaluated(evaluation: Evaluation): Promise<void>
+  /** The end of training, an early one too: writes the last checkpoint. */
+  trained(): Promise<void>
+  /** Notes the sample. */
+  sampled(text: string): Promise<void>
+}
+
+/**
+ * Starts a run: a new one in a folder of its own, or (--resume) one that was there, whose state gets the values of
+ * the last checkpoint. All that a run is made of is in `state`: it goes on from there to the last bit.
+ */
+export async function startRun(options: RunOptions, state: State): Promise<Run> {
+  const { runs, resume, init, target, train } = options
+  if (resume !== undefined && options.run !== undefined && options.run !== resume) {
+    throw new UserError(`--resume ${resume} goes on under that name: leave --run ${options.run} out.`)
+  }
+  const before = resume === undefined ? undefined : await findRun(runs, resume)
+  if (!before && init !== undefined) await loadWeights(init, state.network)
+  const name = before?.name ?? (await makeFolder(runs, options.run))
+  const folder = join(runs, name)
+  const files = filesOf(folder)
+  const checkpoints = checkpointsIn(files.checkpoints, console.error)
+  const place = environment()
+  const evaluations: Evaluation[] = []
+  let config: Config = {
+    name,
+    started: before?.started ?? new Date().toISOString(),
+    arguments: argumentsOf(options).filter(argument => !/^--(run|runs|resume|repeat|train)=/.test(argument)),
+    environment: place,
+    about: {},
+  }
+  let sample = ''
+
+  const isResumed = before !== undefined && (await checkpoints.load(state))
+  if (before && before.environment.code !== place.code && train) {
+    console.error(`The code has changed since ${folder} was started: it may not go on as it would have.`)
+  }
+  if (!isResumed && !train)
+    throw new UserError(`${folder} has no checkpoint yet: there is nothing to sample from.`)
+  if (before && !isResumed && init !== undefined) await loadWeights(init, state.network)
+
+  /** Writes to the run's folder; what goes wrong there, such as a full disk, is not the program's fault. */
+  async function write(action: () => Promise<void>): Promise<void> {
+    try {
+      await action()
+    } catch (error) {
+      if (error instanceof UserError) throw error
+      throw new UserError(`${folder} cannot be written to (${reasonOf(error)}); its checkpoints are whole.`)
+    }
+  }
+  const report = () => writeWhole(files.report, reportHtml({ config, options, evaluations, sample }))
+  const reached = () => target !== undefined && evaluations.some(({ valLoss }) => valLoss <= target)
+
+  // What came after the checkpoint is found anew.
+  if (before && train)
+    await write(async () => void evaluations.push(...(await rewind(files.metrics, state.at.step))))
+
+  return {
+    evaluations,
+    get trains() {
+      return train && !reached()
+    },
+
+    async begin(about) {
+      console.log(
+        headerText({ ...about, run: isResumed ? `${folder}, from step ${state.at.step} on` : folder }),
+      )
+      config = { ...config, about }
+      await write(() => writeWhole(files.config, `${JSON.stringify(config, undefined, 2)}\n`))
+    },
+
+    async evaluated(evaluation) {
+      evaluations.push(evaluation)
+      await write(async () => {
+        await appendEvaluation(files.metrics, evaluation)
+        const isDue = options.checkpoint > 0 && evaluations.length % options.checkpoint === 0
+        if (isDue) await checkpoints.save(state, notes(options, place))
+        await report()
+      })
+    },
+
+    async trained() {
+      if (!train || state.at.step === 0) return
+      if (options.checkpoint > 0) await write(() => checkpoints.save(state, notes(options, place)))
+      if (target !== undefined) console.log(targetText(target, evaluations))
+    },
+
+    async sampled(text) {
+      sample = text
+      if (!train) return
+      await write(async () => {
+        await writeWhole(files.sample, `${text}\n`)
+        await report()
+      })
+    },
+  }
+}
+
+/** Makes the folder of a new run, and says its name. */
+async function makeFolder(runs: string, wanted: string | undefined): Promise<string> {
+  if (wanted !== undefined && !/^\w[\w.-]*$/.test(wanted)) {
+    throw new UserError(`--run takes a name of letters, digits, - _ and ., not "${wanted}".`)
+  }
+  for (let i = 1; ; i++) {
+    const name = wanted ?? (i === 1 ? dateName() : `${dateName()}-${i}`)
+    const folder = join(runs, name)
+    if (await isMade(runs, folder)) return name
+    // A folder without a config is that of a run which was killed before it began.
+    if (wanted !== undefined && !existsSync(filesOf(folder).config)) return name
+    if (wanted !== undefined) {
+      throw new UserError(`${folder} exists: take another name, or go on with it: --resume ${name}`)
+    }
+  }
+}
+
+/** Makes a folder, and those above it. False when it was there before. */
+async function isMade(above: string, folder: string): Promise<boolean> {
+  try {
+    await mkdir(above, { recursive: true })
+    return await mkdir(folder).then(
+      () => true,
+      error => codeOf(error) !== 'EEXIST' && Promise.reject(error),
+    )
+  } catch (error) {
+    throw new UserError(`${folder} cannot be made (${reasonOf(error)}).`)
+  }
+}
+
+const notes = ({ hyperparameters, ...options }: RunOptions, { code }: Readonly<Record<string, string>>) => ({
+  options,
+  hyperparameters,
+  code,
+})
+
+function targetText(target: number, evaluations: readonly Evaluation[]): string {
+  const first = evaluations.find(({ valLoss }) => valLoss <= target)
+  const last = evaluations.at(-1)
+  if (first)
+    return `val_loss ${target} was reached after ${first.seconds.toFixed(1)} seconds, at step ${first.step}.`
+  return `val_loss ${target} was not reached${last ? `: it is ${last.valLoss.toFixed(4)} after ${last.seconds.toFixed(1)} seconds` : ''}.`
+}
