@@ -112,7 +112,16 @@ async function ourRuns(): Promise<Evaluation[][]> {
   for (let seed = 0; seed < seeds; seed++) {
     const log = join(folder, `seed-${seed}.jsonl`)
     await rm(log, { force: true })
-    const args = [...process.execArgv, main, '--seed', String(seed), '--threads', String(threads), '--log', log]
+    const args = [
+      ...process.execArgv,
+      main,
+      '--seed',
+      String(seed),
+      '--threads',
+      String(threads),
+      '--log',
+      log,
+    ]
     args.push('--runs', join(folder, 'runs'), '--checkpoint', '0')
     await run(process.execPath, args, line => progress.update(seed / seeds, `ours, seed ${seed}: ${line}`))
     const lines = (await readFile(log, 'utf8')).split('\n').filter(line => line)

@@ -193,7 +193,7 @@ export class Elementwise {
     const n = code.let('v128', sub(shifted, magic))
     const multiple = shift ? code.let('v128', sub(n, float(shift))) : n
     let r = x
-    for (const part of [-3.140625, -9.675025939941406e-4, -1.5099579909783764e-7])
+    for (const part of [-3.140625, -9.675025939941406e-4, -1.5099579909783765e-7])
       r = code.let('v128', this.multiplyAdd(multiple, float(part), r))
     const squared = code.let('v128', mul(r, r))
     const p = this.polynomial(
