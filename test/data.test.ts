@@ -153,12 +153,12 @@ describe('the default corpus', () => {
 })
 
 describe('--data FILE', () => {
-  const load = (file: string): Promise<unknown> => loadCorpus({ file, sequenceLength: 32 })
+  const load = (file: string): Promise<unknown> => loadCorpus({ data: file, sequenceLength: 32 })
 
   test('holds out the last 5%', async () => {
     const file = join(folder, 'text.txt')
     await writeFile(file, 'x'.repeat(950) + 'y'.repeat(50))
-    const corpus = await loadCorpus({ file, sequenceLength: 32 })
+    const corpus = await loadCorpus({ data: file, sequenceLength: 32 })
     assert.equal(corpus.name, 'text.txt')
     assert.equal(Buffer.from(corpus.train).toString(), 'x'.repeat(950))
     assert.equal(Buffer.from(corpus.validation).toString(), 'y'.repeat(50))
