@@ -19,13 +19,13 @@ export async function* chunksOf(text: Text, size: number): AsyncGenerator<Uint8A
     let whole = joined(rest, length)
     let cut = 0
     while (whole.length >= size && (cut = findCut(whole, size)) > 0) {
-      yield whole.slice(0, cut)
+      yield new Uint8Array(whole.subarray(0, cut)) // slice of a Buffer is no copy
       whole = whole.subarray(cut)
     }
     rest = [whole]
     length = whole.length
   }
-  if (length > 0) yield joined(rest, length).slice()
+  if (length > 0) yield new Uint8Array(joined(rest, length))
 }
 
 /** The last place to cut in the first `size` bytes, else the first one after them; 0 if there is none. */

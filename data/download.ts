@@ -65,9 +65,9 @@ async function receiveAll(
     await (await open(path, 'a')).close() // makes it if need be; writes would all go to its end
     return await open(path, 'r+')
   })
+  const { size } = await file.stat()
+  const arrived = { bytes: size <= bytes ? size : 0 }
   try {
-    const { size } = await file.stat()
-    const arrived = { bytes: size <= bytes ? size : 0 }
     for (let failures = 0; arrived.bytes < bytes;) {
       const before = arrived.bytes
       try {
@@ -87,6 +87,7 @@ async function receiveAll(
     return size > 0 && size <= bytes
   } finally {
     await file.close()
+    if (arrived.bytes === 0) await rm(path)
   }
 }
 

@@ -182,8 +182,8 @@ describe('--data FILE', () => {
     await assert.rejects(load(join(folder, 'empty.txt')), refusal(/empty\.txt is empty/))
   })
 
-  test('refuses a folder', async () => {
-    await assert.rejects(load(folder), refusal(/is a folder: --data takes a text file/))
+  test('refuses a folder without a text', async () => {
+    await assert.rejects(load(folder), refusal(/has no text to train on: --data takes one with wiki\.train\.raw/))
   })
 
   test('refuses what is not a regular file', { skip: process.platform === 'win32' }, async () => {
