@@ -22,10 +22,10 @@ const bpe = new BytePairEncodingCore({
 const known = new Map<string, readonly number[]>()
 
 /** GPT-2's byte-pair encoding, all of it ordinary text: <|endoftext|> in a text is no special token. */
-export const gpt2: Tokenizer = {
+export const gpt2 = {
   name: 'gpt2',
   vocabularySize: 50257,
-  encode(text) {
+  encode(text: string): Uint16Array<ArrayBuffer> {
     let tokens = new Uint16Array(text.length + 16)
     let length = 0
     for (const word of text.match(words) ?? []) {
@@ -41,9 +41,10 @@ export const gpt2: Tokenizer = {
   },
   decoder() {
     const decoder = new TextDecoder('utf-8', { ignoreBOM: true })
-    return tokens => Array.from(tokens, token => decoder.decode(tokenBytes(token), { stream: true })).join('')
+    return (tokens: Iterable<number>) =>
+      Array.from(tokens, token => decoder.decode(tokenBytes(token), { stream: true })).join('')
   },
-}
+} satisfies Tokenizer
 
 /** How many bytes of text some GPT-2 tokens stand for. */
 export function countBytes(tokens: Uint16Array): number {

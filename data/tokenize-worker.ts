@@ -13,7 +13,7 @@ parentPort?.on('message', (bytes: Uint8Array) => {
 
 function encode(bytes: Uint8Array): Answer {
   try {
-    return { tokens: Uint16Array.from(gpt2.encode(decoder.decode(bytes))) }
+    return { tokens: gpt2.encode(decoder.decode(bytes)) }
   } catch (error) {
     if (error instanceof UserError) return { refusal: error.message }
     if (codeOf(error) !== 'ERR_ENCODING_INVALID_ENCODED_DATA') return { error }

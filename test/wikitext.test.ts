@@ -183,7 +183,7 @@ describe('a download', () => {
       load({ mirror: address }),
       refusal(/could not be fetched .* start again, which goes on/),
     )
-    assert.deepEqual(await downloaded(), ['raw.zip.part', 'train-0.parquet.part'])
+    assert.deepEqual(await downloaded(), ['train-0.parquet.part'])
     assert.equal((await readFile(join(folder, 'wikitext-small', 'train-0.parquet.part'))).length, 700)
     fault = undefined
     requests = []
