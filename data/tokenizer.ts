@@ -17,7 +17,7 @@ export const bytes: Tokenizer = {
   encode: text => new TextEncoder().encode(text),
   decoder() {
     // Holds back the first bytes of a character until its last one comes; wrong ones become U+FFFD.
-    const decoder = new TextDecoder()
+    const decoder = new TextDecoder('utf-8', { ignoreBOM: true })
     return tokens => decoder.decode(Uint8Array.from(tokens), { stream: true })
   },
 }

@@ -153,12 +153,12 @@ describe('the default corpus', () => {
 })
 
 describe('--data FILE', () => {
-  const load = (file: string): Promise<unknown> => loadCorpus({ file, sequenceLength: 32 })
+  const load = (file: string): Promise<unknown> => loadCorpus({ data: file, sequenceLength: 32 })
 
   test('holds out the last 5%', async () => {
     const file = join(folder, 'text.txt')
     await writeFile(file, 'x'.repeat(950) + 'y'.repeat(50))
-    const corpus = await loadCorpus({ file, sequenceLength: 32 })
+    const corpus = await loadCorpus({ data: file, sequenceLength: 32 })
     assert.equal(corpus.name, 'text.txt')
     assert.equal(Buffer.from(corpus.train).toString(), 'x'.repeat(950))
     assert.equal(Buffer.from(corpus.validation).toString(), 'y'.repeat(50))
@@ -182,8 +182,8 @@ describe('--data FILE', () => {
     await assert.rejects(load(join(folder, 'empty.txt')), refusal(/empty\.txt is empty/))
   })
 
-  test('refuses a folder', async () => {
-    await assert.rejects(load(folder), refusal(/is a folder: --data takes a text file/))
+  test('refuses a folder without a text', async () => {
+    await assert.rejects(load(folder), refusal(/has no text to train on: --data takes one with wiki\.train\.raw/))
   })
 
   test('refuses what is not a regular file', { skip: process.platform === 'win32' }, async () => {

@@ -1,0 +1,23 @@
+import { UserError } from '../run/errors.ts'
+
+/** What the two halves of a text are called, in the order in which they are looked for. */
+const textNames = [
+  ['wiki.train.raw', 'wiki.valid.raw'],
+  ['train.txt', 'valid.txt'],
+  ['train.txt', 'val.txt'],
+] as const
+const expected = 'wiki.train.raw and wiki.valid.raw, or train.txt and valid.txt'
+
+/** The two files that make a corpus, opened; a UserError that says what is missing. */
+export async function openHalves<T>(
+  where: string,
+  names: readonly string[],
+  openFile: (name: string) => Promise<T>,
+): Promise<[train: T, validation: T]> {
+  const pair = textNames.find(pair => pair.every(name => names.includes(name)))
+  if (pair) return [await openFile(pair[0]), await openFile(pair[1])]
+  const half = textNames.find(pair => pair.some(name => names.includes(name)))
+  if (!half) throw new UserError(`${where} has no text to train on: --data takes one with ${expected}.`)
+  const [there, missing] = names.includes(half[0]) ? half : half.toReversed()
+  throw new UserError(`${where} has ${there} but no ${missing}, which it takes too.`)
+}

@@ -1,0 +1,66 @@
+import { open, readdir, stat } from 'node:fs/promises'
+import { basename, dirname, join } from 'node:path'
+import { codeOf, reasonOf, UserError } from '../run/errors.ts'
+import { nearestName } from '../run/nearest.ts'
+
+export type LocalFile = {
+  path: string
+  size: number
+  /** Differs once the file was written again. */
+  version: string
+}
+
+const pieceSize = 2 ** 24
+
+/** A file that the user names, with something in it; a UserError that says why not. */
+export async function findFile(path: string): Promise<LocalFile> {
+  const found = await readable(path, async () => await stat(path))
+  if (!found.isFile()) throw new UserError(`${path} is not a regular file: --data takes a text file.`)
+  if (found.size === 0) throw new UserError(`${path} is empty: there is nothing to train on.`)
+  return { path, size: found.size, version: `${found.size} bytes of ${found.mtime.toISOString()}` }
+}
+
+/** Whether a path that the user names is a folder; a UserError if there is no such path. */
+export async function isFolder(path: string): Promise<boolean> {
+  const found = await readable(path, async () => await stat(path))
+  return found.isDirectory()
+}
+
+/** The bytes of a file from `start` to `end`, in pieces. */
+export async function* readPieces(path: string, start: number, end: number): AsyncGenerator<Uint8Array> {
+  const file = await readable(path, async () => await open(path))
+  try {
+    for (let at = start; at < end;) {
+      const piece = new Uint8Array(Math.min(pieceSize, end - at))
+      const { bytesRead } = await readable(path, async () => await file.read(piece, 0, piece.length, at))
+      if (bytesRead === 0) return // it became shorter meanwhile
+      yield piece.subarray(0, bytesRead)
+      at += bytesRead
+    }
+  } finally {
+    await file.close()
+  }
+}
+
+/** Says in a sentence why a file cannot be read. */
+async function readable<T>(path: string, read: () => Promise<T>): Promise<T> {
+  try {
+    return await read()
+  } catch (error) {
+    if (codeOf(error) === 'ENOENT') {
+      const nearest = await nearestFile(path)
+      throw new UserError(`There is no file ${path}${nearest ? `: did you mean ${nearest}?` : '.'}`)
+    }
+    throw new UserError(`${path} cannot be read (${reasonOf(error)}).`)
+  }
+}
+
+async function nearestFile(path: string): Promise<string | undefined> {
+  const folder = dirname(path)
+  const entries = await readdir(folder, { withFileTypes: true }).catch(() => [])
+  const nearest = nearestName(
+    basename(path),
+    entries.map(entry => entry.name),
+  )
+  return nearest && join(folder, nearest)
+}

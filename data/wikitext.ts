@@ -1,0 +1,241 @@
+import { access } from 'node:fs/promises'
+import { join } from 'node:path'
+import { UserError } from '../run/errors.ts'
+import { createProgress, type Screen } from '../run/progress.ts'
+import { download, DownloadError, isIntact, type Patience, type PublishedFile } from './download.ts'
+import { openHalves } from './halves.ts'
+import { openParquet } from './parquet.ts'
+import type { Source, Text } from './text.ts'
+import { shortened } from './whole-file.ts'
+import { openZip } from './zip.ts'
+
+/** WikiText as two servers publish it: a folder of Parquet files, and an archive of the same text. */
+export type Edition = {
+  name: string
+  folder: string
+  parquet: {
+    url: string
+    train: PublishedFile[]
+    validation: PublishedFile[]
+    rows: { train: number; validation: number }
+  }
+  zip: { url: string; file: PublishedFile }
+}
+
+const revision = 'b08601e04326c79dfdd32d625aee71d232d685c3'
+
+/** Sizes and hashes are those that Hugging Face and the users of the archive list. */
+export const wikitext103: Edition = {
+  name: 'WikiText-103',
+  folder: 'wikitext-103',
+  parquet: {
+    url: `https://huggingface.co/datasets/Salesforce/wikitext/resolve/${revision}/wikitext-103-raw-v1/`,
+    train: [
+      {
+        name: 'train-00000-of-00002.parquet',
+        bytes: 156_987_808,
+        sha256: '74da360f23826045b3e6ac6375411fdb15f003030aa74f2596ed08b857cb9212',
+      },
+      {
+        name: 'train-00001-of-00002.parquet',
+        bytes: 157_088_770,
+        sha256: 'ba090ac30dbf5461e8dcbdd1a1b8e6f3cf9c2c756d64f0c1220450acd514f720',
+      },
+    ],
+    validation: [
+      {
+        name: 'validation-00000-of-00001.parquet',
+        bytes: 657_209,
+        sha256: '204929b7ff9d6184953f867dedb860e40aa69c078fc1e54b3baaa8fb28511c4c',
+      },
+    ],
+    rows: { train: 1_801_350, validation: 3_760 },
+  },
+  zip: {
+    url: 'https://wikitext.smerity.com/',
+    file: {
+      name: 'wikitext-103-raw-v1.zip',
+      bytes: 191_984_949,
+      sha256: '91c00ae287f0d699e18605c84afc9e45c192bc6b7797ff8837e5474655a33794',
+    },
+  },
+}
+
+export type WikitextOptions = {
+  cacheFolder: string
+  /** Another source: the URL of a folder with the Parquet files or the archive, or of the archive itself. */
+  mirror?: string | undefined
+  report?: ((message: string) => void) | undefined
+  screen?: Screen | undefined
+  edition?: Edition | undefined
+  patience?: Patience | undefined
+}
+
+/** One of the two ways to get the text. */
+type Way = { url: string; files: PublishedFile[]; open: () => Promise<{ train: Text; validation: Text }> }
+
+/**
+ * WikiText-103 as it is in the raw files: from the cache, else from Hugging Face, else from the archive. Nothing
+ * is fetched before a text is read, so that whoever has its tokens already needs neither.
+ */
+export function openWikitext(options: WikitextOptions): Source {
+  const { name, folder, parquet } = options.edition ?? wikitext103
+  let found: Promise<{ train: Text; validation: Text }> | undefined
+  const half = (which: 'train' | 'validation', size: number): Text => ({
+    size,
+    async *pieces() {
+      found ??= findText(options)
+      yield* (await found)[which].pieces()
+    },
+  })
+  const bytesARow = 300
+  return {
+    name,
+    place: folder,
+    version: parquet.train
+      .concat(parquet.validation)
+      .map(({ sha256 }) => sha256)
+      .join(),
+    train: half('train', parquet.rows.train * bytesARow),
+    validation: half('validation', parquet.rows.validation * bytesARow),
+  }
+}
+
+async function findText(options: WikitextOptions): Promise<{ train: Text; validation: Text }> {
+  const { cacheFolder, mirror, report = () => {}, edition = wikitext103 } = options
+  const folder = join(cacheFolder, edition.folder)
+  const ways = waysTo(edition, folder, mirror)
+  for (const { files, open } of ways) if (await allThere(folder, files)) return await open()
+  const failures: string[] = []
+  for (const { url, files, open } of ways) {
+    try {
+      report(`Fetching ${edition.name} from ${hostOf(url)}: ${megabytes(sizeOf(files))} MB, once.`)
+      await fetchAll(url, files, folder, options)
+      return await open()
+    } catch (error) {
+      if (!(error instanceof DownloadError)) throw error
+      failures.push(`from ${hostOf(url)} (${error.message})`)
+    }
+  }
+  const lists = ways.map(({ files }) => files.map(file => file.name).join(', '))
+  throw new UserError(
+    `${edition.name} could not be fetched ${failures.join(' or ')}: connect to a network and start again, which ` +
+      `goes on where it stopped, name another source with --mirror URL, or put ${lists.join(', or ')} in the ` +
+      `folder ${shortened(folder)}.`,
+  )
+}
+
+function waysTo(edition: Edition, folder: string, mirror: string | undefined): Way[] {
+  const { parquet, zip } = edition
+  const archive: Way = {
+    url: new URL(zip.file.name, zip.url).href,
+    files: [zip.file],
+    async open() {
+      const path = join(folder, zip.file.name)
+      const files = await openZip(path)
+      const [train, validation] = await openHalves(path, [...files.keys()], async name => files.get(name)!)
+      return { train, validation }
+    },
+  }
+  const table: Way = {
+    url: parquet.url,
+    files: [...parquet.train, ...parquet.validation],
+    open: async () => ({
+      train: await openTable(parquet.train, folder, parquet.rows.train),
+      validation: await openTable(parquet.validation, folder, parquet.rows.validation),
+    }),
+  }
+  if (mirror === undefined) return [table, archive]
+  const url = mirrorUrl(mirror)
+  if (url.endsWith('.zip')) return [{ ...archive, url }]
+  return [
+    { ...table, url },
+    { ...archive, url: new URL(zip.file.name, url).href },
+  ]
+}
+
+/** In the raw files an empty line is a space and a line feed; the table's rows have lost both. */
+const emptyLine = new TextEncoder().encode(' \n')
+
+async function openTable(files: PublishedFile[], folder: string, rows: number): Promise<Text> {
+  const rowBytes = (row: Uint8Array): Uint8Array => (row.length === 0 ? emptyLine : row)
+  const parts = await Promise.all(files.map(({ name }) => openParquet(join(folder, name), { rowBytes })))
+  const found = parts.reduce((sum, part) => sum + part.rows, 0)
+  if (found !== rows)
+    throw new UserError(`${shortened(folder)} has ${found} rows of text where ${rows} are expected.`)
+  return {
+    size: parts.reduce((sum, part) => sum + part.size, 0),
+    async *pieces() {
+      for (const part of parts) yield* part.pieces()
+    },
+  }
+}
+
+/** Whether all files are in the cache; a UserError for one that is not what it should be. */
+async function allThere(folder: string, files: PublishedFile[]): Promise<boolean> {
+  for (const file of files) if (!(await isThere(join(folder, file.name)))) return false
+  for (const file of files) await checkFile(join(folder, file.name), file)
+  return true
+}
+
+async function checkFile(path: string, file: PublishedFile): Promise<void> {
+  if (await isIntact(path, file)) return
+  throw new UserError(`${shortened(path)} is damaged: delete it, and start again to fetch it anew.`)
+}
+
+async function isThere(path: string): Promise<boolean> {
+  return await access(path).then(
+    () => true,
+    () => false,
+  )
+}
+
+async function fetchAll(
+  url: string,
+  files: PublishedFile[],
+  folder: string,
+  options: WikitextOptions,
+): Promise<void> {
+  const progress = createProgress(options.screen)
+  const all = sizeOf(files)
+  let before = 0
+  try {
+    for (const file of files) {
+      const path = join(folder, file.name)
+      if (await isThere(path)) {
+        await checkFile(path, file)
+      } else {
+        const from = url.endsWith('/') ? new URL(file.name, url).href : url
+        const show = (received: number) =>
+          progress.update(
+            (before + received) / all,
+            `${megabytes(before + received)} of ${megabytes(all)} MB`,
+          )
+        await download(from, file, path, show, options.patience)
+      }
+      before += file.bytes
+    }
+  } finally {
+    progress.clear()
+  }
+}
+
+function mirrorUrl(mirror: string): string {
+  const url = URL.parse(mirror)
+  if (url?.protocol !== 'http:' && url?.protocol !== 'https:') {
+    throw new UserError(`--mirror takes a URL that begins with http:// or https://, not "${mirror}".`)
+  }
+  return url.pathname.endsWith('.zip') || url.href.endsWith('/') ? url.href : `${url.href}/`
+}
+
+function hostOf(url: string): string {
+  return new URL(url).host
+}
+
+function sizeOf(files: PublishedFile[]): number {
+  return files.reduce((sum, file) => sum + file.bytes, 0)
+}
+
+function megabytes(bytes: number): string {
+  return (bytes / 1e6).toFixed(bytes < 1e7 ? 1 : 0)
+}

@@ -1,0 +1,242 @@
+import assert from 'node:assert/strict'
+import { mkdtemp, mkdir, readdir, rm, utimes, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterEach, beforeEach, describe, test } from 'node:test'
+import { parquetWriteBuffer } from 'hyparquet-writer'
+import { loadCorpus, type Corpus } from '../data/corpus.ts'
+import { gpt2 } from '../data/gpt2.ts'
+import { UserError } from '../run/errors.ts'
+import { articles, zipOf } from './wikitext.ts'
+
+let folder = ''
+beforeEach(async () => {
+  folder = await mkdtemp(join(tmpdir(), 'hlb-gpt-local-'))
+})
+afterEach(() => rm(folder, { recursive: true, force: true }))
+
+const train = articles(0, 50).join('')
+const validation = articles(50, 5).join('')
+
+function load(name: string, tokenizer?: string): Promise<Corpus> {
+  const cacheFolder = join(folder, 'cache')
+  return loadCorpus({ data: join(folder, name), tokenizer, sequenceLength: 32, cacheFolder })
+}
+
+async function make(files: Record<string, string | Uint8Array>): Promise<void> {
+  for (const [name, content] of Object.entries(files)) {
+    await mkdir(join(folder, name, '..'), { recursive: true })
+    await writeFile(join(folder, name), content)
+  }
+}
+
+function refusal(message: RegExp): (error: unknown) => true {
+  return error => {
+    assert.ok(error instanceof UserError, String(error))
+    assert.match(error.message, message)
+    assert.doesNotMatch(error.message, /\n/)
+    return true
+  }
+}
+
+const textOf = (tokens: Uint8Array | Uint16Array) => gpt2.decoder()(tokens)
+const uint16 = (values: Iterable<number>) => new Uint8Array(Uint16Array.from(values).buffer)
+const table = (columnData: Parameters<typeof parquetWriteBuffer>[0]['columnData'], rowGroupSize?: number) =>
+  new Uint8Array(parquetWriteBuffer({ columnData, rowGroupSize }))
+const rows = Array.from({ length: 100 }, (_, i) => `Row ${i} of a table of text, with naïve words in it.`)
+
+describe('--data FOLDER', () => {
+  for (const [first, second] of [
+    ['wiki.train.raw', 'wiki.valid.raw'],
+    ['train.txt', 'valid.txt'],
+    ['train.txt', 'val.txt'],
+  ] as const) {
+    test(`takes ${first} and ${second}`, async () => {
+      await make({ [`text/${first}`]: train, [`text/${second}`]: validation })
+      const asBytes = await load('text')
+      assert.equal(asBytes.name, 'text')
+      assert.equal(Buffer.from(asBytes.train).toString(), train)
+      assert.equal(Buffer.from(asBytes.validation).toString(), validation)
+      const asTokens = await load('text', 'gpt2')
+      assert.deepEqual([...asTokens.train], [...gpt2.encode(train)])
+      assert.deepEqual([...asTokens.validation], [...gpt2.encode(validation)])
+    })
+  }
+
+  test('says which half is missing', async () => {
+    await make({ 'a/wiki.train.raw': train, 'b/val.txt': validation, 'c/train.bin': uint16([1]) })
+    await assert.rejects(load('a'), refusal(/has wiki\.train\.raw but no wiki\.valid\.raw/))
+    await assert.rejects(load('b'), refusal(/has val\.txt but no train\.txt/))
+    await assert.rejects(load('c'), refusal(/has no val\.bin/))
+  })
+
+  test('refuses a half that is empty', async () => {
+    await make({ 'a/train.txt': train, 'a/valid.txt': '' })
+    await assert.rejects(load('a'), refusal(/valid\.txt is empty/))
+  })
+
+  test('refuses halves that fill no window', async () => {
+    await make({
+      'a/train.txt': train,
+      'a/valid.txt': 'short',
+      'b/train.txt': 'short',
+      'b/valid.txt': validation,
+    })
+    await assert.rejects(
+      load('a'),
+      refusal(/a is too short .* its 5 tokens to validate with .* window of 33/),
+    )
+    await assert.rejects(load('b', 'gpt2'), refusal(/b is too short .* its 1 tokens to train on/))
+  })
+
+  test('tokenizes again what was changed', async () => {
+    await make({ 'a/train.txt': train, 'a/valid.txt': validation })
+    await load('a', 'gpt2')
+    await make({ 'a/train.txt': train.replaceAll('number', 'n0mber') })
+    await utimes(join(folder, 'a/train.txt'), 1e9, 1e9)
+    assert.match(textOf((await load('a', 'gpt2')).train), /n0mber/)
+    assert.equal((await readdir(join(folder, 'cache/tokens'))).length, 2)
+  })
+})
+
+describe("nanoGPT's train.bin and val.bin", () => {
+  test('are taken as they are', async () => {
+    await make({ 'a/train.bin': uint16(gpt2.encode(train)), 'a/val.bin': uint16(gpt2.encode(validation)) })
+    const corpus = await load('a')
+    assert.equal(textOf(corpus.train), train)
+    assert.equal(corpus.tokenizer.name, 'gpt2')
+    assert.equal(corpus.bytesPerToken, Buffer.byteLength(validation) / corpus.validation.length)
+  })
+
+  test('are refused when they are of another vocabulary', async () => {
+    const good = uint16(gpt2.encode(validation))
+    await make({
+      'a/train.bin': uint16([1, 2, 50257]),
+      'a/val.bin': good,
+      'b/train.bin': good,
+      'b/val.bin': good,
+    })
+    await assert.rejects(
+      load('a'),
+      refusal(/train\.bin is not of a vocabulary of 50257 .* number 2 .* is 50257/),
+    )
+    await assert.rejects(load('b', 'bytes'), refusal(/not of a vocabulary of 256 tokens/))
+    await make({ 'b/meta.pkl': 'x' })
+    await assert.rejects(load('b'), refusal(/vocabulary of its own \(meta\.pkl\)/))
+    await make({ 'a/train.bin': good.subarray(1) })
+    await assert.rejects(load('a'), refusal(/odd number of bytes/))
+  })
+})
+
+describe('--data FILE.parquet', () => {
+  test('takes its column of text, and holds out the last 5% of rows', async () => {
+    await make({
+      'a.parquet': table(
+        [
+          { name: 'n', data: rows.map((_, i) => i) },
+          { name: 'text', data: rows },
+        ],
+        30,
+      ),
+    })
+    const corpus = await load('a.parquet')
+    assert.equal(Buffer.from(corpus.train).toString(), rows.slice(0, 95).join('\n') + '\n')
+    assert.equal(Buffer.from(corpus.validation).toString(), rows.slice(95).join('\n') + '\n')
+    assert.deepEqual(
+      [...(await load('a.parquet', 'gpt2')).validation],
+      [...gpt2.encode(rows.slice(95).join('\n') + '\n')],
+    )
+  })
+
+  test('takes an only column of strings, whatever it is called', async () => {
+    await make({ 'a.parquet': table([{ name: 'content', data: rows }]) })
+    await load('a.parquet')
+  })
+
+  test('says what is wrong with one', async () => {
+    const good = table([{ name: 'text', data: rows.map(row => row + Math.random().toString(36)) }])
+    const corrupt = Uint8Array.from(good)
+    corrupt.fill(0xff, 20, 200) // of the first page
+    await make({
+      'columns.parquet': table([
+        { name: 'a', data: rows },
+        { name: 'b', data: rows },
+      ]),
+      'numbers.parquet': table([{ name: 'text', data: rows.map((_, i) => i) }]),
+      'few.parquet': table([{ name: 'text', data: rows.slice(0, 19) }]),
+      'none.parquet': table([{ name: 'text', data: [], type: 'STRING' }]),
+      'text.parquet': train,
+      'cut.parquet': good.subarray(0, good.length / 2),
+      'page.parquet': corrupt,
+    })
+    await assert.rejects(load('columns.parquet'), refusal(/no column "text".* its columns are a, b\./))
+    await assert.rejects(load('numbers.parquet'), refusal(/no column "text".* its columns are text/))
+    await assert.rejects(load('few.parquet'), refusal(/has 19 rows, .* it takes 20/))
+    await assert.rejects(load('none.parquet'), refusal(/has no rows/))
+    for (const name of ['text.parquet', 'cut.parquet', 'page.parquet']) {
+      for (const tokenizer of ['bytes', 'gpt2']) {
+        await assert.rejects(load(name, tokenizer), refusal(/is not a Parquet file, or is damaged \(.+\)/))
+      }
+    }
+    await assert.rejects(
+      load('nine.parquet'),
+      refusal(/There is no file .*nine\.parquet: did you mean .*none\.parquet/),
+    )
+  })
+})
+
+describe('--data FILE.zip', () => {
+  test('takes an archive of such a folder', async () => {
+    await make({ 'a.zip': zipOf({ 'x/': '', 'x/wiki.train.raw': train, 'x/wiki.valid.raw': validation }) })
+    const corpus = await load('a.zip')
+    assert.equal(Buffer.from(corpus.train).toString(), train)
+    assert.deepEqual([...(await load('a.zip', 'gpt2')).validation], [...gpt2.encode(validation)])
+  })
+
+  test('says what is wrong with one', async () => {
+    const good = zipOf({ 'wiki.train.raw': train, 'wiki.valid.raw': validation })
+    const corrupt = Uint8Array.from(good)
+    corrupt.fill(0x55, 100, 140)
+    await make({
+      'half.zip': zipOf({ 'wiki.train.raw': train }),
+      'other.zip': zipOf({ 'readme.md': train }),
+      'text.zip': train,
+      'cut.zip': good.subarray(0, -30),
+      'page.zip': corrupt,
+    })
+    await assert.rejects(load('half.zip'), refusal(/half\.zip has wiki\.train\.raw but no wiki\.valid\.raw/))
+    await assert.rejects(load('other.zip'), refusal(/other\.zip has no text to train on/))
+    for (const name of ['text.zip', 'cut.zip', 'page.zip']) {
+      for (const tokenizer of ['bytes', 'gpt2']) {
+        await assert.rejects(load(name, tokenizer), refusal(/is not a \.zip archive, or is damaged \(.+\)/))
+      }
+    }
+  })
+})
+
+describe('--tokenizer gpt2', () => {
+  test('takes a text file, cut between characters', async () => {
+    const text = 'naïve 合衆国 🙂 '.repeat(200)
+    await make({ 'a.txt': text })
+    const corpus = await load('a.txt', 'gpt2')
+    assert.equal(textOf(corpus.train) + textOf(corpus.validation), text)
+    assert.ok(!textOf(corpus.validation).includes('\ufffd'))
+    assert.ok(corpus.bytesPerToken > 1)
+  })
+
+  test('refuses what is no text, and leaves no half-made cache', async () => {
+    await make({
+      'latin1.txt': Buffer.from('caf\xe9 '.repeat(1000), 'latin1'),
+      'dna.txt': 'ACGT'.repeat(10_000),
+    })
+    await assert.rejects(load('latin1.txt', 'gpt2'), refusal(/not UTF-8/))
+    await assert.rejects(load('dna.txt', 'gpt2'), refusal(/38,000 characters without a space/))
+    assert.deepEqual(await readdir(join(folder, 'cache/tokens')), [])
+    assert.equal((await load('latin1.txt')).train.length, 4750)
+  })
+
+  test('says so when the cache cannot be written', async () => {
+    await make({ 'a.txt': train, cache: 'a file where a folder should be' })
+    await assert.rejects(load('a.txt', 'gpt2'), refusal(/cache.* could not be written \(/))
+  })
+})
