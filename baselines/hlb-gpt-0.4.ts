@@ -133,7 +133,7 @@ useBackend(backend)
 
 // ---------- Data ----------
 
-const corpus = await loadCorpus({ file: options.data, sequenceLength: batch.length, report: console.error })
+const corpus = await loadCorpus({ data: options.data, sequenceLength: batch.length, report: console.error })
 const vocabulary = 64 * Math.ceil(corpus.tokenizer.vocabularySize / 64) // 50,304 for GPT-2's 50,257
 
 // ---------- Network: named as in the original's state_dict, net_dict.attn_layers.0.expand and so on ----------

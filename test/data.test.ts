@@ -183,7 +183,10 @@ describe('--data FILE', () => {
   })
 
   test('refuses a folder without a text', async () => {
-    await assert.rejects(load(folder), refusal(/has no text to train on: --data takes one with wiki\.train\.raw/))
+    await assert.rejects(
+      load(folder),
+      refusal(/has no text to train on: --data takes one with wiki\.train\.raw/),
+    )
   })
 
   test('refuses what is not a regular file', { skip: process.platform === 'win32' }, async () => {

@@ -80,7 +80,7 @@ test('the same seed gives the same run on any number of threads, another seed an
 
 for (const [args, message] of [
   [['--data', join(folder, 'txt.text')], /txt\.text/],
-  [['--data', folder], /folder/],
+  [['--data', folder], /no text to train on/],
   [['--data', textFile, '--batch.length', '9000'], /9000|9,000/],
   [['--net.dimm', '64'], /--net\.dim\b/],
   [['--net.dim', 'wide'], /net\.dim.*number/],
