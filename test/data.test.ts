@@ -183,7 +183,10 @@ describe('--data FILE', () => {
   })
 
   test('refuses a folder without a text', async () => {
-    await assert.rejects(load(folder), refusal(/has no text to train on: --data takes one with wiki\.train\.raw/))
+    await assert.rejects(
+      load(folder),
+      refusal(/has no text to train on: --data takes one with wiki\.train\.raw/),
+    )
   })
 
   test('refuses what is not a regular file', { skip: process.platform === 'win32' }, async () => {
@@ -195,6 +198,10 @@ describe('--data FILE', () => {
     await assert.rejects(
       load(join(folder, 'shakspeare.txt')),
       refusal(/There is no file .*shakspeare\.txt: did you mean .*shakespeare\.txt\?$/),
+    )
+    await assert.rejects(
+      load('wikitext103'),
+      refusal(/There is no file wikitext103: did you mean wikitext-103\?$/),
     )
     await assert.rejects(load(join(folder, 'q')), refusal(/There is no file .*q\.$/))
     await assert.rejects(load(join(folder, 'none', 'q')), refusal(/There is no file .*q\.$/))
