@@ -5,7 +5,7 @@ import { createProgress, type Screen } from '../run/progress.ts'
 import type { Patience } from './download.ts'
 import { openFolder } from './folder.ts'
 import { countBytes, gpt2 } from './gpt2.ts'
-import { isFolder } from './local-file.ts'
+import { isFolder, wikitextName } from './local-file.ts'
 import { openParquetFile } from './parquet.ts'
 import { openStateOfTheUnion } from './state-of-the-union.ts'
 import { openTextFile } from './text-file.ts'
@@ -53,7 +53,6 @@ export type CorpusOptions = {
 export const tokenizerNames = ['bytes', 'gpt2'] as const
 
 const projectCache = resolve(import.meta.dirname, '../.cache')
-const wikitextName = 'wikitext-103'
 
 /** Gets the text to train on, as tokens: from the user's files, the cache, or the network. */
 export async function loadCorpus(options: CorpusOptions): Promise<Corpus> {
@@ -136,11 +135,11 @@ async function cachedTokens(
   const start = performance.now()
   let done = 0
   const show = (bytes: number): void => {
+    if (done === 0 && text.size > 2e7) report?.(`Tokenizing ${source.name}, once.`)
     done = bytes
     const rate = bytes / 1000 / (performance.now() - start)
     progress.update(bytes / text.size, `tokenized ${(bytes / 1e6).toFixed(0)} MB, ${rate.toFixed(0)} MB/s`)
   }
-  if (text.size > 2e7) report?.(`Tokenizing ${source.name}, once.`)
   try {
     await writeTokenFile(path, what, tokenize(text, { progress: show }), () => done)
   } finally {

@@ -24,7 +24,7 @@ export type Patience = {
   stallMilliseconds: number
 }
 
-const patient: Patience = { tries: 5, waitMilliseconds: 500, stallMilliseconds: 30_000 }
+const patient: Patience = { tries: 4, waitMilliseconds: 500, stallMilliseconds: 30_000 }
 
 /** Worth another try: a connection that broke, a server that is overloaded. */
 class Interruption extends Error {}

@@ -12,6 +12,9 @@ export type LocalFile = {
 
 const pieceSize = 2 ** 24
 
+/** What --data takes beside files. */
+export const wikitextName = 'wikitext-103'
+
 /** A file that the user names, with something in it; a UserError that says why not. */
 export async function findFile(path: string): Promise<LocalFile> {
   const found = await readable(path, async () => await stat(path))
@@ -58,9 +61,7 @@ async function readable<T>(path: string, read: () => Promise<T>): Promise<T> {
 async function nearestFile(path: string): Promise<string | undefined> {
   const folder = dirname(path)
   const entries = await readdir(folder, { withFileTypes: true }).catch(() => [])
-  const nearest = nearestName(
-    basename(path),
-    entries.map(entry => entry.name),
-  )
+  const names = entries.map(entry => entry.name)
+  const nearest = nearestName(basename(path), path === basename(path) ? [...names, wikitextName] : names)
   return nearest && join(folder, nearest)
 }

@@ -79,12 +79,14 @@ type Way = { url: string; files: PublishedFile[]; open: () => Promise<{ train: T
  * is fetched before a text is read, so that whoever has its tokens already needs neither.
  */
 export function openWikitext(options: WikitextOptions): Source {
-  const { name, folder, parquet } = options.edition ?? wikitext103
+  const { cacheFolder, mirror, edition = wikitext103 } = options
+  const { name, folder, parquet } = edition
+  const ways = waysTo(edition, join(cacheFolder, folder), mirror)
   let found: Promise<{ train: Text; validation: Text }> | undefined
   const half = (which: 'train' | 'validation', size: number): Text => ({
     size,
     async *pieces() {
-      found ??= findText(options)
+      found ??= findText(ways, options)
       yield* (await found)[which].pieces()
     },
   })
@@ -101,10 +103,11 @@ export function openWikitext(options: WikitextOptions): Source {
   }
 }
 
-async function findText(options: WikitextOptions): Promise<{ train: Text; validation: Text }> {
-  const { cacheFolder, mirror, report = () => {}, edition = wikitext103 } = options
+async function findText(
+  ways: readonly Way[],
+  { cacheFolder, report = () => {}, edition = wikitext103, ...options }: WikitextOptions,
+): Promise<{ train: Text; validation: Text }> {
   const folder = join(cacheFolder, edition.folder)
-  const ways = waysTo(edition, folder, mirror)
   for (const { files, open } of ways) if (await allThere(folder, files)) return await open()
   const failures: string[] = []
   for (const { url, files, open } of ways) {
@@ -194,7 +197,7 @@ async function fetchAll(
   url: string,
   files: PublishedFile[],
   folder: string,
-  options: WikitextOptions,
+  options: Pick<WikitextOptions, 'screen' | 'patience'>,
 ): Promise<void> {
   const progress = createProgress(options.screen)
   const all = sizeOf(files)

@@ -199,6 +199,10 @@ describe('--data FILE', () => {
       load(join(folder, 'shakspeare.txt')),
       refusal(/There is no file .*shakspeare\.txt: did you mean .*shakespeare\.txt\?$/),
     )
+    await assert.rejects(
+      load('wikitext103'),
+      refusal(/There is no file wikitext103: did you mean wikitext-103\?$/),
+    )
     await assert.rejects(load(join(folder, 'q')), refusal(/There is no file .*q\.$/))
     await assert.rejects(load(join(folder, 'none', 'q')), refusal(/There is no file .*q\.$/))
   })
