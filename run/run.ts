@@ -110,11 +110,10 @@ export async function startRun(options: RunOptions, state: State): Promise<Run> 
     },
 
     async begin(about) {
-      console.log(
-        headerText({ ...about, run: isResumed ? `${folder}, from step ${state.at.step} on` : folder }),
-      )
       config = { ...config, about }
       await write(() => writeWhole(files.config, `${JSON.stringify(config, undefined, 2)}\n`))
+      const from = isResumed ? `, from step ${state.at.step} on` : ''
+      console.log(headerText({ ...about, run: `${folder}${from}` }))
     },
 
     async evaluated(evaluation) {

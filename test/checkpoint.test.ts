@@ -112,8 +112,8 @@ test(
       /^The checkpoint of step \d+ cannot be written to \S+ \([^\n]+\); the one of step 120 is whole\.\n$/,
     )
     assert.deepEqual(checkpointsOf(join(runs, 'full')).steps, [108, 120])
-    assert.deepEqual(resume('full').hash, uninterrupted.hash)
-    assert.equal(main(longer).status, 0)
+    assert.equal(checkpointsOf(join(runs, 'full')).hash, uninterrupted.hash)
+    resume('full')
     assert.equal(checkpointsOf(join(runs, 'full')).last, 240)
   },
 )
