@@ -23,7 +23,10 @@ const packBlock = 48
 /** Turns a program's instructions into kernels of the CPU, and packs what products need packed. */
 export function lower({ instructions }: Program, tile: MicroKernel, threads: number): Phase[] {
   const lowering = new Lowering(tile, threads)
-  for (const instruction of instructions) lowering.add(instruction)
+  instructions.forEach((instruction, i) => {
+    const chained = instruction.joins || (instructions[i + 1]?.joins ?? false)
+    lowering.add(instruction, chained)
+  })
   return lowering.phases
 }
 
@@ -40,10 +43,11 @@ class Lowering {
     this.threads = threads
   }
 
-  add(instruction: Instruction): void {
+  /** chained: it runs block by block of rows, with the instruction before it or the one after. */
+  add(instruction: Instruction, chained: boolean): void {
     const { work, reads, writes, joins } = instruction
     const packs: Call[] = []
-    const call = { ...this.kernelFor(work, reads, packs), writes }
+    const call = { ...this.kernelFor(work, reads, packs, chained), writes }
     const last = this.phases.at(-1)
     if (joins && last && last[0].kernel.items === call.kernel.items) {
       this.phases.splice(-1, 0, ...packs.map(pack => [pack]))
@@ -53,12 +57,17 @@ class Lowering {
     }
   }
 
-  private kernelFor(work: Work, reads: readonly Buffer[], packs: Call[]): Omit<Call, 'writes'> {
+  private kernelFor(
+    work: Work,
+    reads: readonly Buffer[],
+    packs: Call[],
+    chained: boolean,
+  ): Omit<Call, 'writes'> {
     switch (work.kind) {
       case 'rows':
         return { ...rowKernel(work, this.tile.fma), reads }
       case 'matmul':
-        return this.matmul(work, packs)
+        return this.matmul(work, packs, chained)
       case 'scatterAdd': {
         const { rows, columns, count, values, indices, base, out } = work
         const strides = { valueStride: values.strides[0], outStride: out.strides[0] }
@@ -77,11 +86,11 @@ class Lowering {
     }
   }
 
-  private matmul(work: Matmul, packs: Call[]): Omit<Call, 'writes'> {
+  private matmul(work: Matmul, packs: Call[], chained: boolean): Omit<Call, 'writes'> {
     const { batch, m, n, k, a, b, c, residual } = work
     const { tile } = this
     const plan = matmulPlan(m, n, k, a.transposed, tile, this.threads, packBlock)
-    const partition = partitionOf(work)
+    const partition = chained ? partitionOf(work) : undefined
     const whole = Math.ceil(n / tile.columns) * tile.columns
     const blocks = partition ? { ...plan, rowBlock: partition.rowBlock, columnBlock: whole } : plan
     const packedB = this.pack(b, { batch, n, k, kBlock: plan.kBlock }, packs)
