@@ -8,6 +8,11 @@ const textNames = [
 ] as const
 const expected = 'wiki.train.raw and wiki.valid.raw, or train.txt and valid.txt'
 
+/** Whether both halves of a text are among some files. */
+export function hasHalves(names: readonly string[]): boolean {
+  return textNames.some(pair => pair.every(name => names.includes(name)))
+}
+
 /** The two files that make a corpus, opened; a UserError that says what is missing. */
 export async function openHalves<T>(
   where: string,

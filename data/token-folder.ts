@@ -1,6 +1,7 @@
 import { open, readdir } from 'node:fs/promises'
 import { basename, join, resolve } from 'node:path'
 import { reasonOf, UserError } from '../run/errors.ts'
+import { hasHalves } from './halves.ts'
 import { findFile, type LocalFile } from './local-file.ts'
 import { readTokens } from './token-file.ts'
 
@@ -9,14 +10,14 @@ const tokenNames = ['train.bin', 'val.bin'] as const
 /** Tokens that somebody else made. */
 export type TokenFolder = { name: string; train: Uint16Array; validation: Uint16Array }
 
-/** nanoGPT's train.bin and val.bin, if that is what a folder has. */
+/** nanoGPT's train.bin and val.bin, if a folder has them and no text. */
 export async function openTokenFolder(
   folder: string,
   vocabularySize: number,
 ): Promise<TokenFolder | undefined> {
   const names = await readdir(folder)
   const missing = tokenNames.filter(name => !names.includes(name))
-  if (missing.length === tokenNames.length) return undefined
+  if (missing.length === tokenNames.length || hasHalves(names)) return undefined
   if (missing.length > 0) throw new UserError(`${folder} has no ${missing[0]} beside its other half.`)
   if (names.includes('meta.pkl')) {
     throw new UserError(

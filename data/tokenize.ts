@@ -59,9 +59,14 @@ function startEncoder() {
     if ('tokens' in answer) resolve(answer.tokens)
     else reject('refusal' in answer ? new UserError(answer.refusal) : answer.error)
   })
-  worker.on('error', error => waiting.forEach(({ reject }) => reject(error)))
+  let failure: { error: unknown } | undefined
+  worker.on('error', (error: unknown) => {
+    failure = { error }
+    for (const { reject } of waiting) reject(error)
+  })
   return {
     encode(bytes: Uint8Array<ArrayBuffer>): Promise<Uint16Array> {
+      if (failure) throw failure.error
       const answer = Promise.withResolvers<Uint16Array>()
       waiting.push(answer)
       worker.postMessage(bytes, [bytes.buffer])
