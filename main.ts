@@ -322,7 +322,11 @@ const progress = createProgress()
 const table = createTable(trainingColumns, progress.print, process.stdout.columns)
 const interrupt = watchInterrupt()
 const doneNow = () => Math.min(1, options.steps ? at.step / options.steps : at.seconds / options.seconds)
-if (at.step > 0) at.done = doneNow()
+if (at.step > 0) {
+  // It goes on, perhaps with more steps than it had.
+  at.done = doneNow()
+  at.nextEvaluation = Math.min(at.nextEvaluation, at.done + evaluation.every)
+}
 for (const evaluation of run.evaluations) table.row(evaluation)
 let before = { ...at }
 

@@ -55,39 +55,46 @@ ${script}
 }
 
 const style = `
-:root { color-scheme: light dark; --text: light-dark(#222, #ddd); --faint: light-dark(#ddd, #444) }
+:root { color-scheme: light dark; --text: #222; --faint: #ddd }
+@media (prefers-color-scheme: dark) { :root { --text: #ddd; --faint: #444 } }
 body { max-width: 1200px; margin: 2rem auto; padding: 0 1rem; font: 15px/1.5 system-ui, sans-serif; color: var(--text) }
 h1, h2 { font-weight: 600; line-height: 1.2 }
 h2 { font-size: 1.1rem; margin-top: 2rem }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 460px), 1fr)); gap: 1rem }
-.columns { columns: 2 460px }
-section { break-inside: avoid }
+.columns { columns: 2 460px; margin-top: 2rem }
+section { break-inside: avoid; margin-bottom: 1.5rem }
+section h2 { margin-top: 0 }
 .u-title { font-size: 1rem; font-weight: 600 }
 pre { white-space: pre-wrap; padding: 1rem; border: 1px solid var(--faint); border-radius: 6px }
 table { border-collapse: collapse }
-th, td { padding: .1rem .8rem .1rem 0; text-align: left; vertical-align: top; overflow-wrap: anywhere }
-th { font-weight: 400; opacity: .7 }
+th, td { padding: .1rem .8rem .1rem 0; text-align: left; vertical-align: top }
+th { font-weight: 400; opacity: .7; white-space: nowrap }
+td { overflow-wrap: anywhere }
 .numbers { display: block; overflow-x: auto; font-variant-numeric: tabular-nums }
-.numbers th, .numbers td { text-align: right }
+.numbers th, .numbers td { text-align: right; white-space: nowrap }
 `
 
 const script = `
 const color = name => getComputedStyle(document.documentElement).getPropertyValue(name)
 const short = new Intl.NumberFormat('en', { notation: 'compact', maximumSignificantDigits: 3 })
+// The first losses, those of an untrained network, would leave no room for the others.
+const shown = [data.train, data.validation].flatMap(losses => losses.slice(Math.floor(losses.length / 10)))
+const range = [0, 1].map(end => [Math.min, Math.max][end](...shown.filter(loss => loss != null)))
+const margin = (range[1] - range[0]) / 20
 for (const name of ['seconds', 'tokens']) {
   const box = document.getElementById(name)
   const axis = { stroke: color('--text'), grid: { stroke: color('--faint'), width: 1 }, ticks: { stroke: color('--faint') } }
-  const format = (_, value) => value == null ? '' : value.toFixed(4)
+  const format = (_, value) => value == null ? '–' : value.toFixed(4)
   const plot = new uPlot({
     title: 'Loss against ' + name,
     width: box.clientWidth,
     height: 320,
-    scales: { x: { time: false } },
+    scales: { x: { time: false }, y: margin > 0 ? { range: [range[0] - margin, range[1] + margin] } : {} },
     axes: [{ ...axis, values: (_, places) => places.map(place => short.format(place)) }, axis],
     series: [
-      { label: name, value: (_, value) => value == null ? '' : value.toLocaleString('en') },
-      { label: 'training', stroke: '#8a8f98', width: 1, value: format },
-      { label: 'validation', stroke: '#2f7de1', width: 2, value: format },
+      { label: name, value: (_, value) => value == null ? '–' : value.toLocaleString('en') },
+      { label: 'training', stroke: '#8a8f98', width: 1, points: { size: 4, fill: '#8a8f98' }, value: format },
+      { label: 'validation', stroke: '#2f7de1', width: 2, points: { size: 4, fill: '#2f7de1' }, value: format },
     ],
   }, [data[name], data.train, data.validation], box)
   addEventListener('resize', () => plot.setSize({ width: box.clientWidth, height: 320 }))
