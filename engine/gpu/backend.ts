@@ -4,7 +4,7 @@ import { MemoryError } from '../memory-error.ts'
 import { Buffer, type Program, type View } from '../program.ts'
 import { sizeOf } from '../shape.ts'
 import { GpuError, type OpenDevice, type Precision, nameOf, openDevice } from './device.ts'
-import { type Dispatch, type Target, type TypeOf, dimensionsOf } from './kernel.ts'
+import { type Dispatch, type Target, dimensionsOf } from './kernel.ts'
 import { lower } from './lower.ts'
 import { placeBuffers, storedBytes } from './memory.ts'
 import { nodeGpu } from './node.ts'
@@ -73,17 +73,14 @@ export class GpuBackend implements Backend {
       ? `f16 products in subgroup matrices of ${matrix.m}x${matrix.n}x${matrix.k}`
       : `${precision} products`
     this.description = `GPU, ${nameOf(adapter)}, ${products}`
-    void device.lost.then(({ reason, message }) => {
-      if (reason !== 'destroyed')
-        this.failure = new GpuError(`the GPU was lost (${message || 'no reason given'}): go on with --resume`)
-    })
+    void this.watch()
     device.onuncapturederror = ({ error }) => {
       this.failure ??= new Error(`the GPU refused a command: ${error.message}`)
     }
   }
 
-  allocate(size: number): Promise<Storage> {
-    return this.reserve(Math.max(4, size * 4)).then(buffer => new GpuStorage(buffer))
+  async allocate(size: number): Promise<Storage> {
+    return new GpuStorage(await this.reserve(Math.max(4, size * 4)))
   }
 
   async read(storage: Storage, size: number, dtype: DType): Promise<Float32Array | Int32Array> {
@@ -211,6 +208,13 @@ export class GpuBackend implements Backend {
   async close(): Promise<void> {
     await this.device.queue.onSubmittedWorkDone().catch(() => {})
     this.device.destroy()
+  }
+
+  /** Notes it when the GPU is lost: its driver was reset, or the machine slept. */
+  private async watch(): Promise<void> {
+    const { reason, message } = await this.device.lost
+    if (reason === 'destroyed') return
+    this.failure = new GpuError(`the GPU was lost (${message || 'no reason given'}): go on with --resume`)
   }
 
   /** Throws what went wrong since the last time. */
