@@ -27,8 +27,10 @@ import {
   where,
 } from '../engine/index.ts'
 import { planMemory } from '../engine/plan.ts'
-import { backend } from './backend.ts'
+import { startBackend } from './backend.ts'
 import { randomArray, seeded } from './reference.ts'
+
+const backend = await startBackend()
 
 const floats = (...values: number[]) => array(Float32Array.from(values))
 const counting = (...shape: number[]) =>

@@ -12,9 +12,11 @@ import {
   softplus,
   where,
 } from '../engine/index.ts'
-import './backend.ts'
+import { startBackend } from './backend.ts'
 import { pointwiseError, readGolden } from './golden/golden.ts'
 import { erf, randomArray, seeded } from './reference.ts'
+
+await startBackend()
 
 const functions: Record<string, (x: Tensor) => Tensor> = {
   exp: x => x.exp(),

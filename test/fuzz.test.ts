@@ -11,9 +11,11 @@ import {
   grad,
   variable,
 } from '../engine/index.ts'
-import './backend.ts'
+import { startBackend } from './backend.ts'
 import { inputShapes, randomExtents, randomGraph } from './fuzz.ts'
 import { Reference, engineTools, randomArray, referenceTools, seeded } from './reference.ts'
+
+await startBackend()
 
 /** FUZZ_SEEDS=1000:2000 in the environment tries other seeds. */
 const [firstSeed, lastSeed] = (process.env.FUZZ_SEEDS ?? '0:150').split(':').map(Number)

@@ -20,7 +20,9 @@ import {
   referenceTools,
   seeded,
 } from './reference.ts'
-import './backend.ts'
+import { startBackend } from './backend.ts'
+
+await startBackend()
 
 interface Input {
   readonly shape: Shape

@@ -7,7 +7,9 @@ import { MemoryError, array, compile, full, variable } from '../engine/index.ts'
 import { SharedMemory } from '../engine/cpu/memory.ts'
 import { UserError } from '../run/errors.ts'
 import { choosePieces, memoryLimit, pieceRanges, showBytes } from '../run/memory.ts'
-import './backend.ts'
+import { startBackend } from './backend.ts'
+
+await startBackend()
 
 test('--memory takes an amount with a unit; by default it is three quarters of what is free', () => {
   assert.equal(memoryLimit('3GB'), 3e9)

@@ -19,8 +19,10 @@ import {
   softplus,
   variable,
 } from '../engine/index.ts'
-import './backend.ts'
+import { startBackend } from './backend.ts'
 import { type Golden, readGolden, relativeError } from './golden/golden.ts'
+
+await startBackend()
 
 const tensorOf = (golden: Golden, name: string): NDArray => {
   const { data, shape } = golden.float(name)

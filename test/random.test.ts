@@ -9,7 +9,9 @@ import {
   randomUniform,
   useBackend,
 } from '../engine/index.ts'
-import { backend } from './backend.ts'
+import { startBackend } from './backend.ts'
+
+const backend = await startBackend()
 
 const draw = async (make: typeof randomUniform, key: number, ...shape: number[]) =>
   (await compile(() => ({ x: make(shape, key) }))()).x.data
