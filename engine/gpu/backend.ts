@@ -42,6 +42,7 @@ class GpuStorage implements Storage {
 
 const storageUsage = () => GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_SRC | GPUBufferUsage.COPY_DST
 
+/** Runs one thing at a time, as the Backend interface's callers do: what is queued is done in that order. */
 export class GpuBackend implements Backend {
   /** What computes, in a few words. */
   readonly description: string
@@ -110,17 +111,16 @@ export class GpuBackend implements Backend {
       if (!home) throw new Error('a program uses a variable that it does not name')
       return home
     }
-    const copies = new Map<Buffer, { half: GPUBuffer; home: GpuStorage; refresh: Prepared[] }>()
+    const copies = new Map<Buffer, { home: GpuStorage; refresh: Prepared[] }>()
     for (const [root, half] of halves) {
-      const home = homeOf(root)
-      home.half ??= await this.reserve(storedBytes(half, typeOf))
       const refresh = await this.prepare(lower(copyProgram(root, half), typeOf, this.target))
-      copies.set(half, { half: home.half, home, refresh })
+      copies.set(half, { home: homeOf(root), refresh })
     }
     const prepared = await this.prepare(dispatches)
-    await this.pool.grow(sizes)
     const memoryOf = ({ root }: Buffer): GPUBuffer =>
-      root.variable ? homeOf(root).buffer : (copies.get(root)?.half ?? this.pool.piece(slots.get(root) ?? 0))
+      root.variable
+        ? homeOf(root).buffer
+        : (copies.get(root)?.home.half ?? this.pool.piece(slots.get(root) ?? 0))
     const bind = (list: readonly Prepared[]): Bound[] =>
       list.map(({ dispatch, pipeline, layout }) => ({
         pipeline,
@@ -137,9 +137,11 @@ export class GpuBackend implements Backend {
     let generation = -1
     let bound: Bound[] = []
     let refreshes = new Map<GpuStorage, Bound[]>()
-    /** Puts the inputs in place, and gives the commands that go before the program's own. */
-    const begin = (inputs: readonly (Float32Array | Int32Array)[]): Bound[] => {
+    /** Puts the inputs in place, and gives the commands that go before the program's own. Memory is taken here, not to plan. */
+    const begin = async (inputs: readonly (Float32Array | Int32Array)[]): Promise<Bound[]> => {
       this.check()
+      await this.pool.grow(sizes)
+      for (const [half, { home }] of copies) home.half ??= await this.reserve(storedBytes(half, typeOf))
       if (generation !== this.pool.generation) {
         generation = this.pool.generation
         bound = bind(prepared)
@@ -165,7 +167,7 @@ export class GpuBackend implements Backend {
     }))
 
     const run = async (inputs: readonly (Float32Array | Int32Array)[]): Promise<Queued> => {
-      const before = begin(inputs)
+      const before = await begin(inputs)
       const encoder = this.device.createCommandEncoder()
       const pass = encoder.beginComputePass()
       for (const command of [...before, ...bound]) issue(pass, command)
@@ -182,7 +184,7 @@ export class GpuBackend implements Backend {
       await (
         await run(inputs)
       ).results
-      const before = begin(inputs)
+      const before = await begin(inputs)
       const milliseconds = await this.time([...before, ...bound])
       finish()
       return dispatches.map(({ kernel, workgroups, flops, bytes }, i) => ({
