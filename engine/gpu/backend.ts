@@ -42,7 +42,6 @@ class GpuStorage implements Storage {
 
 const storageUsage = () => GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_SRC | GPUBufferUsage.COPY_DST
 
-/** Runs one thing at a time, as the Backend interface's callers do: what is queued is done in that order. */
 export class GpuBackend implements Backend {
   /** What computes, in a few words. */
   readonly description: string
@@ -57,6 +56,8 @@ export class GpuBackend implements Backend {
   private readonly pool: Pool
   private readonly readback: Readback
   private failure: Error | undefined
+  /** Commands are queued one after the other. */
+  private queue: Promise<unknown> = Promise.resolve()
 
   constructor({ device, adapter, target, precision, hasTimestamps }: OpenDevice) {
     this.device = device
@@ -85,20 +86,25 @@ export class GpuBackend implements Backend {
   }
 
   async read(storage: Storage, size: number, dtype: DType): Promise<Float32Array | Int32Array> {
-    this.check()
-    const { buffer } = owned(storage)
-    const encoder = this.device.createCommandEncoder()
-    const take = this.readback.copy(encoder, [{ buffer, offset: 0, size, dtype }])
-    this.device.queue.submit([encoder.finish()])
+    const take = await this.next(async () => {
+      this.check()
+      const { buffer } = owned(storage)
+      const encoder = this.device.createCommandEncoder()
+      const copied = this.readback.copy(encoder, [{ buffer, offset: 0, size, dtype }])
+      this.device.queue.submit([encoder.finish()])
+      return copied
+    })
     const [data] = await this.waiting(take())
     return data
   }
 
-  async write(storage: Storage, data: Float32Array | Int32Array): Promise<void> {
-    this.check()
-    const home = owned(storage)
-    this.device.queue.writeBuffer(home.buffer, 0, data.buffer, data.byteOffset, data.byteLength)
-    home.isHalfCurrent = false
+  write(storage: Storage, data: Float32Array | Int32Array): Promise<void> {
+    return this.next(async () => {
+      this.check()
+      const home = owned(storage)
+      this.device.queue.writeBuffer(home.buffer, 0, data.buffer, data.byteOffset, data.byteLength)
+      home.isHalfCurrent = false
+    })
   }
 
   async load(given: Program, storages: readonly Storage[]): Promise<Executable> {
@@ -199,14 +205,22 @@ export class GpuBackend implements Backend {
       temporaryBytes: planned.temporaryBytes,
       dispatches: dispatches.length,
       bytesMoved: planned.bytesMoved,
-      run,
-      profile,
+      run: inputs => this.next(() => run(inputs)),
+      profile: inputs => this.next(() => profile(inputs)),
     }
   }
 
   async close(): Promise<void> {
+    await this.queue
     await this.device.queue.onSubmittedWorkDone().catch(() => {})
     this.device.destroy()
+  }
+
+  /** Does something once all before it is done. */
+  private next<T>(action: () => Promise<T>): Promise<T> {
+    const done = this.queue.then(action)
+    this.queue = done.catch(() => {})
+    return done
   }
 
   /** Notes it when the GPU is lost: its driver was reset, or the machine slept. */
