@@ -1,19 +1,17 @@
 import assert from 'node:assert/strict'
-import { after, before, test } from 'node:test'
+import { test } from 'node:test'
 import {
-  type CpuBackend,
   type NDArray,
   type Shape,
   type Tensor,
   array,
   compile,
-  cpuBackend,
   crossEntropy,
   grad,
   linearCrossEntropy,
   norm,
-  useBackend,
 } from '../engine/index.ts'
+import { startBackend } from './backend.ts'
 import {
   type Body,
   Reference,
@@ -24,9 +22,7 @@ import {
   seeded,
 } from './reference.ts'
 
-let backend: CpuBackend
-before(async () => useBackend((backend = await cpuBackend({ threads: 2 }))))
-after(() => backend.close())
+await startBackend()
 
 interface Input {
   readonly shape: Shape
