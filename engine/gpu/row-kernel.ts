@@ -34,7 +34,9 @@ class RowWriter {
   private readonly passes: readonly number[]
   private readonly vectors: ReadonlySet<Buffer>
   private readonly lines: string[] = []
-  private readonly declarations: string[] = []
+  /** Memory that the workgroup shares, by name. */
+  private readonly shared = new Map<string, string>()
+  private shares = 0
   private names = 0
   /** Values of which the row or the program has one. */
   private readonly singles = new Map<number, string>()
@@ -60,7 +62,7 @@ class RowWriter {
     if (plan.isFlat) this.writeFlat()
     else this.writeTeams()
     const { size, workgroups } = plan
-    const declarations = [...this.declarations, this.elementwise.declarations].join('\n')
+    const declarations = [...this.shared.values(), this.elementwise.declarations].join('\n')
     const body = this.lines.join('\n')
     const code = shader({ bindings, target, size, workgroups, declarations, body })
     const { bytes } = costOf(work, buffer => bytesOf[this.typeOf(buffer)])
@@ -147,7 +149,7 @@ class RowWriter {
       this.push(`${total} += ${this.masked(this.scalar(value), '0f', this.rowIsInside)};`)
     if (iterations > 1) {
       // What was shared for this row is not to be overwritten while it is read.
-      if (this.declarations.length > 0) this.push('workgroupBarrier();')
+      if (this.shared.size > 0) this.push('workgroupBarrier();')
       this.push('}')
     }
     wideSums.forEach((sum, i) => this.finishWideSum(sum, partList, i))
@@ -506,7 +508,7 @@ class RowWriter {
     const name = this.name(sum.buffer, true)
     const type = valueType('float32', lanes)
     const width = this.lanesIn(sum.buffer)
-    if (teams > 1) this.declare('columns', `var<workgroup> columns: array<${type}, ${size}>;`)
+    if (teams > 1) this.shared.set('columns', `var<workgroup> columns: array<${type}, ${size}>;`)
     for (const part of parts) {
       const own = part.sums?.[index] ?? ''
       let total = own
@@ -526,10 +528,6 @@ class RowWriter {
           this.push(`${name}[${place} * ${lanes}u + ${lane}u] = ${total}[${lane}];`)
       this.push('}')
     }
-  }
-
-  private declare(name: string, declaration: string): void {
-    if (!this.declarations.some(other => other.includes(` ${name}:`))) this.declarations.push(declaration)
   }
 
   /** A scalar out of a vector. */
@@ -581,10 +579,10 @@ class RowWriter {
     return total
   }
 
-  /** Memory that the workgroup shares, for this once. */
+  /** Floats that the workgroup shares: not those of the time before, which may still be read. */
   private share(count: number): string {
-    const name = `shared${this.declarations.length}`
-    this.declarations.push(`var<workgroup> ${name}: array<f32, ${count}>;`)
+    const name = `shared${this.shares++ % 2}`
+    this.shared.set(name, `var<workgroup> ${name}: array<f32, ${count}>;`)
     return name
   }
 }

@@ -51,7 +51,7 @@ export function planRows(work: RowProgram, target: Target): RowPlan {
       hasSums ? Math.ceil(rows / rowBlock) : Math.ceil(rows / (size / team))
     let size = Math.max(usual, team)
     const isTooLarge = () =>
-      hasSums ? size / 2 / team >= rowBlock : count(size) < manyWorkgroups && rows * team > 0
+      hasSums ? size / 2 / team >= rowBlock : count(size) < manyWorkgroups
     while (size / 2 >= Math.max(least, team) && isTooLarge()) size /= 2
     return { size, workgroups: count(size) }
   }
