@@ -39,6 +39,11 @@ const functions = {
 
   smaller: `fn smaller$N(a: $F, b: $F) -> $F { return select(min(a, b), a + b, is_nan$N(a) | is_nan$N(b)); }`,
 
+  // x − x, which compilers take for zero: of infinity it is NaN.
+  own_difference: `fn own_difference$N(x: $F) -> $F {
+  return select($F(0f), $F(of_bits(0x7fc00000u)), (bitcast<$U>(x) & $U(0x7f800000u)) == $U(0x7f800000u));
+}`,
+
   // A literal may not be infinite or NaN.
   of_bits: `var<private> no_bits: u32 = 0u;
 fn of_bits(bits: u32) -> f32 { return bitcast<f32>(bits | no_bits); }`,
@@ -168,7 +173,7 @@ export class Elementwise {
       case 'add':
         return `${a} + ${b}`
       case 'subtract':
-        return `${a} - ${b}`
+        return a === b && dtype === 'float32' ? this.call('own_difference', lanes, a) : `${a} - ${b}`
       case 'multiply':
         return `${a} * ${b}`
       case 'divide':

@@ -120,9 +120,7 @@ class RowWriter {
     const sums = Array.from({ length: parts }, () =>
       wideSums.map(() => this.variable(this.splat('0f', 'float32', lanes))),
     )
-    const narrowSums = columnSums
-      .filter(isNarrow)
-      .map(sum => ({ ...sum, total: this.variable('0f') }))
+    const narrowSums = columnSums.filter(isNarrow).map(sum => ({ ...sum, total: this.variable('0f') }))
     const units = this.work.columns / lanes
     const partList = sums.map((partSums, i): Part => {
       const unit = this.let(`chunk * ${team}u + ${i * team}u + member`)
@@ -154,7 +152,8 @@ class RowWriter {
     }
     wideSums.forEach((sum, i) => this.finishWideSum(sum, partList, i))
     for (const { buffer, total } of narrowSums) {
-      const whole = teams === 1 ? total : this.across(this.let(`select(0f, ${total}, member == 0u)`), 'sum', size)
+      const whole =
+        teams === 1 ? total : this.across(this.let(`select(0f, ${total}, member == 0u)`), 'sum', size)
       const target = this.name(buffer, true)
       this.push(`if (worker == 0u && chunk == 0u) { ${target}[block] = ${whole}; }`)
     }
@@ -174,14 +173,24 @@ class RowWriter {
     const last = Math.max(0, ...this.passes, ...outputs.map(value => this.ready(value)))
     for (let pass = 0; pass <= last; pass++) {
       values.forEach((value, i) => {
-        if (value.extent === 'row' && !isReduction(value) && this.passes[i] === pass) this.computeSingle(i, row)
+        if (value.extent === 'row' && !isReduction(value) && this.passes[i] === pass)
+          this.computeSingle(i, row)
       })
       const reductions = values.flatMap(({ operation, inputs }, i) =>
         operation.kind === 'reduce' && this.passes[i] === pass
-          ? [{ index: i, input: inputs[0], name: operation.name, total: this.variable(this.identity(operation.name)) }]
+          ? [
+              {
+                index: i,
+                input: inputs[0],
+                name: operation.name,
+                total: this.variable(this.identity(operation.name)),
+              },
+            ]
           : [],
       )
-      const stored = stores.filter(({ access, value }) => access.columnStride !== 0 && this.ready(value) === pass)
+      const stored = stores.filter(
+        ({ access, value }) => access.columnStride !== 0 && this.ready(value) === pass,
+      )
       const summed = wideSums.filter(({ value }) => this.ready(value) === pass)
       const needed = [
         ...reductions.map(({ input }) => input),
@@ -329,7 +338,14 @@ class RowWriter {
         ? this.loadSingle(operation.access, row, dtype)
         : operation.kind === 'constant'
           ? this.let(this.elementwise.constant(operation.value, dtype))
-          : this.let(this.compute(operation, inputs, inputs.map(input => this.scalar(input)), 1))
+          : this.let(
+              this.compute(
+                operation,
+                inputs,
+                inputs.map(input => this.scalar(input)),
+                1,
+              ),
+            )
     this.singles.set(index, value)
   }
 
@@ -444,7 +460,9 @@ class RowWriter {
     if (!buffer) throw new Error('a row program stores to no memory')
     const name = this.name(buffer, true)
     const base = this.bases.get(access) ?? '0u'
-    const stored = this.let(this.stored(this.element(part, value), buffer, this.work.values[value].dtype, lanes))
+    const stored = this.let(
+      this.stored(this.element(part, value), buffer, this.work.values[value].dtype, lanes),
+    )
     const guard = [this.rowIsInside, part.isInside].filter(condition => condition !== undefined).join(' && ')
     if (guard) this.push(`if (${guard}) {`)
     if (this.lanesIn(buffer) > 1) this.push(`${name}[${base} + ${part.unit}] = ${stored};`)
@@ -493,7 +511,9 @@ class RowWriter {
     const name = this.name(sum.buffer, true)
     const width = this.lanesIn(sum.buffer)
     for (let lane = 0; lane < lanes / width; lane++) {
-      const address = this.let(`(block * ${sum.width / lanes}u + ${part.unit}) * ${lanes / width}u + ${lane}u`)
+      const address = this.let(
+        `(block * ${sum.width / lanes}u + ${part.unit}) * ${lanes / width}u + ${lane}u`,
+      )
       const added = width === lanes ? value : `(${value})[${lane}]`
       const zero = this.splat('0f', 'float32', width)
       const before = this.work.rowBlock > 1 ? `select(${name}[${address}], ${zero}, step == 0u)` : zero

@@ -47,11 +47,9 @@ export function planRows(work: RowProgram, target: Target): RowPlan {
   const hasSums = columnSums.length > 0
   /** Fewer invocations where a workgroup would have more teams than rows, or there would be few workgroups. */
   const sized = (team: number): { size: number; workgroups: number } => {
-    const count = (size: number) =>
-      hasSums ? Math.ceil(rows / rowBlock) : Math.ceil(rows / (size / team))
+    const count = (size: number) => (hasSums ? Math.ceil(rows / rowBlock) : Math.ceil(rows / (size / team)))
     let size = Math.max(usual, team)
-    const isTooLarge = () =>
-      hasSums ? size / 2 / team >= rowBlock : count(size) < manyWorkgroups
+    const isTooLarge = () => (hasSums ? size / 2 / team >= rowBlock : count(size) < manyWorkgroups)
     while (size / 2 >= Math.max(least, team) && isTooLarge()) size /= 2
     return { size, workgroups: count(size) }
   }
@@ -66,12 +64,18 @@ export function planRows(work: RowProgram, target: Target): RowPlan {
   const most = powerBelow(target.workgroupSize)
   let team = Math.min(
     most,
-    Math.max(powerAbove(Math.ceil(units / Math.min(8, fitting))), Math.min(powerAbove(units), lineFloats / lanes)),
+    Math.max(
+      powerAbove(Math.ceil(units / Math.min(8, fitting))),
+      Math.min(powerAbove(units), lineFloats / lanes),
+    ),
   )
   while (!hasSums && team < usual && team < units && rows * team < manyInvocations) team *= 2
   const { size, workgroups } = sized(team)
   // A larger workgroup leaves fewer registers to each.
-  const parts = Math.min(Math.ceil(units / team), Math.max(1, Math.floor((fitting * usual) / Math.max(usual, size))))
+  const parts = Math.min(
+    Math.ceil(units / team),
+    Math.max(1, Math.floor((fitting * usual) / Math.max(usual, size))),
+  )
   return { size, workgroups, lanes, isFlat: false, team, parts, chunks: 1 }
 }
 
@@ -103,19 +107,24 @@ function keptValues({ values, stores, columnSums }: RowProgram): number {
     first.set(value, pass)
     for (const input of values[value].inputs) use(input, pass)
   }
-  const uses = values.flatMap((value, i) => (isReduction(value) ? [{ value: value.inputs[0], pass: passes[i] }] : []))
+  const uses = values.flatMap((value, i) =>
+    isReduction(value) ? [{ value: value.inputs[0], pass: passes[i] }] : [],
+  )
   uses.push(...[...stores, ...columnSums].map(({ value }) => ({ value, pass: passes[value] })))
   for (const { value, pass } of uses.sort((a, b) => a.pass - b.pass)) use(value, pass)
   const boundaries = Array.from({ length: Math.max(0, ...passes) }, (_, pass) => pass)
   const kept = boundaries.map(
-    boundary => [...first].filter(([value, pass]) => pass <= boundary && (last.get(value) ?? 0) > boundary).length,
+    boundary =>
+      [...first].filter(([value, pass]) => pass <= boundary && (last.get(value) ?? 0) > boundary).length,
   )
   return Math.max(0, ...kept)
 }
 
 /** The widest vectors in which some operand can be read or written. */
 function lanesOf(work: RowProgram): Lanes {
-  const fitting = ([4, 2] as const).find(lanes => work.columns % lanes === 0 && vectorRoots(work, lanes).size > 0)
+  const fitting = ([4, 2] as const).find(
+    lanes => work.columns % lanes === 0 && vectorRoots(work, lanes).size > 0,
+  )
   return fitting ?? 1
 }
 
@@ -135,9 +144,12 @@ export function vectorRoots(work: RowProgram, lanes: Lanes): Set<Buffer> {
   }
   for (const { operation } of values) if (operation.kind === 'load') note(operation.access, false)
   for (const { access } of stores) note(access, true)
-  for (const { buffer, width } of columnSums) (width > 1 && columns % lanes === 0 ? wide : scalar).add(buffer.root)
+  for (const { buffer, width } of columnSums)
+    (width > 1 && columns % lanes === 0 ? wide : scalar).add(buffer.root)
   if (lanes === 1) return new Set()
-  return new Set([...rootsOf(work)].filter(root => wide.has(root) && !scalar.has(root) && root.size % lanes === 0))
+  return new Set(
+    [...rootsOf(work)].filter(root => wide.has(root) && !scalar.has(root) && root.size % lanes === 0),
+  )
 }
 
 function isAligned({ offset, rowDims, columnStride, gather }: Access, lanes: number): boolean {

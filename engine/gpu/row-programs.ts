@@ -32,7 +32,10 @@ export class RowBuilder {
   }
 
   /** The number here of a value of the other program, which is added with what it depends on. replace: what to add instead. */
-  copy(index: number, replace: (value: RowValue, index: number) => number | undefined = () => undefined): number {
+  copy(
+    index: number,
+    replace: (value: RowValue, index: number) => number | undefined = () => undefined,
+  ): number {
     const known = this.copied.get(index)
     if (known !== undefined) return known
     const value = this.from[index]
@@ -107,7 +110,11 @@ function flattened(work: RowProgram): RowProgram {
 }
 
 /** The stride at which an access goes through the elements of all rows, if it has one. */
-function flatStride({ rowDims, columnStride, gather }: Access, rows: number, columns: number): number | undefined {
+function flatStride(
+  { rowDims, columnStride, gather }: Access,
+  rows: number,
+  columns: number,
+): number | undefined {
   if (gather || rowDims.length > 1) return undefined
   if (rows === 1) return columns === 1 ? 0 : columnStride
   const stride = rowDims.length === 0 ? 0 : rowDims[0][1]
@@ -199,7 +206,10 @@ export function divideLongRows(work: RowProgram): RowProgram[] {
   }
   const last = new RowBuilder(values)
   const stores = work.stores.map(({ value, access }) => ({
-    value: last.copy(value, reduceLoaded(last, access => access)),
+    value: last.copy(
+      value,
+      reduceLoaded(last, access => access),
+    ),
     access,
   }))
   return [...programs, { ...work, values: last.values, stores }]
@@ -214,7 +224,11 @@ function divisorFor(columns: number): number | undefined {
 }
 
 /** The memory that a row program uses, each piece once. */
-export function rootsOf({ values, stores, columnSums }: Omit<RowProgram, 'kind' | 'rows' | 'columns' | 'rowBlock'>): Set<Buffer> {
+export function rootsOf({
+  values,
+  stores,
+  columnSums,
+}: Omit<RowProgram, 'kind' | 'rows' | 'columns' | 'rowBlock'>): Set<Buffer> {
   const roots = new Set<Buffer>()
   const note = (buffer: Buffer | undefined) => buffer && roots.add(buffer.root)
   for (const { operation } of values) {
