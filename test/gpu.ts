@@ -3,8 +3,9 @@
  * --help. Where there is no GPU, a driver that computes on the CPU takes its place (see lavapipe.ts).
  */
 import { execFile } from 'node:child_process'
-import { readdirSync } from 'node:fs'
-import { resolve } from 'node:path'
+import { existsSync, mkdtempSync, readFileSync, readdirSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { dirname, join, resolve } from 'node:path'
 import { run } from 'node:test'
 import { spec } from 'node:test/reporters'
 import { promisify } from 'node:util'
@@ -13,6 +14,7 @@ import { parseOptions } from '../run/options.ts'
 import { createProgress } from '../run/progress.ts'
 import type { FoundAdapter, GpuPrecision } from './adapter.ts'
 import { type Driver, lavapipe } from './lavapipe.ts'
+import type { NotedError } from './tolerance.ts'
 
 handleErrors()
 
@@ -102,7 +104,8 @@ async function testOn({ driver, adapter }: Found): Promise<number> {
     console.log(`\n${what}`)
     const counts = await runTests(files, driver, settings)
     failed += counts.failed
-    lines.push(`${what}: ${counts.passed} passed, ${counts.failed} failed, ${counts.skipped} skipped`)
+    const { passed, skipped, errors } = counts
+    lines.push(`${what}: ${passed} passed, ${counts.failed} failed, ${skipped} skipped${errors}`)
   }
   if (onlyPrecision === undefined) await count('kernels', kernelFiles)
   for (const precision of adapter.precisions)
@@ -115,18 +118,27 @@ async function testOn({ driver, adapter }: Found): Promise<number> {
   return failed === 0 ? 0 : 1
 }
 
+interface Counts {
+  readonly passed: number
+  readonly failed: number
+  readonly skipped: number
+  /** The largest errors, as text. */
+  readonly errors: string
+}
+
 /** Runs test files, one after the other: each has the device to itself. */
 async function runTests(
   files: readonly string[],
   { node, environment }: Driver,
   settings: NodeJS.ProcessEnv,
-): Promise<{ passed: number; failed: number; skipped: number }> {
+): Promise<Counts> {
+  const notes = join(mkdtempSync(join(tmpdir(), 'hlb-gpt-')), 'errors.jsonl')
   // What the runner starts its processes with.
   process.execPath = node
   const stream = run({
     files: files.map(name => `${folder}/${name}`),
     concurrency: 1,
-    env: { ...process.env, ...environment, ...settings },
+    env: { ...process.env, ...environment, ...settings, HLB_ERRORS: notes },
     ...(options.test === undefined ? {} : { testNamePatterns: new RegExp(options.test) }),
   })
   const counts = { passed: 0, failed: 0, skipped: 0 }
@@ -134,5 +146,19 @@ async function runTests(
     if (file === undefined) Object.assign(counts, { passed, failed: tests - passed - skipped, skipped })
   })
   for await (const text of stream.compose(new spec())) process.stdout.write(text)
-  return counts
+  const errors = largestErrors(notes)
+  rmSync(dirname(notes), { recursive: true })
+  return { ...counts, errors }
+}
+
+/** Of each quantity the largest error that the tests have noted, and the bound that it had. */
+function largestErrors(file: string): string {
+  if (!existsSync(file)) return ''
+  const lines = readFileSync(file, 'utf8').trim().split('\n')
+  const noted = lines.map((line): NotedError => JSON.parse(line)).sort((a, b) => a.error - b.error)
+  const largest = new Map(noted.map(note => [note.quantity, note]))
+  const texts = [...largest.values()].map(
+    ({ quantity, error, bound }) => `${quantity} ${error.toExponential(1)} of ${bound.toExponential(1)}`,
+  )
+  return `; largest errors: ${texts.join(', ')}`
 }
