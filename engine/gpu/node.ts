@@ -1,7 +1,7 @@
 import { GpuError } from './device.ts'
 
-/** Never let go of: callbacks of Dawn's use it even after its devices are gone. */
-let known: GPU | undefined
+/** Kept: its devices do not keep it alive, and die with it. */
+let instance: GPU | undefined
 
 /**
  * WebGPU in Node: Dawn, from the npm package webgpu. Throws GpuError where the package is missing or does not load.
@@ -12,7 +12,8 @@ export async function nodeGpu(): Promise<GPU> {
     // GPUBufferUsage and its like, which a page has.
     Object.assign(globalThis, globals)
     // Subgroup matrices are behind this.
-    return (known ??= create(['enable-dawn-features=allow_unsafe_apis']))
+    instance ??= create(['enable-dawn-features=allow_unsafe_apis'])
+    return instance
   } catch (error) {
     const reason = error instanceof Error ? error.message.split('\n')[0] : String(error)
     throw new GpuError(`WebGPU is not to be had here (${reason}): npm install brings the package webgpu`)
