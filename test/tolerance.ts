@@ -68,7 +68,23 @@ export function expectNear(
   quantity: Quantity,
   products = 0,
 ): void {
-  assert.equal(actual.length, expected.length, what)
+  const { error, at } = scaledError(actual, expected)
+  const which = `${what}: element ${at} is ${actual[at]}, expected ${expected[at]}: it`
+  expectSmall(which, error, bound, quantity, products)
+}
+
+/**
+ * Asserts that numbers are the same to the last bit. On a GPU, whose compiler may round the same operations otherwise
+ * in another kernel, they may be off by a few units in the last place.
+ */
+export function expectSame(what: string, actual: ArrayLike<number>, expected: ArrayLike<number>): void {
+  if (gpuPrecision === undefined) assert.deepEqual(Array.from(actual), Array.from(expected), what)
+  else assert.ok(scaledError(actual, expected).error <= 1e-6, what)
+}
+
+/** The largest difference, relative to the largest number expected or to 1, and where it is. */
+function scaledError(actual: ArrayLike<number>, expected: ArrayLike<number>): { error: number; at: number } {
+  assert.equal(actual.length, expected.length)
   let [scale, error, at] = [1, 0, 0]
   for (let i = 0; i < expected.length; i++) scale = Math.max(scale, Math.abs(expected[i]))
   for (let i = 0; i < expected.length; i++) {
@@ -76,8 +92,7 @@ export function expectNear(
     if (difference <= error) continue
     ;[error, at] = [Number.isNaN(difference) ? Infinity : difference, i]
   }
-  const which = `${what}: element ${at} is ${actual[at]}, expected ${expected[at]}: it`
-  expectSmall(which, error, bound, quantity, products)
+  return { error, at }
 }
 
 /** The largest number of products in a row in a compiled function. */
