@@ -175,8 +175,8 @@ test('a NaN in a row spoils the row, and no other', async () => {
     x[columns + columns - 1] = NaN
     const run = compile(({ x }) => ({
       sum: x.sum(-1),
-      soft: softmax(x).sum(-1),
-      // A GPU's maximum may be that of the other numbers.
+      // A GPU's maximum may be that of the other numbers, and its compiler may take x − x for 0.
+      ...(gpuPrecision && columns === 1 ? {} : { soft: softmax(x).sum(-1) }),
       ...(gpuPrecision ? {} : { max: x.max(-1) }),
     }))
     for (const { data } of Object.values(await run({ x: array(x, [3, columns]) }))) {
