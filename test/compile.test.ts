@@ -1,7 +1,6 @@
 import assert from 'node:assert/strict'
-import { after, before, test } from 'node:test'
+import { test } from 'node:test'
 import {
-  type CpuBackend,
   type Inputs,
   ShapeError,
   Tensor,
@@ -28,11 +27,10 @@ import {
   where,
 } from '../engine/index.ts'
 import { planMemory } from '../engine/plan.ts'
+import { startBackend } from './backend.ts'
 import { randomArray, seeded } from './reference.ts'
 
-let backend: CpuBackend
-before(async () => useBackend((backend = await cpuBackend({ threads: 2 }))))
-after(() => backend.close())
+const backend = await startBackend()
 
 const floats = (...values: number[]) => array(Float32Array.from(values))
 const counting = (...shape: number[]) =>

@@ -1,26 +1,22 @@
 import assert from 'node:assert/strict'
-import { after, before, test } from 'node:test'
+import { test } from 'node:test'
 import {
-  type CpuBackend,
   type Tensor,
   array,
   compile,
-  cpuBackend,
   gelu,
   grad,
   layerNorm,
   sigmoid,
   softmax,
   softplus,
-  useBackend,
   where,
 } from '../engine/index.ts'
+import { startBackend } from './backend.ts'
 import { pointwiseError, readGolden } from './golden/golden.ts'
 import { erf, randomArray, seeded } from './reference.ts'
 
-let backend: CpuBackend
-before(async () => useBackend((backend = await cpuBackend({ threads: 1 }))))
-after(() => backend.close())
+await startBackend()
 
 const functions: Record<string, (x: Tensor) => Tensor> = {
   exp: x => x.exp(),

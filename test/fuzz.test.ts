@@ -1,25 +1,21 @@
 /** Random graphs on the engine and on the reference: fusion, views, places of pieces, memory, order. */
 import assert from 'node:assert/strict'
-import { after, before, test } from 'node:test'
+import { test } from 'node:test'
 import {
-  type CpuBackend,
   type NDArray,
   type Tensor,
   type Variable,
   array,
   assign,
   compile,
-  cpuBackend,
   grad,
-  useBackend,
   variable,
 } from '../engine/index.ts'
+import { startBackend } from './backend.ts'
 import { inputShapes, randomExtents, randomGraph } from './fuzz.ts'
 import { Reference, engineTools, randomArray, referenceTools, seeded } from './reference.ts'
 
-let backend: CpuBackend
-before(async () => useBackend((backend = await cpuBackend({ threads: 2 }))))
-after(() => backend.close())
+await startBackend()
 
 /** FUZZ_SEEDS=1000:2000 in the environment tries other seeds. */
 const [firstSeed, lastSeed] = (process.env.FUZZ_SEEDS ?? '0:150').split(':').map(Number)

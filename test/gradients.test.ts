@@ -1,18 +1,15 @@
 import assert from 'node:assert/strict'
-import { after, before, test } from 'node:test'
+import { test } from 'node:test'
 import {
-  type CpuBackend,
   type NDArray,
   type Shape,
   type Tensor,
   array,
   compile,
-  cpuBackend,
   crossEntropy,
   grad,
   linearCrossEntropy,
   norm,
-  useBackend,
 } from '../engine/index.ts'
 import {
   type Body,
@@ -23,10 +20,9 @@ import {
   referenceTools,
   seeded,
 } from './reference.ts'
+import { startBackend } from './backend.ts'
 
-let backend: CpuBackend
-before(async () => useBackend((backend = await cpuBackend({ threads: 2 }))))
-after(() => backend.close())
+await startBackend()
 
 interface Input {
   readonly shape: Shape

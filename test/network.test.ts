@@ -1,8 +1,7 @@
 /** Parts of the network and its training, against PyTorch's values in golden/ (see golden/make.py). */
 import assert from 'node:assert/strict'
-import { after, before, test } from 'node:test'
+import { test } from 'node:test'
 import {
-  type CpuBackend,
   type NDArray,
   type Tensor,
   array,
@@ -10,7 +9,6 @@ import {
   attention,
   compile,
   concat,
-  cpuBackend,
   crossEntropy,
   full,
   gelu,
@@ -19,14 +17,12 @@ import {
   linearCrossEntropy,
   norm,
   softplus,
-  useBackend,
   variable,
 } from '../engine/index.ts'
+import { startBackend } from './backend.ts'
 import { type Golden, readGolden, relativeError } from './golden/golden.ts'
 
-let backend: CpuBackend
-before(async () => useBackend((backend = await cpuBackend({ threads: 2 }))))
-after(() => backend.close())
+await startBackend()
 
 const tensorOf = (golden: Golden, name: string): NDArray => {
   const { data, shape } = golden.float(name)

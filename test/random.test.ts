@@ -1,7 +1,6 @@
 import assert from 'node:assert/strict'
-import { after, before, test } from 'node:test'
+import { test } from 'node:test'
 import {
-  type CpuBackend,
   array,
   compile,
   concat,
@@ -10,10 +9,9 @@ import {
   randomUniform,
   useBackend,
 } from '../engine/index.ts'
+import { startBackend } from './backend.ts'
 
-let backend: CpuBackend
-before(async () => useBackend((backend = await cpuBackend({ threads: 2 }))))
-after(() => backend.close())
+const backend = await startBackend()
 
 const draw = async (make: typeof randomUniform, key: number, ...shape: number[]) =>
   (await compile(() => ({ x: make(shape, key) }))()).x.data

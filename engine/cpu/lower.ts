@@ -1,3 +1,4 @@
+import { type Cost, costOf } from '../cost.ts'
 import { partitionOf } from '../partition.ts'
 import { Buffer, type Instruction, type Matmul, type Matrix, type Program, type Work } from '../program.ts'
 import { attentionCall } from './attention-call.ts'
@@ -8,7 +9,7 @@ import { type Operand, rowKernel } from './rows.ts'
 import { scatterKernel } from './scatter.ts'
 
 /** A kernel with its operands, and the buffers that it reads and writes. */
-export interface Call {
+export interface Call extends Cost {
   readonly kernel: Kernel
   readonly operands: readonly Operand[]
   readonly reads: readonly Buffer[]
@@ -48,7 +49,7 @@ class Lowering {
   add(instruction: Instruction, chained: boolean): void {
     const { work, reads, writes, joins } = instruction
     const packs: Call[] = []
-    const call = { ...this.kernelFor(work, reads, packs, chained), writes }
+    const call = { ...this.kernelFor(work, reads, packs, chained), writes, ...costOf(work) }
     const last = this.phases.at(-1)
     if (joins && last && last[0].kernel.items === call.kernel.items) {
       this.phases.splice(-1, 0, ...packs.map(pack => [pack]))
@@ -63,7 +64,7 @@ class Lowering {
     reads: readonly Buffer[],
     packs: Call[],
     chained: boolean,
-  ): Omit<Call, 'writes'> {
+  ): Omit<Call, 'writes' | keyof Cost> {
     switch (work.kind) {
       case 'rows':
         return { ...rowKernel(work, this.tile.fma), reads }
@@ -87,7 +88,7 @@ class Lowering {
     }
   }
 
-  private matmul(work: Matmul, packs: Call[], chained: boolean): Omit<Call, 'writes'> {
+  private matmul(work: Matmul, packs: Call[], chained: boolean): Omit<Call, 'writes' | keyof Cost> {
     const { batch, m, n, k, a, b, c, residual } = work
     const { tile } = this
     const shape = {
@@ -149,7 +150,8 @@ class Lowering {
       block,
       tile,
     )
-    packs.push({ kernel, operands: [b, { buffer: packed, offset: 0 }], reads: [b.buffer], writes: [packed] })
+    const operands = [b, { buffer: packed, offset: 0 }]
+    packs.push({ kernel, operands, reads: [b.buffer], writes: [packed], flops: 0, bytes: 8 * k * n * batch })
     this.packed.set(key, packed)
     return packed
   }
