@@ -1,19 +1,9 @@
 import assert from 'node:assert/strict'
-import { after, before, test } from 'node:test'
-import {
-  type CpuBackend,
-  type Tensor,
-  array,
-  attention,
-  attentionCache,
-  compile,
-  cpuBackend,
-  useBackend,
-} from '../engine/index.ts'
+import { test } from 'node:test'
+import { type Tensor, array, attention, attentionCache, compile } from '../engine/index.ts'
+import { startBackend } from './backend.ts'
 
-let backend: CpuBackend
-before(async () => useBackend((backend = await cpuBackend({ threads: 2 }))))
-after(() => backend.close())
+await startBackend()
 
 type Inputs = Readonly<Record<string, Tensor>>
 

@@ -2,34 +2,28 @@
 import assert from 'node:assert/strict'
 import { appendFileSync, mkdirSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { after, before, test } from 'node:test'
+import { after, test } from 'node:test'
 import { sampleToken } from '../data/sample.ts'
 import {
-  type CpuBackend,
   type Tensor,
   array,
   attention,
   compile,
   concat,
-  cpuBackend,
   full,
   gelu,
   randomNormal,
   rmsNorm,
   softplus,
-  useBackend,
   variable,
 } from '../engine/index.ts'
 import { writeSafetensors } from '../run/safetensors.ts'
+import { startBackend } from './backend.ts'
 import { main, makeFolder } from './command.ts'
 
-const { folder, runs, fresh, again } = makeFolder()
-let backend: CpuBackend
-before(async () => useBackend((backend = await cpuBackend({ threads: 2 }))))
-after(async () => {
-  await backend.close()
-  rmSync(folder, { recursive: true })
-})
+const { folder, fresh, again } = makeFolder()
+await startBackend()
+after(() => rmSync(folder, { recursive: true }))
 
 function run(...args: string[]): string {
   const { status, stdout, stderr } = main(args)
