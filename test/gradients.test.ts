@@ -11,6 +11,7 @@ import {
   linearCrossEntropy,
   norm,
 } from '../engine/index.ts'
+import { startBackend } from './backend.ts'
 import {
   type Body,
   Reference,
@@ -20,7 +21,6 @@ import {
   referenceTools,
   seeded,
 } from './reference.ts'
-import { startBackend } from './backend.ts'
 
 await startBackend()
 
