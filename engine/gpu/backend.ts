@@ -70,7 +70,7 @@ export class GpuBackend implements Backend {
     this.pool = new Pool(bytes => this.reserve(bytes))
     this.readback = new Readback(device)
     this.isReal = !adapter.info.isFallbackAdapter
-    const matrix = precision === 'f16' ? target.subgroupMatrix : undefined
+    const matrix = target.subgroupMatrix
     const products = matrix
       ? `f16 products in subgroup matrices of ${matrix.m}x${matrix.n}x${matrix.k}`
       : `${precision} products`
