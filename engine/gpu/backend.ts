@@ -56,6 +56,8 @@ export class GpuBackend implements Backend {
   private readonly pool: Pool
   private readonly readback: Readback
   private failure: Error | undefined
+  /** Commands are queued one after the other. */
+  private queue: Promise<unknown> = Promise.resolve()
 
   constructor({ device, adapter, target, precision, hasTimestamps }: OpenDevice) {
     this.device = device
@@ -84,20 +86,25 @@ export class GpuBackend implements Backend {
   }
 
   async read(storage: Storage, size: number, dtype: DType): Promise<Float32Array | Int32Array> {
-    this.check()
-    const { buffer } = owned(storage)
-    const encoder = this.device.createCommandEncoder()
-    const take = this.readback.copy(encoder, [{ buffer, offset: 0, size, dtype }])
-    this.device.queue.submit([encoder.finish()])
+    const take = await this.next(async () => {
+      this.check()
+      const { buffer } = owned(storage)
+      const encoder = this.device.createCommandEncoder()
+      const copied = this.readback.copy(encoder, [{ buffer, offset: 0, size, dtype }])
+      this.device.queue.submit([encoder.finish()])
+      return copied
+    })
     const [data] = await this.waiting(take())
     return data
   }
 
-  async write(storage: Storage, data: Float32Array | Int32Array): Promise<void> {
-    this.check()
-    const home = owned(storage)
-    this.device.queue.writeBuffer(home.buffer, 0, data.buffer, data.byteOffset, data.byteLength)
-    home.isHalfCurrent = false
+  write(storage: Storage, data: Float32Array | Int32Array): Promise<void> {
+    return this.next(async () => {
+      this.check()
+      const home = owned(storage)
+      this.device.queue.writeBuffer(home.buffer, 0, data.buffer, data.byteOffset, data.byteLength)
+      home.isHalfCurrent = false
+    })
   }
 
   async load(given: Program, storages: readonly Storage[]): Promise<Executable> {
@@ -110,17 +117,16 @@ export class GpuBackend implements Backend {
       if (!home) throw new Error('a program uses a variable that it does not name')
       return home
     }
-    const copies = new Map<Buffer, { half: GPUBuffer; home: GpuStorage; refresh: Prepared[] }>()
+    const copies = new Map<Buffer, { home: GpuStorage; refresh: Prepared[] }>()
     for (const [root, half] of halves) {
-      const home = homeOf(root)
-      home.half ??= await this.reserve(storedBytes(half, typeOf))
       const refresh = await this.prepare(lower(copyProgram(root, half), typeOf, this.target))
-      copies.set(half, { half: home.half, home, refresh })
+      copies.set(half, { home: homeOf(root), refresh })
     }
     const prepared = await this.prepare(dispatches)
-    await this.pool.grow(sizes)
     const memoryOf = ({ root }: Buffer): GPUBuffer =>
-      root.variable ? homeOf(root).buffer : (copies.get(root)?.half ?? this.pool.piece(slots.get(root) ?? 0))
+      root.variable
+        ? homeOf(root).buffer
+        : (copies.get(root)?.home.half ?? this.pool.piece(slots.get(root) ?? 0))
     const bind = (list: readonly Prepared[]): Bound[] =>
       list.map(({ dispatch, pipeline, layout }) => ({
         pipeline,
@@ -137,9 +143,11 @@ export class GpuBackend implements Backend {
     let generation = -1
     let bound: Bound[] = []
     let refreshes = new Map<GpuStorage, Bound[]>()
-    /** Puts the inputs in place, and gives the commands that go before the program's own. */
-    const begin = (inputs: readonly (Float32Array | Int32Array)[]): Bound[] => {
+    /** Puts the inputs in place, and gives the commands that go before the program's own. Memory is taken here, not to plan. */
+    const begin = async (inputs: readonly (Float32Array | Int32Array)[]): Promise<Bound[]> => {
       this.check()
+      await this.pool.grow(sizes)
+      for (const [half, { home }] of copies) home.half ??= await this.reserve(storedBytes(half, typeOf))
       if (generation !== this.pool.generation) {
         generation = this.pool.generation
         bound = bind(prepared)
@@ -165,7 +173,7 @@ export class GpuBackend implements Backend {
     }))
 
     const run = async (inputs: readonly (Float32Array | Int32Array)[]): Promise<Queued> => {
-      const before = begin(inputs)
+      const before = await begin(inputs)
       const encoder = this.device.createCommandEncoder()
       const pass = encoder.beginComputePass()
       for (const command of [...before, ...bound]) issue(pass, command)
@@ -182,7 +190,7 @@ export class GpuBackend implements Backend {
       await (
         await run(inputs)
       ).results
-      const before = begin(inputs)
+      const before = await begin(inputs)
       const milliseconds = await this.time([...before, ...bound])
       finish()
       return dispatches.map(({ kernel, workgroups, flops, bytes }, i) => ({
@@ -197,14 +205,23 @@ export class GpuBackend implements Backend {
       temporaryBytes: planned.temporaryBytes,
       dispatches: dispatches.length,
       bytesMoved: planned.bytesMoved,
-      run,
-      profile,
+      run: inputs => this.next(() => run(inputs)),
+      profile: inputs => this.next(() => profile(inputs)),
     }
   }
 
   async close(): Promise<void> {
+    await this.queue
     await this.device.queue.onSubmittedWorkDone().catch(() => {})
+    this.failure ??= new Error('this backend is closed: its variables and compiled functions are gone')
     this.device.destroy()
+  }
+
+  /** Does something once all before it is done. */
+  private next<T>(action: () => Promise<T>): Promise<T> {
+    const done = this.queue.then(action)
+    this.queue = done.catch(() => {})
+    return done
   }
 
   /** Notes it when the GPU is lost: its driver was reset, or the machine slept. */
