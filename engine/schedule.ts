@@ -140,7 +140,8 @@ export class Scheduler {
         if (same && a.buffer !== residual.buffer && b.buffer !== residual.buffer)
           takeOver(c.buffer, residual.buffer)
       }
-      if (work.kind === 'scatterAdd' && work.base) takeOver(work.out.buffer, work.base.buffer)
+      if (work.kind === 'scatterAdd' && work.base && work.values.buffer !== work.base.buffer)
+        takeOver(work.out.buffer, work.base.buffer)
       if (work.kind === 'rows') {
         for (const { access, value } of work.stores) {
           for (const { operation } of work.values) {

@@ -646,6 +646,19 @@ test('scatterAdd onto a variable', async () => {
   )
 })
 
+test('scatterAdd of rows onto themselves', async () => {
+  const move = compile(({ rows, ids }) => {
+    const sums = rows.matmul(full([3, 3], 1))
+    return { moved: sums.add(scatterAdd(sums, ids, 3)) }
+  })
+  const rows = array(Float32Array.of(1, 0, 0, 0, 1, 1, 2, 1, 0), [3, 3]) // sums of 1, 2 and 3
+  const { moved } = await move({ rows, ids: array(Int32Array.of(1, 2, 0)) })
+  assert.deepEqual(
+    [...moved.data],
+    [1 + 3, 2 + 1, 3 + 2].flatMap(sum => [sum, sum, sum]),
+  )
+})
+
 test('scatterAdd onto a variable of which others take the old and the new value', async () => {
   const [table, copy] = [variable(counting(5, 3)), variable(full([5, 3], 0))]
   const run = compile(({ rows, ids }) => {
