@@ -12,7 +12,7 @@ export async function nodeGpu(): Promise<GPU> {
     // GPUBufferUsage and its like, which a page has.
     Object.assign(globalThis, globals)
     // Subgroup matrices are behind this.
-    instance ??= create(['enable-dawn-features=allow_unsafe_apis'])
+    instance ??= create(['enable-dawn-features=allow_unsafe_apis', 'disable-dawn-features=timestamp_quantization'])
     return instance
   } catch (error) {
     const reason = error instanceof Error ? error.message.split('\n')[0] : String(error)
