@@ -213,6 +213,7 @@ export class GpuBackend implements Backend {
   async close(): Promise<void> {
     await this.queue
     await this.device.queue.onSubmittedWorkDone().catch(() => {})
+    this.failure ??= new Error('this backend is closed: its variables and compiled functions are gone')
     this.device.destroy()
   }
 

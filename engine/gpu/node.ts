@@ -1,6 +1,6 @@
 import { GpuError } from './device.ts'
 
-/** Dawn's adapters and devices use it without holding it: once it is collected as garbage, they crash. */
+/** Kept: its devices do not keep it alive, and die with it. */
 let instance: GPU | undefined
 
 /**
