@@ -39,6 +39,8 @@ export interface StepTime {
 export interface Backend {
   /** What computes, in a few words. */
   readonly description: string
+  /** What products reach at best here, in GFLOP/s, as measured at start. */
+  readonly peakGflops: number
   /** Whether gradients of a mean are to be computed as those of a sum, and scaled at the end: small ones would be lost. */
   readonly scalesLoss: boolean
   /** Reserves memory for a variable of this many elements. */

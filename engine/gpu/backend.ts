@@ -8,6 +8,7 @@ import { type Dispatch, type Target, dimensionsOf } from './kernel.ts'
 import { lower } from './lower.ts'
 import { storedBytes } from './memory.ts'
 import { nodeGpu } from './node.ts'
+import { measurePeak } from './peak.ts'
 import { type Pipeline, Pipelines } from './pipelines.ts'
 import { plan } from './plan.ts'
 import { Pool } from './pool.ts'
@@ -50,6 +51,10 @@ export class GpuBackend implements Backend {
   readonly target: Target
   /** Whether it is a GPU, rather than a driver that computes on the CPU. */
   readonly isReal: boolean
+  /** The GPU's, as its driver gives it. */
+  readonly name: string
+  /** NaN until it has been measured. */
+  peakGflops = NaN
   private readonly device: GPUDevice
   private readonly hasTimestamps: boolean
   private readonly pipelines: Pipelines
@@ -74,7 +79,8 @@ export class GpuBackend implements Backend {
     const products = matrix
       ? `f16 products in subgroup matrices of ${matrix.m}x${matrix.n}x${matrix.k}`
       : `${precision} products`
-    this.description = `GPU, ${nameOf(adapter)}, ${products}`
+    this.name = nameOf(adapter)
+    this.description = `${this.isReal ? 'GPU' : 'GPU in software'}, ${this.name}, ${products}`
     void this.watch()
     device.onuncapturederror = ({ error }) => {
       this.failure ??= new Error(`the GPU refused a command: ${error.message}`)
@@ -208,6 +214,11 @@ export class GpuBackend implements Backend {
       run: inputs => this.next(() => run(inputs)),
       profile: inputs => this.next(() => profile(inputs)),
     }
+  }
+
+  /** Finds out how fast products are, in well under a second. */
+  async measurePeak(): Promise<void> {
+    this.peakGflops = await measurePeak(this, this.hasTimestamps)
   }
 
   async close(): Promise<void> {
