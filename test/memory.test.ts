@@ -2,24 +2,14 @@
 import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
 import { resolve } from 'node:path'
-import { after, before, test } from 'node:test'
-import {
-  type CpuBackend,
-  MemoryError,
-  array,
-  compile,
-  cpuBackend,
-  full,
-  useBackend,
-  variable,
-} from '../engine/index.ts'
+import { test } from 'node:test'
+import { MemoryError, array, compile, full, variable } from '../engine/index.ts'
 import { SharedMemory } from '../engine/cpu/memory.ts'
 import { UserError } from '../run/errors.ts'
 import { choosePieces, memoryLimit, pieceRanges, showBytes } from '../run/memory.ts'
+import { startBackend } from './backend.ts'
 
-let backend: CpuBackend
-before(async () => useBackend((backend = await cpuBackend({ threads: 2 }))))
-after(() => backend.close())
+await startBackend()
 
 test('--memory takes an amount with a unit; by default it is three quarters of what is free', () => {
   assert.equal(memoryLimit('3GB'), 3e9)
