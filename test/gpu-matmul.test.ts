@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { after, test } from 'node:test'
 import { GpuError, type OpenDevice, openDevice } from '../engine/gpu/device.ts'
-import { type ElementType, type Target, bytesOf, dimensionsOf } from '../engine/gpu/kernel.ts'
+import { type ElementType, type Target, dimensionsOf } from '../engine/gpu/kernel.ts'
 import { matmulDispatches } from '../engine/gpu/matmul.ts'
 import { type MatmulPlan, type Tile, matmulPlan } from '../engine/gpu/matmul-plan.ts'
 import { nodeGpu } from '../engine/gpu/node.ts'
@@ -59,6 +59,10 @@ interface Case {
   /** b is the same for all of the batch. */
   readonly sharedB?: boolean
   readonly transposedC?: boolean
+  /** a and c are parts of one buffer. */
+  readonly together?: boolean
+  /** Operands are within ±scale; 1 by default. */
+  readonly scale?: number
 }
 
 /** A matrix with memory of its own. */
@@ -95,12 +99,16 @@ async function check(
   how: How = {},
 ): Promise<Float64Array> {
   const target = how.target ?? opened.target
-  const { m, n, k, batch = 1, residual = 'none', gap = 0 } = given
+  const { m, n, k, batch = 1, residual = 'none', gap = 0, scale = 1 } = given
   const [transposeA, transposeB] = given.transposed ?? [false, false]
   const types = given.types ?? ['f32', 'f32', 'f32', 'f32']
-  const a = place(m, k, batch, transposeA, gap)
+  const alone = place(m, k, batch, transposeA, gap)
   const b = { ...place(k, n, batch, transposeB, gap), ...(given.sharedB && { batchStride: 0 }) }
-  const c = place(m, n, batch, given.transposedC ?? false, gap)
+  const ownC = place(m, n, batch, given.transposedC ?? false, gap)
+  const end = Math.ceil(alone.buffer.size / 4) * 4
+  const common = given.together && new Buffer(end + ownC.buffer.size, 'float32')
+  const a = common ? { ...alone, buffer: common } : alone
+  const c = common ? { ...ownC, buffer: common, offset: ownC.offset + end } : ownC
   const sum =
     residual === 'none'
       ? undefined
@@ -125,7 +133,7 @@ async function check(
     const isHalf = typeOf(buffer) === 'f16'
     const count = isHalf ? Math.ceil(buffer.size / 2) * 2 : buffer.size
     const stored = isHalf ? new Float16Array(count) : new Float32Array(count)
-    stored.set(numbers(buffer.size, memory.size + 1))
+    stored.set(numbers(buffer.size, memory.size + 1).map(number => number * scale))
     const gpuBuffer = device.createBuffer({ size: stored.byteLength, usage })
     device.queue.writeBuffer(gpuBuffer, 0, stored.buffer)
     memory.set(buffer, gpuBuffer)
@@ -182,13 +190,15 @@ async function check(
           want += valuesA[indexOf(a, at, row, i)] * valuesB[indexOf(b, at, i, column)]
         const index = indexOf(c, at, row, column)
         untouched.delete(index)
-        const error = Math.abs(got[index] - want)
+        const limit = types[2] === 'f16' ? 65504 : Infinity
+        const error = Math.abs(got[index] - Math.max(-limit, Math.min(limit, want)))
         worst = Number.isNaN(error) ? Infinity : Math.max(worst, error)
         largest = Math.max(largest, Math.abs(want))
       }
   // Operands are within ±1. Each one that is rounded to f16 is off by 2^-12 of itself on average, and so are the products.
   const rounds = target.subgroupMatrix ? [types[0], types[1]].filter(type => type === 'f32').length : 0
-  const bound = Math.sqrt(k) * (1e-5 + rounds * 2 ** -11) + (types[2] === 'f16' ? largest * 2 ** -11 : 0)
+  const bound =
+    scale ** 2 * Math.sqrt(k) * (1e-5 + rounds * 2 ** -11) + (types[2] === 'f16' ? largest * 2 ** -11 : 0)
   const what = JSON.stringify(given)
   if (process.env.VERBOSE)
     console.log(
@@ -310,6 +320,15 @@ for (const [name, form] of Object.entries(forms)) {
       await check(form, { m: 20, n: 36, k: 24, transposedC: true, ...each(i), residual })
     await check(form, { m: 20, n: 36, k: 24, batch: 3, sharedB: true, ...each(4) })
     await check(form, { m: 2, n: 36, k: 24, batch: 3, sharedB: true, transposed: [false, true], ...each(5) })
+  })
+
+  test(`products ${name}: c beside an operand, and more than f16 holds`, { skip: skip(form) }, async () => {
+    if (!form) return
+    await check(form, { m: 12, n: 20, k: 24, together: true, residual: 'c itself' })
+    if (form === wide) await check(form, { m: 9, n: 18, k: 22, gap: 2, together: true })
+    if (form === wide) await check(form, { m: 2, n: 20, k: 24, together: true })
+    if (form !== wide)
+      await check(form, { m: 8, n: 12, k: 24, scale: 300, types: ['f16', 'f16', 'f16', 'f16'] })
   })
 
   test(`products ${name}: the least that WebGPU promises`, { skip: skip(form) }, async () => {

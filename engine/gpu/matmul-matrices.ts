@@ -1,6 +1,14 @@
 import type { Matmul, Matrix } from '../program.ts'
 import { Bindings, type Kernel, type Target, type TypeOf, shader } from './kernel.ts'
-import { type Operand, bindOperands, plus, storeFunction, times, typeNames } from './matmul-operands.ts'
+import {
+  type Operand,
+  bindOperands,
+  converted,
+  plus,
+  storeFunction,
+  times,
+  typeNames,
+} from './matmul-operands.ts'
 import { type MatmulPlan, matrixPadding, matrixTileElements, subgroupLayout } from './matmul-plan.ts'
 import { fetchFunctions, tileGrid } from './matmul-tile.ts'
 
@@ -101,7 +109,27 @@ export function matricesKernel(
           ),
         )
       : ''
-  const block = shape.m * shape.n
+  // Of each subgroup, passing blocks side by side.
+  const passingWidth = layout.passing * shape.n
+  const passingSize = shape.m * passingWidth
+  const passingCount = layout.isFixed ? `${count * passingSize}u` : `active_count * ${passingSize}u`
+  const pass = (i: number, first: number) => `
+  ${ifActive(
+    lines(
+      layout.passing,
+      j =>
+        `subgroupMatrixStore<row_major>(&sums, subgroup * ${passingSize}u + ${j * shape.n}u, ${sum(i, first + j)}, ${passingWidth}u);`,
+    ),
+  )}
+  workgroupBarrier();
+  for (var item = thread * 4u; item < ${passingCount}; item += ${size * 4}u) {
+    let owner = ${layout.isFixed ? '' : 'first + '}item / ${passingSize}u;
+    let down = owner / ${across}u * ${blockRows * shape.m}u + ${i * shape.m}u + item % ${passingSize}u / ${passingWidth}u;
+    let right = owner % ${across}u * ${blockColumns * shape.n}u + ${first * shape.n}u + item % ${passingWidth}u;
+    let values = vec4f(sums[item], sums[item + 1u], sums[item + 2u], sums[item + 3u]);
+    store(out_batch, row0 + down, column0 + right, values);
+  }
+  workgroupBarrier();`
   const finish = isDirect
     ? ifActive(
         forBlocks((i, j) =>
@@ -112,19 +140,7 @@ export function matricesKernel(
           ),
         ),
       )
-    : forBlocks(
-        (i, j) => `
-  ${ifActive(`subgroupMatrixStore<row_major>(&sums, subgroup * ${block}u, ${sum(i, j)}, ${shape.n}u);`)}
-  workgroupBarrier();
-  for (var item = thread * 4u; item < ${layout.isFixed ? `${count * block}u` : `active_count * ${block}u`}; item += ${size * 4}u) {
-    let own = ${layout.isFixed ? '' : 'first + '}item / ${block}u;
-    let in_block = item % ${block}u;
-    let row = row0 + own / ${across}u * ${blockRows * shape.m}u + ${i * shape.m}u + in_block / ${shape.n}u;
-    let column = column0 + own % ${across}u * ${blockColumns * shape.n}u + ${j * shape.n}u + in_block % ${shape.n}u;
-    store(out_batch, row, column, vec4f(sums[item], sums[item + 1u], sums[item + 2u], sums[item + 3u]));
-  }
-  workgroupBarrier();`,
-      )
+    : lines(blockRows, i => lines(blockColumns / layout.passing, j => pass(i, j * layout.passing)))
   const loop =
     tile.stages === 2
       ? `
@@ -153,7 +169,7 @@ export function matricesKernel(
     ${ifActive(multiply)}
     workgroupBarrier();
   }`
-  const pass = `
+  const product = `
   let own_row = own / ${across}u * ${blockRows * shape.m}u;
   let own_column = own % ${across}u * ${blockColumns * shape.n}u;
   ${forBlocks((i, j) => `var ${sum(i, j)} = ${result}();`)}
@@ -166,23 +182,23 @@ export function matricesKernel(
   ${both.map(side => side.prepare()).join('\n')}
   ${
     layout.isFixed
-      ? `let own = subgroup;${pass}`
+      ? `let own = subgroup;${product}`
       : `if (thread == 0u) { subgroup_count = ${size}u / subgroup_size; }
   let subgroups = workgroupUniformLoad(&subgroup_count);
   for (var first = 0u; first < ${count}u; first += subgroups) {
     let active_count = min(subgroups, ${count}u - first);
     let is_active = subgroup < active_count;
     let own = first + subgroup;
-    ${pass}
+    ${product}
   }`
   }`
   const declarations = `
 var<workgroup> tile_a: array<f16, ${elements.a * tile.stages}>;
 var<workgroup> tile_b: array<f16, ${elements.b * tile.stages}>;
 ${layout.isFixed ? '' : 'var<workgroup> subgroup_count: u32;'}
-${isDirect ? '' : `var<workgroup> sums: array<f32, ${count * block}>;`}
-${fetchFunctions(a, tile.rows, 'f16')}
-${fetchFunctions(b, tile.columns, 'f16')}
+${isDirect ? '' : `var<workgroup> sums: array<f32, ${layout.passingElements}>;`}
+${fetchFunctions(a, tile.rows, 'stored')}
+${fetchFunctions(b, tile.columns, 'stored')}
 ${isDirect ? '' : storeFunction({ c, residual }, { ...work, batch: batch * plan.slices }, tile)}`
   const name = `matmul ${batch > 1 ? `${batch}×` : ''}${m}×${n}×${k} ${typeNames(work, typeOf)} in matrices`
   const { workgroups } = grid
@@ -250,11 +266,11 @@ class Side {
   let across_${side}${slot} = ${origin} + ${across};
   let place_${side}${slot} = ${line} * ${pitch}u + ${column};
   let start_${side}${slot} = ${side}_start(batch, across_${side}${slot});
-  var piece_${side}${slot} = vec4<f16>();`
+  var piece_${side}${slot} = vec4<${operand.type}>();`
     })
   }
 
-  /** Reads the pieces into registers. */
+  /** Reads the pieces into registers, as they are stored: conversions would wait for them. */
   fetch(how: 'whole' | 'tail'): string {
     const { side } = this.operand
     const end = how === 'tail' ? ', k_end' : ''
@@ -268,15 +284,16 @@ class Side {
 
   /** Puts the pieces into workgroup memory. */
   keep(base: string): string {
-    const { side } = this.operand
-    return lines(this.slots, slot =>
-      this.guarded(
-        slot,
-        `{ let to = ${plus(base, `place_${side}${slot}`)}; ${range(4)
-          .map(i => `tile_${side}[to + ${i}u] = piece_${side}${slot}[${i}];`)
-          .join(' ')} }`,
-      ),
-    )
+    const { side, type } = this.operand
+    return lines(this.slots, slot => {
+      const piece = `piece_${side}${slot}`
+      const text = `{
+      let to = ${plus(base, `place_${side}${slot}`)};
+      let values = ${type === 'f16' ? piece : converted(piece, 'f16', 'vec4')};
+      ${lines(4, i => `tile_${side}[to + ${i}u] = values[${i}];`)}
+    }`
+      return this.guarded(slot, text)
+    })
   }
 
   /** A matrix from a row of a or column of b on, and from step k of those in the tile. */

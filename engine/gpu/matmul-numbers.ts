@@ -27,11 +27,12 @@ export function numbersKernel(
   const { a, b, c, residual } = bindOperands(work, bindings)
   const grid = tileGrid(work, plan)
   const size = numberThreads(tile)
-  const shape = { depth: tile.depth, stages: tile.stages, size }
   const sides = {
-    a: new Side(a, tile.rows, shape.depth, 0),
-    b: new Side(b, tile.columns, shape.depth, tile.rows * tile.depth),
+    a: new Side(a, tile.rows, tile.depth, 0),
+    b: new Side(b, tile.columns, tile.depth, tile.rows * tile.depth),
   }
+  // Read as they are stored where both are the same: conversions would wait for what is read.
+  const [read, type] = a.type === b.type ? (['stored', a.type] as const) : (['f32', 'f32'] as const)
   const stage = ((tile.rows + tile.columns) * tile.depth) / 4
   const perSide = { a: sides.a.blocks, b: sides.b.blocks }
   const slots = Math.ceil((perSide.a + perSide.b) / size)
@@ -52,7 +53,7 @@ export function numbersKernel(
     slot => `
   var place${slot} = 0u; var k${slot} = 0u; var across${slot} = 0u;
   ${range(4)
-    .map(i => `var start${slot}_${i} = 0u; var block${slot}_${i} = vec4f();`)
+    .map(i => `var start${slot}_${i} = 0u; var block${slot}_${i} = vec4<${type}>();`)
     .join('\n  ')}
   ${forSlot(slot, (side, block) => side.prepare(slot, block))}`,
   )
@@ -138,8 +139,8 @@ export function numbersKernel(
   )}`
   const declarations = `
 var<workgroup> tiles: array<vec4f, ${stage * tile.stages}>;
-${fetchFunctions(a, tile.rows, 'f32')}
-${fetchFunctions(b, tile.columns, 'f32')}
+${fetchFunctions(a, tile.rows, read)}
+${fetchFunctions(b, tile.columns, read)}
 ${storeFunction({ c, residual }, { ...work, batch: work.batch * plan.slices }, tile)}`
   const { batch, m, n, k } = work
   const name = `matmul ${batch > 1 ? `${batch}×` : ''}${m}×${n}×${k} ${typeNames(work, typeOf)}`
@@ -201,10 +202,10 @@ class Side {
   keep(slot: number): string {
     const line = (i: number) =>
       this.operand.isAlongK
-        ? `vec4f(${range(4)
+        ? `vec4f(vec4(${range(4)
             .map(j => `block${slot}_${j}[${i}]`)
-            .join(', ')})`
-        : `block${slot}_${i}`
+            .join(', ')}))`
+        : `vec4f(block${slot}_${i})`
     return lines(4, i => `tiles[base + place${slot} + ${(i * this.extent) / 4}u] = ${line(i)};`)
   }
 

@@ -29,12 +29,13 @@ export interface SubgroupLayout {
   readonly across: number
   readonly blockRows: number
   readonly blockColumns: number
-  /** The width of subgroups that is reckoned with. */
-  readonly width: number
   /** Invocations. */
   readonly size: number
   /** Whether there are exactly as many subgroups as are reckoned with. */
   readonly isFixed: boolean
+  /** Blocks side by side whose sums pass through workgroup memory at a time, of each subgroup; and these sums' number. */
+  readonly passing: number
+  readonly passingElements: number
 }
 
 type MatrixShape = NonNullable<Target['subgroupMatrix']>
@@ -72,8 +73,23 @@ export function subgroupLayout(
   const size = unevenly(down * across * width, subgroups.largest) * subgroups.largest
   if (size > target.workgroupSize) return undefined
   const isFixed = subgroups.smallest === subgroups.largest && size === down * across * width
-  return { down, across, blockRows, blockColumns, width, size, isFixed }
+  const elements = down * across * shape.m * shape.n
+  const most = Math.max(1, Math.floor(mostPassing / elements))
+  const passing = [4, 2, 1].find(blocks => blocks <= most && blockColumns % blocks === 0) ?? 1
+  return {
+    down,
+    across,
+    blockRows,
+    blockColumns,
+    size,
+    isFixed,
+    passing,
+    passingElements: passing * elements,
+  }
 }
+
+/** Sums in workgroup memory on their way to c, where one block of each subgroup does not take more: 8 KiB. */
+const mostPassing = 2048
 
 /** Elements of a and of b in workgroup memory, in the matrix form. */
 export const matrixTileElements = (
@@ -110,8 +126,8 @@ const depths = {
 
 /** A GPU to choose tiles for: NVIDIA's H100. On smaller ones there are more slices and smaller tiles than they need. */
 const processors = 132
-/** Invocations that keep a processor busy. */
-const busy = 256
+/** Invocations that keep a processor busy, while some wait for others. */
+const busy = 512
 /** Multiplications that a processor does in a cycle, and bytes that it gets from memory. */
 const rates = { matrices: 1024, numbers: 128, bytes: 16 }
 /** Cycles that one more dispatch takes. */
@@ -179,7 +195,7 @@ function fits(tile: Tile, { a, b }: Matmul, target: Target, form: MatmulPlan['fo
   const layout = subgroupLayout(tile, shape, target)
   if (!layout) return false
   const elements = matrixTileElements(tile, { a: !a.transposed, b: b.transposed })
-  // Sums leave through workgroup memory, a block of each subgroup at a time; and a word says how many subgroups there are.
-  const sums = layout.down * layout.across * shape.m * shape.n * 4 + 4
+  // Sums may leave through workgroup memory; a word says how many subgroups there are.
+  const sums = layout.passingElements * 4 + (layout.isFixed ? 0 : 4)
   return (elements.a + elements.b) * 2 * stages + sums <= target.workgroupBytes
 }

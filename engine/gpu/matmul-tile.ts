@@ -1,5 +1,5 @@
 import type { Matmul } from '../program.ts'
-import { type Operand, converted, plus, times } from './matmul-operands.ts'
+import { type Operand, plus, times } from './matmul-operands.ts'
 import type { MatmulPlan } from './matmul-plan.ts'
 
 /** Tiles of this many rows are done before the next columns of tiles begin, so that what they share is in cache. */
@@ -46,15 +46,15 @@ export function tileGrid({ batch, m, n, k }: Matmul, { tile, slices, sliceDepth 
 }
 
 /**
- * WGSL functions that read four elements side by side of an operand, as vec4f or vec4<f16>:
+ * WGSL functions that read four elements side by side of an operand, as vec4f or as they are stored:
  *   a_start(batch, across)            where the line is; across: a row of a, a column of b,
  *   a_whole(start, across, k)         elements k to k + 3 of a line, or across to across + 3 at one k,
  *   a_tail(start, across, k, k_end)   zero where k is not below k_end.
  * What lies beyond the matrix' rows or columns is some element within: it makes sums that are not stored.
  */
-export function fetchFunctions(operand: Operand, tileExtent: number, type: 'f32' | 'f16'): string {
+export function fetchFunctions(operand: Operand, tileExtent: number, type: 'f32' | 'stored'): string {
   const { side, matrix, lanes, isAlongK, extent, lineStride, batchStride, array } = operand
-  const vector = type === 'f32' ? 'vec4f' : 'vec4<f16>'
+  const vector = `vec4<${type === 'f32' ? 'f32' : operand.type}>`
   const isRagged = extent % tileExtent !== 0
   const isSplit = !isAlongK && extent % 4 !== 0
   const clamped = (last: number) => (isRagged ? `min(across, ${last}u)` : 'across')
@@ -72,9 +72,7 @@ export function fetchFunctions(operand: Operand, tileExtent: number, type: 'f32'
       : `${array}[${divided(`at${shift}`)}]`
   }
   const joined = (texts: readonly string[]): string =>
-    converts(lanes === 4 ? texts[0] : `vec4(${texts.join(', ')})`)
-  const converts = (text: string): string =>
-    operand.type === type ? text : type === 'f32' ? `vec4f(${text})` : converted(text, type, 'vec4')
+    `${vector}(${lanes === 4 ? texts[0] : `vec4(${texts.join(', ')})`})`
   const zero = lanes === 1 ? `${operand.type}()` : `vec${lanes}<${operand.type}>()`
   const at = `let at = start + ${isAlongK ? 'k' : lineStride === 0 ? '0u' : times('k', lineStride)};`
   const tail = isAlongK

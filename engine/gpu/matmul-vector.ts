@@ -17,6 +17,9 @@ export const mostVectors = 4
 /** Invocations in a workgroup. */
 const size = 256
 
+/** Steps of k that are written out in the loop. */
+const unroll = 4
+
 const range = (count: number) => Array.from({ length: count }, (_, i) => i)
 const lines = (count: number, text: (i: number) => string) => range(count).map(text).join('\n')
 
@@ -68,6 +71,12 @@ export function vectorKernel(
   }
   const stepDepth = isAlongK ? members * 4 : members
   const wholeSteps = Math.floor(k / stepDepth)
+  // Several steps are written out, so that many reads are under way.
+  const unrolled = wholeSteps - (wholeSteps % unroll)
+  const oneStep = (step: string) => `{
+    let k = ${step} * ${stepDepth}u + ${first};
+    ${multiply('whole')}
+    }`
   const first = isAlongK ? 'member * 4u' : 'member'
   const tail =
     k % stepDepth === 0
@@ -108,10 +117,10 @@ export function vectorKernel(
   ${a.isAlongK ? lines(m, row => `let start_a${row} = a_start(batch, ${row}u);`) : ''}
   ${lines(sumsEach, i => `let start_b${i} = b_start(batch, column + ${i}u);`)}
   ${lines(m, row => lines(sumsEach, i => `var ${sum(row, i)} = ${type}();`))}
-  for (var step = 0u; step < ${wholeSteps}u; step++) {
-    let k = step * ${stepDepth}u + ${first};
-    ${multiply('whole')}
+  for (var step = 0u; step < ${unrolled}u; step += ${unroll}u) {
+    ${lines(unroll, i => oneStep(`(step + ${i}u)`))}
   }
+  ${lines(wholeSteps - unrolled, i => oneStep(`${unrolled + i}u`))}
   ${tail}
   let place = member * ${teams}u + team;
   ${lines(m, row => lines(sumsEach, i => `sums[${(row * sumsEach + i) * size}u + place] = ${sum(row, i)};`))}
