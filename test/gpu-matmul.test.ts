@@ -252,7 +252,7 @@ for (const [name, form] of Object.entries(forms)) {
       [100, 257, 7],
     ]
     // Here as below: what is the same code in another form is tried less, for drivers that take long to compile.
-    for (let i = 0; i < (form === wide ? 16 : 8); i++) {
+    for (let i = 0; i < (form === wide ? 16 : form === half ? 8 : 6); i++) {
       const [m, n, k] = cycle(shapes, i)
       const transposed = cycle(orders, i + (i >> 2))
       const [batch, gap] = [1 + ((i >> 1) % 2), cycle([0, 1, 4, 2], i, 3)]
@@ -264,11 +264,11 @@ for (const [name, form] of Object.entries(forms)) {
     if (!form) return
     const kind = hasMatrices ? 'matrices' : 'numbers'
     const sizes = [
-      [32, 32],
       [64, 64],
       [128, 128],
       ...(form === wide
         ? [
+            [32, 32],
             [128, 64],
             [64, 128],
             [64, 32],

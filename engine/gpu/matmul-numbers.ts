@@ -8,13 +8,14 @@ const range = (count: number) => Array.from({ length: count }, (_, i) => i)
 const lines = (count: number, text: (i: number) => string) => range(count).map(text).join('\n')
 
 /**
- * A product in float32, whatever its operands are stored as: every invocation sums up 8 x 8 elements of c in registers
- * (4 for tiles of 32), so that four 16-byte reads of workgroup memory go with 64 multiplications; of a tile of 128 x 128
- * each 4 bytes read from the cache behind go with 64.
+ * A product in float32, whatever its operands are stored as: every invocation sums up 8 x 8 elements of c in
+ * registers (4 for tiles of 32), so that four 16-byte reads of workgroup memory go with 64 multiplications;
+ * of a tile of 128 x 128 each 4 bytes read from the cache behind go with 64.
  *
- * Workgroup memory holds depth x rows of a and depth x columns of b, in vec4 along rows and columns. Operands that lie
- * along k are turned on their way, in blocks of 4 x 4; where these go is permuted (xor), so that eight neighbouring
- * invocations write to different banks. The next depth is read into registers before this one is multiplied.
+ * Workgroup memory holds depth x rows of a and depth x columns of b, in vec4 along rows and columns. Operands
+ * that lie along k are turned on their way, in blocks of 4 x 4; where these go is permuted (xor), so that
+ * eight neighbouring invocations write to different banks. The next depth is read into registers before this
+ * one is multiplied.
  */
 export function numbersKernel(
   work: Matmul,
@@ -152,7 +153,10 @@ ${storeFunction({ c, residual }, { ...work, batch: work.batch * plan.slices }, t
   }
 }
 
-/** a's or b's part of workgroup memory, [depth, extent / 4] in vec4, and how it is filled in blocks of 4 x 4 elements. */
+/**
+ * a's or b's part of workgroup memory, [depth, extent / 4] in vec4, and how it is filled in blocks of 4 x 4
+ * elements.
+ */
 class Side {
   readonly blocks: number
   private readonly operand: Operand
@@ -216,7 +220,10 @@ class Side {
     return `let at_${side} = stage + ${this.first}u + ${quad} * ${this.extent}u + ${across};`
   }
 
-  /** What the index along rows or columns is combined with, for four k: eight neighbours then differ in the last three bits. */
+  /**
+   * What the index along rows or columns is combined with, for four k: eight neighbours then differ in the
+   * last three bits.
+   */
   private turn(quadK: string): string {
     return `(${quadK} * ${Math.max(1, 32 / this.depth)}u)`
   }

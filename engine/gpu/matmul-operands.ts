@@ -56,7 +56,10 @@ export function flippedProduct({ a, b, c, residual, m, n, ...rest }: Matmul): Ma
 export const stridesOf = ({ rowStride, transposed }: Matrix): [row: number, column: number] =>
   transposed ? [1, rowStride] : [rowStride, 1]
 
-/** How many elements of a matrix [rows, columns] can be taken at once along the axis where they are side by side. */
+/**
+ * How many elements of a matrix [rows, columns] can be taken at once along the axis where they are side by
+ * side.
+ */
 function lanesOf(matrix: Matrix, rows: number, columns: number, batch: number): Lanes {
   const { transposed, offset, rowStride, batchStride } = matrix
   const [lines, width] = transposed ? [columns, rows] : [rows, columns]
@@ -68,8 +71,8 @@ function lanesOf(matrix: Matrix, rows: number, columns: number, batch: number): 
 }
 
 /**
- * Binds c, which must not be transposed, and the residual. single: both by single elements. When they share memory they are
- * seen in the same way.
+ * Binds c, which must not be transposed, and the residual. single: both by single elements. When they share
+ * memory they are seen in the same way.
  */
 export function bindResult(
   { batch, m, n, c, residual }: Matmul,
@@ -96,8 +99,8 @@ export function bindResult(
 }
 
 /**
- * Binds what a product reads and writes; c must not be transposed. singleC: c and the residual by single elements. What
- * shares memory with c is seen as c is.
+ * Binds what a product reads and writes; c must not be transposed. singleC: c and the residual by single
+ * elements. What shares memory with c is seen as c is.
  */
 export function bindOperands(
   work: Matmul,
@@ -146,8 +149,8 @@ export function converted(text: string, type: ElementType, vector: 'vec4' | '' =
 }
 
 /**
- * WGSL of `fn store(batch: u32, row: u32, column: u32, sums: vec4f)`, which puts four neighbouring sums of a row into c,
- * with the residual added. column is a multiple of 4. What lies outside of c is left out.
+ * WGSL of `fn store(batch: u32, row: u32, column: u32, sums: vec4f)`, which puts four neighbouring sums of a
+ * row into c, with the residual added. column is a multiple of 4. What lies outside of c is left out.
  */
 export function storeFunction(
   { c, residual }: { c: Output; residual?: Residual },

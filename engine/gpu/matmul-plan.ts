@@ -33,14 +33,20 @@ export interface SubgroupLayout {
   readonly size: number
   /** Whether there are exactly as many subgroups as are reckoned with. */
   readonly isFixed: boolean
-  /** Blocks side by side whose sums pass through workgroup memory at a time, of each subgroup; and these sums' number. */
+  /**
+   * Blocks side by side whose sums pass through workgroup memory at a time, of each subgroup; and these sums'
+   * number.
+   */
   readonly passing: number
   readonly passingElements: number
 }
 
 type MatrixShape = NonNullable<Target['subgroupMatrix']>
 
-/** Elements of f16 by which lines in workgroup memory are longer: 16 bytes, so that eight lines start in different banks. */
+/**
+ * Elements of f16 by which lines in workgroup memory are longer: 16 bytes, so that eight lines start in
+ * different banks.
+ */
 export const matrixPadding = 8
 
 /** Tiles by rows and columns, the larger ones first. */
@@ -56,7 +62,10 @@ const sizes = [
 
 const unevenly = (a: number, b: number) => Math.ceil(a / b)
 
-/** How subgroups share a tile: each of 128 x 128's eight makes 64 x 32, else there are four. Undefined when that does not work. */
+/**
+ * How subgroups share a tile: each of 128 x 128's eight makes 64 x 32, else there are four. Undefined when
+ * that does not work.
+ */
 export function subgroupLayout(
   { rows, columns }: Pick<Tile, 'rows' | 'columns'>,
   shape: MatrixShape,
@@ -124,7 +133,10 @@ const depths = {
   ],
 } as const
 
-/** A GPU to choose tiles for: NVIDIA's H100. On smaller ones there are more slices and smaller tiles than they need. */
+/**
+ * A GPU to choose tiles for: NVIDIA's H100. On smaller ones there are more slices and smaller tiles than they
+ * need.
+ */
 const processors = 132
 /** Invocations that keep a processor busy, while some wait for others. */
 const busy = 512
@@ -136,8 +148,9 @@ const dispatchCycles = 5000
 const mostPartialBytes = 64 * 2 ** 20
 
 /**
- * Chooses the tile, and how many slices k is cut into, by an estimate of cycles: larger tiles read less and smaller ones
- * keep more processors busy. It depends on the shape and the target alone, so the order of sums does as well.
+ * Chooses the tile, and how many slices k is cut into, by an estimate of cycles: larger tiles read less and
+ * smaller ones keep more processors busy. It depends on the shape and the target alone, so the order of sums
+ * does as well.
  */
 export function matmulPlan(work: Matmul, target: Target): MatmulPlan {
   const { batch, m, n, k } = work

@@ -2,15 +2,18 @@ import type { Matmul } from '../program.ts'
 import { type Operand, plus, times } from './matmul-operands.ts'
 import type { MatmulPlan } from './matmul-plan.ts'
 
-/** Tiles of this many rows are done before the next columns of tiles begin, so that what they share is in cache. */
+/**
+ * Tiles of this many rows are done before the next columns of tiles begin, so that what they share is in
+ * cache.
+ */
 const bandTiles = 16
 
 /** The workgroups of a product, one for each tile of each slice of each of the batch. */
 export interface Grid {
   readonly workgroups: number
   /**
-   * WGSL that declares `batch`, the tile's first `row0` and `column0`, the steps `k_start` to `k_end` of k that are to be
-   * done, and `steps`, how many depths these are.
+   * WGSL that declares `batch`, the tile's first `row0` and `column0`, the steps `k_start` to `k_end` of k
+   * that are to be done, and `steps`, how many depths these are.
    */
   readonly position: string
   /** WGSL for where c, or a slice's partial sums, are in their batch. */

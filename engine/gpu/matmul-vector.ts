@@ -24,10 +24,10 @@ const range = (count: number) => Array.from({ length: count }, (_, i) => i)
 const lines = (count: number, text: (i: number) => string) => range(count).map(text).join('\n')
 
 /**
- * A product with few rows, in float32, which takes as long as b takes to be read: that happens once, 16 bytes at a time. Teams
- * of invocations make some columns each, and their members share k: with columns that lie along k a team has as many as four
- * and reads one after the other; else it has four neighbouring ones. The members' sums are added up in order.
- * c and the residual may be transposed.
+ * A product with few rows, in float32, which takes as long as b takes to be read: that happens once, 16 bytes
+ * at a time. Teams of invocations make some columns each, and their members share k: with columns that lie
+ * along k a team has as many as four and reads one after the other; else it has four neighbouring ones. The
+ * members' sums are added up in order. c and the residual may be transposed.
  */
 export function vectorKernel(
   work: Matmul,

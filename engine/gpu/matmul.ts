@@ -16,10 +16,11 @@ interface Made {
 }
 
 /**
- * Kernels for c = a·b (+ residual), in one of three forms: with few rows or columns, by columns; else in subgroup matrices
- * where the target has them, which multiply f16 (what is stored as float32 is rounded on its way); else in float32. A product
- * with little to do for its size is cut along k, and its partial sums are added up by another kernel. Sums are float32,
- * and their order depends on the shapes and the target alone. plan: instead of what is estimated to be fastest.
+ * Kernels for c = a·b (+ residual), in one of three forms: with few rows or columns, by columns; else in
+ * subgroup matrices where the target has them, which multiply f16 (what is stored as float32 is rounded on
+ * its way); else in float32. A product with little to do for its size is cut along k, and its partial sums
+ * are added up by another kernel. Sums are float32, and their order depends on the shapes and the target
+ * alone. plan: instead of what is estimated to be fastest.
  */
 export function matmulDispatches(
   given: Matmul,
