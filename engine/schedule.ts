@@ -123,8 +123,9 @@ export class Scheduler {
     const takeOver = (into: Buffer, from: Buffer) => {
       const free =
         !from.root.variable && !into.variable && !this.kept.has(from) && !taken.has(from) && !into.shares
-      if (!free || from.size !== into.size || from.root === into.root || this.readers.get(from)?.length !== 1)
-        return
+      // A GPU's memory is of one type.
+      const fits = from.size === into.size && from.dtype === into.dtype
+      if (!free || !fits || from.root === into.root || this.readers.get(from)?.length !== 1) return
       // Others that write pieces of the result might do so before the operand is made.
       if (this.writers.get(into)?.length !== 1) return
       into.shares = from
