@@ -123,9 +123,8 @@ export class Scheduler {
     const takeOver = (into: Buffer, from: Buffer) => {
       const free =
         !from.root.variable && !into.variable && !this.kept.has(from) && !taken.has(from) && !into.shares
-      // A GPU's memory is of one type.
-      const fits = from.size === into.size && from.dtype === into.dtype
-      if (!free || !fits || from.root === into.root || this.readers.get(from)?.length !== 1) return
+      const alike = from.size === into.size && from.dtype === into.dtype
+      if (!free || !alike || from.root === into.root || this.readers.get(from)?.length !== 1) return
       // Others that write pieces of the result might do so before the operand is made.
       if (this.writers.get(into)?.length !== 1) return
       into.shares = from

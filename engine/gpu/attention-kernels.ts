@@ -315,7 +315,12 @@ export function sumsCall(
   }
   ${all.map(sum => form.finish(sum)).join('\n  ')}
   ${slopeGradient ? sumOfWorkgroup(form, tiles, heads, bindings, slopeGradient) : ''}`
-  const name = ['attention', rows, ...sums.map(({ weights, values }) => `${weights}·${values}`), form.name].join(' ')
+  const name = [
+    'attention',
+    rows,
+    ...sums.map(({ weights, values }) => `${weights}·${values}`),
+    form.name,
+  ].join(' ')
   const declarations = `
 ${isOfQueries ? '' : `var<workgroup> columnStatistics: array<vec2f, ${form.columns}>;`}
 fn statisticsOf(isThere: bool, pair: vec2f) -> vec2f {
@@ -370,7 +375,12 @@ function finished(
  */
 export function statisticsCall(
   { batch, heads, length, valueDim }: Heads,
-  { out, logSumExp, outGradient, statistics }: { out: View; logSumExp: View; outGradient: View; statistics: View },
+  {
+    out,
+    logSumExp,
+    outGradient,
+    statistics,
+  }: { out: View; logSumExp: View; outGradient: View; statistics: View },
   typeOf: TypeOf,
   target: Target,
 ): Call {
@@ -438,5 +448,9 @@ export function slopeGradientCall(
     sum += ${from}[index * ${tiles} + i];
   }
   ${to}[${out.offset} + index] = sum;`
-  return { kernel: { name: 'attention slope gradient', code: shader({ bindings, target, size, workgroups, body }) }, bindings, workgroups }
+  return {
+    kernel: { name: 'attention slope gradient', code: shader({ bindings, target, size, workgroups, body }) },
+    bindings,
+    workgroups,
+  }
 }

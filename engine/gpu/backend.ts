@@ -48,6 +48,7 @@ export class GpuBackend implements Backend {
   readonly description: string
   readonly precision: Precision
   readonly scalesLoss: boolean
+  readonly logitsAtOnce: number
   readonly target: Target
   /** Whether it is a GPU, rather than a driver that computes on the CPU. */
   readonly isReal: boolean
@@ -70,12 +71,14 @@ export class GpuBackend implements Backend {
     this.precision = precision
     // Gradients of a mean over many tokens are below what f16 holds.
     this.scalesLoss = precision === 'f16'
+    // Half a gibibyte, or what one tensor may take.
+    this.logitsAtOnce = Math.min(2 ** 27, device.limits.maxStorageBufferBindingSize / 4)
     this.hasTimestamps = hasTimestamps
     this.pipelines = new Pipelines(device)
     this.pool = new Pool(bytes => this.reserve(bytes))
     this.readback = new Readback(device)
     this.isReal = !adapter.info.isFallbackAdapter
-    const matrix = precision === 'f16' ? target.subgroupMatrix : undefined
+    const matrix = target.subgroupMatrix
     const products = matrix
       ? `f16 products in subgroup matrices of ${matrix.m}x${matrix.n}x${matrix.k}`
       : `${precision} products`

@@ -65,11 +65,13 @@ export async function openDevice(
     offered.includes('subgroups') && info.subgroupMaxSize > 0
       ? { smallest: info.subgroupMinSize, largest: info.subgroupMaxSize }
       : undefined
-  const hasMatrices = subgroupMatrix && f16 && subgroups && offered.includes(subgroupMatrixFeature)
+  const chosen = precision ?? (f16 ? 'f16' : 'f32')
+  const hasMatrices =
+    subgroupMatrix && chosen === 'f16' && f16 && subgroups && offered.includes(subgroupMatrixFeature)
   return {
     device,
     adapter,
-    precision: precision ?? (f16 ? 'f16' : 'f32'),
+    precision: chosen,
     hasTimestamps: offered.includes('timestamp-query'),
     target: {
       f16,

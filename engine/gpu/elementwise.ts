@@ -12,7 +12,7 @@ export function valueType(dtype: DType, lanes: Lanes): string {
 /** A float as a WGSL literal, which must be finite. */
 const float = (value: number): string => {
   const text = `${Math.abs(Math.fround(value))}f`
-  return value < 0 || Object.is(value, -0) ? `(-${text})` : text
+  return value < 0 ? `(-${text})` : text
 }
 
 /** Horner's scheme, highest power first. */
@@ -205,6 +205,8 @@ export class Elementwise {
     if (dtype === 'bool') return `${value !== 0}`
     if (dtype === 'int32') return `i32(${value | 0})`
     const rounded = Math.fround(value)
+    // Compilers like to forget the sign of a zero.
+    if (Object.is(rounded, -0)) return this.ofBits('0x80000000u')
     if (Number.isFinite(rounded)) return float(rounded)
     return Number.isNaN(rounded) ? this.ofBits('0x7fc00000u') : this.infinity(rounded > 0)
   }

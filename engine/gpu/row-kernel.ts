@@ -238,6 +238,7 @@ class RowWriter {
 
   /** Computes an expression once; returns its name. */
   private let(expression: string): string {
+    if (/^v\d+$/.test(expression)) return expression
     const name = `v${this.names++}`
     this.push(`let ${name} = ${expression};`)
     return name
