@@ -31,7 +31,12 @@ export function attentionDispatches(work: Attention, typeOf: TypeOf, target: Tar
     : backward(given, operands.slice(slope ? 4 : 3), work.results, typeOf, target)
 }
 
-function forward(given: Heads, [out, logSumExp]: readonly View[], typeOf: TypeOf, target: Target): Dispatch[] {
+function forward(
+  given: Heads,
+  [out, logSumExp]: readonly View[],
+  typeOf: TypeOf,
+  target: Target,
+): Dispatch[] {
   const { query, key, value, keyDim, valueDim } = given
   const dispatch = dispatchOf(given, typeOf)
   const sum: SumOf = { weights: 'probability', values: 'value', out, factor: 1 }
@@ -91,10 +96,11 @@ function backward(
     ),
     ...(shares && tiles > 1
       ? [
-          dispatch(slopeGradientCall(given, { parts: shares, tiles, out: slopeGradient }, typeOf, target), 0, [
-            shares,
-            slopeGradient,
-          ]),
+          dispatch(
+            slopeGradientCall(given, { parts: shares, tiles, out: slopeGradient }, typeOf, target),
+            0,
+            [shares, slopeGradient],
+          ),
         ]
       : []),
   ]
