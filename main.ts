@@ -13,7 +13,6 @@ import {
   attentionCache,
   compile,
   concat,
-  cpuBackend,
   full,
   gelu,
   grad,
@@ -27,6 +26,7 @@ import {
   useBackend,
   variable,
 } from './engine/index.ts'
+import { chooseBackend, deviceFlags } from './run/device.ts'
 import { handleErrors } from './run/errors.ts'
 import { watchInterrupt } from './run/interrupt.ts'
 import { logTo } from './run/log.ts'
@@ -51,7 +51,7 @@ const options = parseOptions(await withSavedOptions(process.argv.slice(2)), {
     seconds: { type: 'number', default: 180, minimum: 0, help: 'seconds of training' },
     steps: { type: 'integer', minimum: 1, help: 'steps instead of seconds: such runs repeat exactly' },
     seed: { type: 'integer', default: 0, minimum: 0, help: 'of the first weights and the order of the data' },
-    threads: { type: 'integer', minimum: 1, help: 'threads (one a core)' },
+    ...deviceFlags,
     prompt: { type: 'string', default: 'The American people', help: 'what the sample starts with' },
     sample: { type: 'integer', default: 600, minimum: 0, help: 'tokens to sample at the end' },
     log: { type: 'string', value: 'FILE', help: 'append every evaluation to FILE, as JSON lines' },
@@ -102,7 +102,7 @@ const { dim, keyDim } = size
 const wide = dim * size.expand
 
 if (options.repeat > 1) await repeatRun(options)
-const backend = await cpuBackend(options)
+const backend = await chooseBackend(options)
 useBackend(backend)
 
 // ---------- Data: tokens to train on, and others to validate with ----------

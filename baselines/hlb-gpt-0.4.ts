@@ -15,7 +15,6 @@ import {
   attention,
   compile,
   concat,
-  cpuBackend,
   full,
   gelu,
   grad,
@@ -29,6 +28,7 @@ import {
   useBackend,
   variable,
 } from '../engine/index.ts'
+import { chooseBackend, deviceFlags } from '../run/device.ts'
 import { handleErrors } from '../run/errors.ts'
 import { headerText } from '../run/header.ts'
 import { watchInterrupt } from '../run/interrupt.ts'
@@ -64,7 +64,7 @@ const options = parseOptions(process.argv.slice(2), {
     seed: { type: 'integer', default: 0, minimum: 0, help: 'of the first weights and the order of the data' },
     init: { type: 'string', value: 'FILE', help: 'first weights, as .safetensors by their names in PyTorch' },
     memory: { type: 'string', value: 'SIZE', help: 'such as 4GB (three quarters of what is free)' },
-    threads: { type: 'integer', minimum: 1, help: 'threads (one a core)' },
+    ...deviceFlags,
     prompt: { type: 'string', default: 'In 1856, Abraham Lincoln', help: 'what the sample starts with' },
     sample: { type: 'integer', default: 512, minimum: 0, help: 'tokens to sample at the end' },
     log: { type: 'string', value: 'FILE', help: 'append every row of the table to FILE, as JSON lines' },
@@ -128,7 +128,7 @@ const wide = dim * size.expand
 const tokensPerMicrobatch = tokensPerBatch(batch.capacity, modelScale)
 
 const memory = memoryLimit(options.memory)
-const backend = await cpuBackend(options)
+const backend = await chooseBackend(options)
 useBackend(backend)
 
 // ---------- Data ----------

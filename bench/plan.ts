@@ -1,7 +1,8 @@
 // What a GPU would do, without one: npm run plan. Kernels, bytes and memory of a training step of hlb-gpt's networks,
 // and how long it takes to compile one for sequences of another length.
 import { networkSize } from '../baselines/schedules-0.4.ts'
-import { gpuBackend, parametersOf, useBackend } from '../engine/index.ts'
+import { parametersOf, useBackend } from '../engine/index.ts'
+import { openDevice } from '../engine/gpu/device.ts'
 import { nodeGpu } from '../engine/gpu/node.ts'
 import { bytesOf as elementBytes } from '../engine/gpu/kernel.ts'
 import { handleErrors } from '../run/errors.ts'
@@ -138,8 +139,8 @@ for (const limit of [8e9, 24e9, 80e9]) {
 console.log(`${table(fitting)}\n`)
 
 // Dawn's null backend checks and compiles shaders as far as a driver would take over, and runs nothing.
-const backend = await gpuBackend({ gpu: await nodeGpu(['backend=null']) })
-useBackend(backend)
+const { device, target } = await openDevice(await nodeGpu(['backend=null']))
+useBackend(new Planner('f16', { device, target }))
 const times: string[][] = [['length', 'trace and compile', 'again']]
 const { compiled, inputsOf } = trainingStep(whole)
 for (let length = 32; length <= 1024; length *= 2) {
@@ -154,4 +155,4 @@ for (let length = 32; length <= 1024; length *= 2) {
   ])
 }
 console.log(table(times))
-await backend.close()
+device.destroy()

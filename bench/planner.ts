@@ -2,6 +2,7 @@ import type { Backend, Executable } from '../engine/backend.ts'
 import type { Precision } from '../engine/gpu/device.ts'
 import type { Target } from '../engine/gpu/kernel.ts'
 import { type Plan, plan } from '../engine/gpu/plan.ts'
+import { Pipelines } from '../engine/gpu/pipelines.ts'
 import type { Program } from '../engine/program.ts'
 
 /** What Dawn offers of a GPU of NVIDIA's with tensor cores. */
@@ -14,17 +15,28 @@ export const tensorCores: Target = {
   bindings: 16,
 }
 
-/** A backend that plans for a GPU which is not there: it keeps the plans of what is compiled, and computes nothing. */
+/**
+ * A backend that plans for a GPU which is not there: it keeps the plans of what is compiled, and computes nothing. With a
+ * device of Dawn's null backend it compiles the shaders as far as a driver would take over.
+ */
 export class Planner implements Backend {
   readonly description = 'nothing that computes'
   readonly scalesLoss: boolean
   readonly peakGflops = 0
+  readonly logitsAtOnce = 2 ** 27
   /** The last program's. */
   plan: Plan | undefined
   private readonly precision: Precision
+  private readonly target: Target
+  private readonly pipelines: Pipelines | undefined
 
-  constructor(precision: Precision) {
+  constructor(
+    precision: Precision,
+    { device, target }: { device?: GPUDevice; target: Target } = { target: tensorCores },
+  ) {
     this.precision = precision
+    this.target = target
+    this.pipelines = device && new Pipelines(device)
     this.scalesLoss = precision === 'f16'
   }
 
@@ -39,8 +51,9 @@ export class Planner implements Backend {
   async write(): Promise<void> {}
 
   async load(program: Program): Promise<Executable> {
-    const made = plan(program, this.precision, tensorCores)
+    const made = plan(program, this.precision, this.target)
     this.plan = made
+    await Promise.all(made.dispatches.map(({ kernel }) => this.pipelines?.get(kernel)))
     return {
       temporaryBytes: made.temporaryBytes,
       dispatches: made.dispatches.length,

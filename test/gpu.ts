@@ -14,6 +14,7 @@ import { parseOptions } from '../run/options.ts'
 import { createProgress } from '../run/progress.ts'
 import type { FoundAdapter, GpuPrecision } from './adapter.ts'
 import { type Driver, lavapipe } from './lavapipe.ts'
+import { compareLosses } from './losses.ts'
 import type { NotedError } from './tolerance.ts'
 
 handleErrors()
@@ -33,6 +34,12 @@ const options = parseOptions(process.argv.slice(2), {
       help: "runs the engine's tests in this one alone",
     },
     file: { type: 'string', value: 'NAME', help: 'runs the test files alone whose names have this in them' },
+    losses: {
+      type: 'integer',
+      minimum: 1,
+      help: 'instead trains main.ts for so many steps, on the CPU as well',
+    },
+    batch: { type: 'integer', minimum: 1, default: 2048, help: 'tokens of a batch for --losses' },
     test: { type: 'string', value: 'PATTERN', help: 'runs the tests alone whose names match this' },
   },
   hyperparameters: {},
@@ -46,7 +53,8 @@ const kernelFiles = filesOf(/^gpu-.*\.test\.ts$/)
 const engineFiles = filesOf(/^(compile|elementwise|fuzz|gradients|network|random)\.test\.ts$/)
 
 const found = await findDriver()
-if (found) process.exitCode = await testOn(found)
+if (found && options.losses !== undefined) await train(found, options.losses)
+else if (found) process.exitCode = await testOn(found)
 
 interface Found {
   readonly driver: Driver
@@ -93,6 +101,11 @@ async function adapterOf({ node, environment }: Driver): Promise<FoundAdapter | 
 
 function isComplete(adapter: FoundAdapter | undefined): boolean {
   return adapter?.precisions.length === Object.keys(names).length
+}
+
+async function train({ driver, adapter }: Found, steps: number): Promise<void> {
+  console.log(`${steps} steps of ${options.batch} tokens on the CPU, and on ${adapter.name}`)
+  await compareLosses(driver, { hasHalf: adapter.precisions.includes('f16'), steps, tokens: options.batch })
 }
 
 async function testOn({ driver, adapter }: Found): Promise<number> {

@@ -14,16 +14,20 @@ import type { Operand } from './rows.ts'
 import { type Step, placeBarriers, placeTemporaries } from './steps.ts'
 import { Threads } from './threads.ts'
 
-/** Starts the CPU backend: WebAssembly SIMD on this many threads (by default, every core). */
+/**
+ * Starts the CPU backend: WebAssembly SIMD on this many threads (by default, every core). reason: why it is the CPU, for
+ * its description.
+ */
 export async function cpuBackend({
   threads = availableParallelism(),
-}: { threads?: number } = {}): Promise<CpuBackend> {
+  reason,
+}: { threads?: number; reason?: string } = {}): Promise<CpuBackend> {
   const candidates = await chooseMicroKernel(assemble)
   const memory = new SharedMemory()
   const barrier = memory.allocate(barrierBytes)
   const dispatcher = await assemble(dispatcherWat)
   const pool = new Threads(threads, { memory: memory.memory, dispatcher, barrier })
-  return new CpuBackend(memory, pool, threads, candidates)
+  return new CpuBackend(memory, pool, threads, candidates, reason)
 }
 
 /** Memory of a variable. */
@@ -41,6 +45,8 @@ export class CpuBackend implements Backend {
   /** What computes, in a few words. */
   readonly description: string
   readonly scalesLoss = false
+  /** 64 MiB. */
+  readonly logitsAtOnce = 2 ** 24
   /** What the microkernel reached on one thread at start, times the threads. */
   readonly peakGflops: number
   private readonly memory: SharedMemory
@@ -57,6 +63,7 @@ export class CpuBackend implements Backend {
     pool: Threads,
     threads: number,
     candidates: readonly [Candidate, ...Candidate[]],
+    reason?: string,
   ) {
     const [{ tile, gflops }] = candidates
     this.memory = memory
@@ -66,7 +73,7 @@ export class CpuBackend implements Backend {
       other => `${other.tile.rows}x${other.tile.columns} ${other.right ? other.gflops.toFixed(0) : 'wrong'}`,
     )
     const bits = isRevectorizing() ? 256 : 128
-    this.description = `CPU, ${threads} threads, ${bits}-bit WebAssembly; microkernel ${tile.rows}x${tile.columns} (GFLOP/s a thread: ${rates.join(', ')})`
+    this.description = `CPU${reason ? ` (${reason})` : ''}, ${threads} threads, ${bits}-bit WebAssembly; microkernel ${tile.rows}x${tile.columns} (GFLOP/s a thread: ${rates.join(', ')})`
     this.peakGflops = gflops * threads
     this.tile = tile
   }

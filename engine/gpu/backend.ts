@@ -8,6 +8,7 @@ import { type Dispatch, type Target, dimensionsOf } from './kernel.ts'
 import { lower } from './lower.ts'
 import { storedBytes } from './memory.ts'
 import { nodeGpu } from './node.ts'
+import { measurePeak } from './peak.ts'
 import { type Pipeline, Pipelines } from './pipelines.ts'
 import { plan } from './plan.ts'
 import { Pool } from './pool.ts'
@@ -47,9 +48,14 @@ export class GpuBackend implements Backend {
   readonly description: string
   readonly precision: Precision
   readonly scalesLoss: boolean
+  readonly logitsAtOnce: number
   readonly target: Target
   /** Whether it is a GPU, rather than a driver that computes on the CPU. */
   readonly isReal: boolean
+  /** The GPU's, as its driver gives it. */
+  readonly name: string
+  /** NaN until it has been measured. */
+  peakGflops = NaN
   private readonly device: GPUDevice
   private readonly hasTimestamps: boolean
   private readonly pipelines: Pipelines
@@ -65,16 +71,19 @@ export class GpuBackend implements Backend {
     this.precision = precision
     // Gradients of a mean over many tokens are below what f16 holds.
     this.scalesLoss = precision === 'f16'
+    // Half a gibibyte, or what one tensor may take.
+    this.logitsAtOnce = Math.min(2 ** 27, device.limits.maxStorageBufferBindingSize / 4)
     this.hasTimestamps = hasTimestamps
     this.pipelines = new Pipelines(device)
     this.pool = new Pool(bytes => this.reserve(bytes))
     this.readback = new Readback(device)
     this.isReal = !adapter.info.isFallbackAdapter
-    const matrix = precision === 'f16' ? target.subgroupMatrix : undefined
+    const matrix = target.subgroupMatrix
     const products = matrix
       ? `f16 products in subgroup matrices of ${matrix.m}x${matrix.n}x${matrix.k}`
       : `${precision} products`
-    this.description = `GPU, ${nameOf(adapter)}, ${products}`
+    this.name = nameOf(adapter)
+    this.description = `${this.isReal ? 'GPU' : 'GPU in software'}, ${this.name}, ${products}`
     void this.watch()
     device.onuncapturederror = ({ error }) => {
       this.failure ??= new Error(`the GPU refused a command: ${error.message}`)
@@ -208,6 +217,11 @@ export class GpuBackend implements Backend {
       run: inputs => this.next(() => run(inputs)),
       profile: inputs => this.next(() => profile(inputs)),
     }
+  }
+
+  /** Finds out how fast products are, in well under a second. */
+  async measurePeak(): Promise<void> {
+    this.peakGflops = await measurePeak(this, this.hasTimestamps)
   }
 
   async close(): Promise<void> {
