@@ -74,6 +74,12 @@ function interpret(work: RowProgram, memory: Memory): void {
   const elements = Array.from({ length: rows }, (_, row) => {
     const table: number[][] = []
     for (const { operation, inputs } of values) {
+      if (operation.kind === 'reduce') {
+        const whole = table[inputs[0]]
+        const result = operation.name === 'max' ? Math.max(...whole) : whole.reduce((sum, x) => sum + x)
+        table.push(Array<number>(columns).fill(result))
+        continue
+      }
       const line = Array.from({ length: columns }, (_, column) => {
         const [a, b, c] = inputs.map(input => table[input][column])
         switch (operation.kind) {
@@ -87,10 +93,8 @@ function interpret(work: RowProgram, memory: Memory): void {
             return binary[operation.name]?.(a, b) ?? NaN
           case 'where':
             return a === 0 ? c : b
-          case 'reduce': {
-            const whole = table[inputs[0]]
-            return operation.name === 'max' ? Math.max(...whole) : whole.reduce((sum, x) => sum + x)
-          }
+          default:
+            return NaN
         }
       })
       table.push(line)
