@@ -109,7 +109,8 @@ interface Shape {
   slope: boolean
 }
 
-type Names = 'query' | 'key' | 'value' | 'out' | 'outGradient' | 'queryGradient' | 'keyGradient' | 'valueGradient'
+type Names =
+  'query' | 'key' | 'value' | 'out' | 'outGradient' | 'queryGradient' | 'keyGradient' | 'valueGradient'
 
 /** Plain attention: all numbers in float64, matrices [batch * length, heads * width]. */
 function reference(
@@ -136,8 +137,7 @@ function reference(
         }
         const scores = Array.from(
           { length: i + 1 },
-          (_, j) =>
-            scale * dot(query, keyAt(i), key, keyAt(j), keyDim) + (slope ? slopes[h] * (j - i) : 0),
+          (_, j) => scale * dot(query, keyAt(i), key, keyAt(j), keyDim) + (slope ? slopes[h] * (j - i) : 0),
         )
         const top = Math.max(...scores)
         const total = scores.reduce((sum, score) => sum + Math.exp(score - top), 0)
@@ -148,8 +148,7 @@ function reference(
         const mean = dot(out, valueAt(i), outGradient, valueAt(i), valueDim)
         for (let j = 0; j <= i; j++) {
           const weight = weights[j]
-          const gradient =
-            weight * (dot(outGradient, valueAt(i), value, valueAt(j), valueDim) - mean)
+          const gradient = weight * (dot(outGradient, valueAt(i), value, valueAt(j), valueDim) - mean)
           slopeGradient[b * heads + h] += gradient * (j - i)
           for (let c = 0; c < valueDim; c++)
             valueGradient[valueAt(j) + c] += weight * outGradient[valueAt(i) + c]
@@ -181,12 +180,26 @@ interface Layout {
 }
 
 const apart: Layout = {
-  groups: [['query'], ['key'], ['value'], ['out'], ['outGradient'], ['queryGradient'], ['keyGradient'], ['valueGradient']],
+  groups: [
+    ['query'],
+    ['key'],
+    ['value'],
+    ['out'],
+    ['outGradient'],
+    ['queryGradient'],
+    ['keyGradient'],
+    ['valueGradient'],
+  ],
   before: 0,
   after: 0,
 }
 const together = (before: number, after: number): Layout => ({
-  groups: [['query', 'key', 'value'], ['out'], ['outGradient'], ['queryGradient', 'keyGradient', 'valueGradient']],
+  groups: [
+    ['query', 'key', 'value'],
+    ['out'],
+    ['outGradient'],
+    ['queryGradient', 'keyGradient', 'valueGradient'],
+  ],
   before,
   after,
 })
@@ -196,7 +209,11 @@ type Errors = Record<string, number>
 /** Runs both passes; the largest errors, relative to the largest element of each result. */
 async function errorsOf(
   shape: Shape,
-  { half = [], layout = together(4, 8), target = open!.target }: { half?: readonly Names[]; layout?: Layout; target?: Target },
+  {
+    half = [],
+    layout = together(4, 8),
+    target = open!.target,
+  }: { half?: readonly Names[]; layout?: Layout; target?: Target },
 ): Promise<Errors> {
   const { batch, heads, length, keyDim, valueDim, slope } = shape
   const machine = new Machine(open!)
@@ -209,13 +226,21 @@ async function errorsOf(
     let offset = layout.before
     for (const name of names) {
       const width = widthOf(name)
-      views.set(name, { buffer, offset, shape: [batch, length, width], strides: [length * stride, stride, 1] })
+      views.set(name, {
+        buffer,
+        offset,
+        shape: [batch, length, width],
+        strides: [length * stride, stride, 1],
+      })
       offset += width
     }
   }
   const view = (name: Names) => views.get(name)!
   const plain = (...extents: number[]): View => ({
-    buffer: new Buffer(extents.reduce((a, b) => a * b, 1), 'float32'),
+    buffer: new Buffer(
+      extents.reduce((a, b) => a * b, 1),
+      'float32',
+    ),
     offset: 0,
     shape: extents,
     strides: extents.map((_, i) => extents.slice(i + 1).reduce((a, b) => a * b, 1)),
@@ -224,15 +249,20 @@ async function errorsOf(
   const allElements = (name: Names, all: Float64Array) => {
     const { offset, strides } = view(name)
     const width = widthOf(name)
-    return Float64Array.from({ length: batch * length * width }, (_, i) =>
-      all[offset + Math.floor(i / width) * strides[1] + (i % width)],
+    return Float64Array.from(
+      { length: batch * length * width },
+      (_, i) => all[offset + Math.floor(i / width) * strides[1] + (i % width)],
     )
   }
   const initial = new Map<Buffer, Float64Array>()
   for (const { buffer } of views.values())
-    if (!initial.has(buffer)) initial.set(buffer, machine.write(buffer, numbers(buffer.size, initial.size + 1)))
+    if (!initial.has(buffer))
+      initial.set(buffer, machine.write(buffer, numbers(buffer.size, initial.size + 1)))
   const given = (name: Names) => allElements(name, initial.get(view(name).buffer)!)
-  const slopeValues = machine.write(slopes.buffer, numbers(heads, 99).map(x => Math.abs(x) * 0.5))
+  const slopeValues = machine.write(
+    slopes.buffer,
+    numbers(heads, 99).map(x => Math.abs(x) * 0.5),
+  )
   // Large scores, so that weights differ much.
   const scale = 4 / Math.sqrt(keyDim)
   const sizes = { batch, heads, length, keyDim, valueDim, scale, slope }
@@ -260,17 +290,23 @@ async function errorsOf(
     const all = await machine.read(view(name).buffer)
     got[name] = allElements(name, all)
     const isOurs = new Set(
-      [...views].filter(([, other]) => other.buffer === view(name).buffer).flatMap(([, { offset, shape }]) =>
-        Array.from({ length: shape[2] }, (_, c) => offset + c),
-      ),
+      [...views]
+        .filter(([, other]) => other.buffer === view(name).buffer)
+        .flatMap(([, { offset, shape }]) => Array.from({ length: shape[2] }, (_, c) => offset + c)),
     )
     const before = initial.get(view(name).buffer)!
     const stride = view(name).strides[1]
-    assert(all.every((x, i) => isOurs.has(i % stride) || x === before[i]), `${name}: its neighbours were changed`)
+    assert(
+      all.every((x, i) => isOurs.has(i % stride) || x === before[i]),
+      `${name}: its neighbours were changed`,
+    )
   }
   machine.free()
   return Object.fromEntries(
-    Object.entries(got).map(([name, values]) => [name, errorOf(values, Object.entries(want).find(([other]) => other === name)![1])]),
+    Object.entries(got).map(([name, values]) => [
+      name,
+      errorOf(values, Object.entries(want).find(([other]) => other === name)![1]),
+    ]),
   )
 }
 
@@ -284,7 +320,8 @@ function errorOf(got: Float64Array, want: Float64Array): number {
 
 const worst: Errors = {}
 const record = (kind: string, errors: Errors) => {
-  for (const [name, error] of Object.entries(errors)) worst[`${kind} ${name}`] = Math.max(worst[`${kind} ${name}`] ?? 0, error)
+  for (const [name, error] of Object.entries(errors))
+    worst[`${kind} ${name}`] = Math.max(worst[`${kind} ${name}`] ?? 0, error)
 }
 if (process.env.ERRORS) after(() => console.log(worst))
 
