@@ -125,6 +125,8 @@ export class Scheduler {
         !from.root.variable && !into.variable && !this.kept.has(from) && !taken.has(from) && !into.shares
       const alike = from.size === into.size && from.dtype === into.dtype
       if (!free || !alike || from.root === into.root || this.readers.get(from)?.length !== 1) return
+      // A GPU's memory is of one type.
+      if (from.dtype !== into.dtype) return
       // Others that write pieces of the result might do so before the operand is made.
       if (this.writers.get(into)?.length !== 1) return
       into.shares = from
