@@ -31,6 +31,7 @@ import { handleErrors } from './run/errors.ts'
 import { watchInterrupt } from './run/interrupt.ts'
 import { logTo } from './run/log.ts'
 import { parseOptions } from './run/options.ts'
+import { profileFlags, profileStep } from './run/profile.ts'
 import { createProgress } from './run/progress.ts'
 import { repeatRun } from './run/repeat.ts'
 import { withSavedOptions } from './run/resume.ts'
@@ -52,6 +53,7 @@ const options = parseOptions(await withSavedOptions(process.argv.slice(2)), {
     steps: { type: 'integer', minimum: 1, help: 'steps instead of seconds: such runs repeat exactly' },
     seed: { type: 'integer', default: 0, minimum: 0, help: 'of the first weights and the order of the data' },
     ...deviceFlags,
+    ...profileFlags,
     prompt: { type: 'string', default: 'The American people', help: 'what the sample starts with' },
     sample: { type: 'integer', default: 600, minimum: 0, help: 'tokens to sample at the end' },
     log: { type: 'string', value: 'FILE', help: 'append every evaluation to FILE, as JSON lines' },
@@ -294,6 +296,8 @@ function batchAt(tokensSeen: number, length: number) {
   const { inputs, targets } = sampleBatch(corpus.train, sequences, length, { seed: options.seed, tokensSeen })
   return { inputs: array(inputs, [sequences, length]), targets: array(targets, [sequences, length]) }
 }
+
+if (options.profile) await profileStep(backend, train, { ...batchAt(0, batch.length), rate: 0, step: 1 })
 
 /** How far the run is. With the variables it makes a checkpoint: all else follows from these. */
 const at = { step: 0, seconds: 0, tokens: 0, flops: 0, done: 0, nextEvaluation: 0 }
