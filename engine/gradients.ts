@@ -1,5 +1,6 @@
 import { attentionGradient } from './attention.ts'
 import { scalesLoss } from './backend.ts'
+import { inStage } from './graph.ts'
 import { ShapeError, showShape } from './shape.ts'
 import { type Tensor, concat, constantValue, full, scatterAdd, sumRows, where } from './tensor.ts'
 
@@ -20,6 +21,11 @@ export function grad(loss: Tensor, tensors: readonly Tensor[]): Tensor[] {
       `grad: the loss must be a float32 scalar, not ${loss.dtype} ${showShape(loss.shape)}`,
     )
   }
+  // Each gradient is of the stage of what it is computed from.
+  return inStage(0, () => reverse(loss, tensors))
+}
+
+function reverse(loss: Tensor, tensors: readonly Tensor[]): Tensor[] {
   const needed = dependents(loss, tensors)
   const scale = scalesLoss() ? nearestPower(1 / weightOf(loss)) : 1
   const arrived = new Map<Tensor, Contribution[]>([[loss, [{ to: loss, gradient: full(loss.shape, scale) }]]])
