@@ -10,6 +10,7 @@ import {
   array,
   assign,
   attention,
+  attentionCache,
   compile,
   concat,
   cpuBackend,
@@ -35,7 +36,7 @@ import { repeatRun } from './run/repeat.ts'
 import { withSavedOptions } from './run/resume.ts'
 import { runFlags, startRun } from './run/run.ts'
 import { createTable, trainingColumns } from './run/table.ts'
-import { wrapText } from './run/wrap.ts'
+import { textWriter } from './run/text-writer.ts'
 
 handleErrors()
 
@@ -128,6 +129,7 @@ const net = {
   norm: constant([dim], 1),
   output: weights(vocabulary, dim, 0.5),
 }
+type Block = (typeof net.blocks)[number]
 
 /** A table a length of n-gram; sums of squared gradients beside it are for its optimizer. */
 const ngramTables = size.ngramRows.map(rows => ({
@@ -159,17 +161,18 @@ const embed = (tokens: Tensor, ngrams: readonly Tensor[]): Tensor =>
  * hlb-gpt's latent attention block. One projection makes queries, keys and the two halves of a GEGLU.
  * Of the GEGLU's channels the last `dim` are what attention moves from token to token; the others stay.
  */
-function block(x: Tensor, { norm, expand, project, positionBias }: (typeof net.blocks)[number]): Tensor {
+function block(x: Tensor, { norm, expand, project, positionBias }: Block, attend: typeof attention): Tensor {
   const expanded = rmsNorm(x).mul(norm).matmul(expand.T)
   const [query, key, linear, gate] = expanded.split([keyDim, keyDim, wide, wide])
   const [local, value] = linear.mul(gelu(gate)).split([wide - dim, dim])
   // Instead of position embeddings, a key counts for less the further back it is. How much is learned.
-  const mixed = attention(query, key, value, { slope: softplus(positionBias) })
+  const mixed = attend(query, key, value, { slope: softplus(positionBias) })
   return x.add(concat([local, mixed]).matmul(project.T))
 }
 
 /** What the output layer reads, of the same shape as the embedded tokens. */
-const transform = (embedded: Tensor): Tensor => rmsNorm(net.blocks.reduce(block, embedded)).mul(net.norm)
+const transform = (embedded: Tensor, attend = attention): Tensor =>
+  rmsNorm(net.blocks.reduce((x, part) => block(x, part, attend), embedded)).mul(net.norm)
 
 /** Mean loss in nats a token, and how often the right token was the likeliest. */
 function lossOf(embedded: Tensor, targets: Tensor) {
@@ -294,7 +297,8 @@ function batchAt(tokensSeen: number, length: number) {
 
 /** How far the run is. With the variables it makes a checkpoint: all else follows from these. */
 const at = { step: 0, seconds: 0, tokens: 0, flops: 0, done: 0, nextEvaluation: 0 }
-const run = await startRun(options, {
+const settings = { ...options, tokenizer: corpus.tokenizer.name } // which a sample takes, unlike the text
+const run = await startRun(settings, {
   network: { ...net, ngrams: ngramTables.map(({ table }) => table) },
   optimizer: {
     squares: ngramTables.map(({ squares }) => squares),
@@ -371,27 +375,25 @@ await run.trained()
 
 // ---------- Sampling ----------
 
-/** The logits of what follows the token at `last`. Nothing after that is looked at. */
-const predict = compile(({ tokens, last }) => ({
-  logits: transform(embed(tokens, ngramsOf(tokens)))
-    .reshape(-1, dim)
-    .gather(last)
-    .matmul(net.output.T),
-}))
+const cache = attentionCache(batch.length) // remembers as many tokens as a training sequence has
+const reach = size.ngramRows.length + 1 // tokens in the longest n-grams
 
-const context = [...corpus.tokenizer.encode(options.prompt)]
-const decode = corpus.tokenizer.decoder()
-const text = wrapText(piece => process.stdout.write(piece))
-text.write(decode(context))
-for (let i = 0; i < options.sample && !interrupt.requested; i++) {
-  const recent = context.slice(-batch.length)
-  const window = Int32Array.from({ length: batch.length }, (_, place) => recent[place] ?? 0)
-  const last = array(Int32Array.of(recent.length - 1))
-  const { logits } = await predict({ tokens: array(window, [1, batch.length]), last })
-  const token = sampleToken(logits.data, { temperature, topK, seed: options.seed, index: i })
-  context.push(token)
-  text.write(decode([token]))
+/** Takes in the last of some recent tokens; the logits of what follows it. */
+const predict = compile(({ recent }) => {
+  const [token, ...ngrams] = [recent, ...ngramsOf(recent)].map(all => all.slice(1, reach - 1, reach))
+  return { logits: transform(embed(token, ngrams), cache.next()).matmul(net.output.T) }
+})
+
+const tokens = [...corpus.tokenizer.encode(options.prompt || '\n')]
+const end = tokens.length + options.sample
+const text = textWriter(corpus.tokenizer.decoder())
+text.write(tokens)
+for (let i = 1; tokens.length < end && !interrupt.requested; i++) {
+  const recent = Int32Array.from({ length: reach }, (_, place) => tokens[i - reach + place] ?? 0)
+  const { logits } = await predict({ recent: array(recent, [1, reach]) })
+  if (i < tokens.length) continue
+  tokens.push(sampleToken(logits.data, { temperature, topK, seed: options.seed, index: i }))
+  text.write(tokens.slice(-1))
 }
-text.end()
-await run.sampled(corpus.tokenizer.decoder()(context))
+await run.sampled(text.end())
 await backend.close()

@@ -6,11 +6,12 @@ import { parseOptions } from '../run/options.ts'
 import { createProgress } from '../run/progress.ts'
 import { type Measurement, type Rival, jax, measure, ours, pyTorch } from './rivals.ts'
 import { median, table } from './show.ts'
-import { type Work, flopsOf, nameOf, tokensOf, works } from './work.ts'
+import { type Work, bytesOf, flopsOf, nameOf, tokensOf, works } from './work.ts'
 
 handleErrors()
 const { rounds, only, threads } = parseOptions(process.argv.slice(2), {
-  summary: 'Measures matrix products and training steps of this project, PyTorch and jax-js, in turn.',
+  summary:
+    'Measures matrix products and training steps of this project, PyTorch and jax-js, in turn, and sampling.',
   flags: {
     rounds: {
       type: 'integer',
@@ -48,7 +49,7 @@ header(rivals)
 /** The measurements of each work by each rival, or why there is none. */
 const results = new Map<Work, Map<Rival, Measurement[] | Error>>(chosen.map(work => [work, new Map()]))
 await measureAll()
-console.log(`${speeds()}\n\n${details()}`.trim())
+console.log([speeds(), details(), samples()].filter(text => text !== '').join('\n\n'))
 const failures = [...results].flatMap(([work, row]) =>
   [...row].flatMap(([rival, result]) => (result instanceof Error ? [{ work, rival, result }] : [])),
 )
@@ -120,6 +121,7 @@ function middle(
 
 /** GFLOP/s, if it was measured. */
 function rate(work: Work, rival: Rival): number | undefined {
+  if (work.kind === 'sample') return undefined
   const seconds = middle(work, rival, one => one.seconds)
   return seconds && flopsOf(work) / seconds / 1e9
 }
@@ -132,13 +134,15 @@ function rateCell(work: Work, rival: Rival): string {
 /** GFLOP/s of the fastest repetition of a process, by the same count for all (work.ts), and the ratios. */
 function speeds(): string {
   const [us, ...peers] = rivals
+  const rows = chosen.filter(work => work.kind !== 'sample')
+  if (!rows.length) return ''
   const ratio = (work: Work, peer: Rival) => {
     const [mine, theirs] = [rate(work, us), rate(work, peer)]
     return mine && theirs ? `${(mine / theirs).toFixed(2)}x` : ''
   }
   return table([
     ['GFLOP/s', ...rivals.map(rival => rival.name), ...peers.map(peer => `/ ${peer.name}`)],
-    ...chosen.map(work => [
+    ...rows.map(work => [
       nameOf(work),
       ...rivals.map(rival => rateCell(work, rival)),
       ...peers.map(peer => ratio(work, peer)),
@@ -169,4 +173,30 @@ function details(): string {
       }),
     ),
   ])
+}
+
+/**
+ * Sampling beside what memory allows: a token needs every parameter once (and one row of the embedding), so
+ * as many tokens a second as it takes to read that at the speed of a copy, whose reads and writes both count.
+ */
+function samples(): string {
+  const [us] = rivals
+  const rows = chosen.flatMap(work => {
+    const seconds = middle(work, us, one => one.seconds)
+    const copied = middle(work, us, one => one.copied_bytes_per_s)
+    if (work.kind !== 'sample' || !seconds || !copied) return []
+    const limit = copied / bytesOf(work)
+    return [
+      [
+        nameOf(work),
+        (1 / seconds).toFixed(0),
+        limit.toFixed(0),
+        `${(1 / seconds / limit).toFixed(2)}x`,
+        `${(bytesOf(work) / 1e6).toFixed(0)} MB`,
+        `${(copied / 1e9).toFixed(1)} GB/s`,
+      ],
+    ]
+  })
+  if (!rows.length) return ''
+  return table([['sampling', 'tokens/s', 'limit', '/ limit', 'parameters a token', 'copy'], ...rows])
 }

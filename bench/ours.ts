@@ -10,6 +10,7 @@ import {
   array,
   assign,
   attention,
+  attentionCache,
   compile,
   concat,
   cpuBackend,
@@ -23,7 +24,8 @@ import {
   useBackend,
   variable,
 } from '../engine/index.ts'
-import { type Matmul, type Step, parseWork } from './work.ts'
+import { sampleToken } from '../data/sample.ts'
+import { type Matmul, type Sample, type Step, bytesOf, parseWork } from './work.ts'
 
 const { values, positionals } = parseArgs({
   options: { threads: { type: 'string' } },
@@ -39,7 +41,7 @@ const normal = (shape: number[], standardDeviation: number) =>
 const constant = (shape: number[], value: number) => variable(full(shape, value))
 
 /** What bench/torch_step.py's Latent is, line for line. */
-function latentBlock({ dim, blocks }: Step) {
+function latentBlock({ dim, blocks }: Step | Sample) {
   const [keyDim, wide] = [Math.floor(dim / 8), 2 * dim]
   const parameters = {
     norm: constant([dim], 1),
@@ -48,14 +50,30 @@ function latentBlock({ dim, blocks }: Step) {
     project: normal([dim, wide], 0.5 / Math.sqrt(dim) / blocks),
     positionBias: constant([1], 1),
   }
-  const forward = (x: Tensor): Tensor => {
+  const forward = (x: Tensor, attend: typeof attention): Tensor => {
     const normed = layerNorm(x).mul(parameters.norm).add(parameters.normBias)
     const [query, key, linear, gate] = normed.matmul(parameters.expand.T).split([keyDim, keyDim, wide, wide])
     const [local, value] = linear.mul(gelu(gate)).split([wide - dim, dim])
-    const mixed = attention(query, key, value, { slope: softplus(parameters.positionBias) })
+    const mixed = attend(query, key, value, { slope: softplus(parameters.positionBias) })
     return x.add(concat([local, mixed]).matmul(parameters.project.T))
   }
   return { parameters: Object.values(parameters), forward }
+}
+
+/** And its Network. */
+function latentNetwork(work: Step | Sample) {
+  const { dim, vocabulary } = work
+  const embedding = normal([vocabulary, dim], 1)
+  const blocks = Array.from({ length: work.blocks }, () => latentBlock(work))
+  const [norm, normBias] = [constant([dim], 1), constant([dim], 0)]
+  const output = normal([vocabulary, dim], 1 / Math.sqrt(3 * dim))
+  const parameters = [embedding, ...blocks.flatMap(block => block.parameters), norm, normBias, output]
+  /** What the output layer reads. */
+  const transform = (tokens: Tensor, attend = attention) => {
+    const x = blocks.reduce((x, block) => block.forward(x, attend), embedding.gather(tokens))
+    return layerNorm(x).mul(norm).add(normBias)
+  }
+  return { parameters, transform, output }
 }
 
 /** PyTorch's AdamW with its default settings; returns what applies gradients within a traced function. */
@@ -87,17 +105,12 @@ interface Repetition {
 }
 
 function trainingStep(work: Step): Repetition {
-  const { dim, vocabulary, length, batch } = work
-  const embedding = normal([vocabulary, dim], 1)
-  const blocks = Array.from({ length: work.blocks }, () => latentBlock(work))
-  const [norm, normBias] = [constant([dim], 1), constant([dim], 0)]
-  const output = normal([vocabulary, dim], 1 / Math.sqrt(3 * dim))
-  const parameters = [embedding, ...blocks.flatMap(block => block.parameters), norm, normBias, output]
+  const { vocabulary, length, batch } = work
+  const { parameters, transform, output } = latentNetwork(work)
   const update = adamW(parameters)
 
   const compiled = compile(({ inputs, targets }) => {
-    const x = blocks.reduce((x, block) => block.forward(x), embedding.gather(inputs))
-    const loss = linearCrossEntropy(layerNorm(x).mul(norm).add(normBias), output, targets).loss.mean()
+    const loss = linearCrossEntropy(transform(inputs), output, targets).loss.mean()
     update(grad(loss, parameters))
     return { loss }
   })
@@ -121,22 +134,64 @@ function peakMebibytes(): number {
   }
 }
 
-const { compiled, inputs } = work.kind === 'step' ? trainingStep(work) : matrixProduct(work)
-const { compileTime } = await compiled.prepare(inputs)
-await compiled(inputs)
-const times: number[] = []
-let total = 0
-while (work.kind === 'step' ? times.length < work.steps : times.length < 3 || total < 0.5) {
-  const start = performance.now()
+/** What the process prints of a product or a step: the fastest repetition. */
+async function measureRepetitions({ compiled, inputs }: Repetition) {
+  const { compileTime } = await compiled.prepare(inputs)
   await compiled(inputs)
-  const seconds = (performance.now() - start) / 1000
-  total += seconds
-  times.push(seconds)
+  const times: number[] = []
+  let total = 0
+  while (work.kind === 'step' ? times.length < work.steps : times.length < 3 || total < 0.5) {
+    const seconds = await secondsOf(() => compiled(inputs))
+    total += seconds
+    times.push(seconds)
+  }
+  return { seconds: Math.min(...times), compile_s: compileTime / 1000 }
 }
-const line = {
-  seconds: times.reduce((a, b) => Math.min(a, b)),
-  compile_s: compileTime / 1000,
-  peak_mib: peakMebibytes(),
+
+/**
+ * And of a sample: seconds a token in the fastest twentieth of the text, with the drawing of the tokens, and
+ * in the pauses between them the bytes that a copy of as much memory reads and writes in a second.
+ */
+async function measureSample(work: Sample) {
+  const { transform, output } = latentNetwork(work)
+  const cache = attentionCache(work.length)
+  const predict = compile(({ token }) => ({ logits: transform(token, cache.next()).matmul(output.T) }))
+  const rows = Math.ceil(bytesOf(work) / 4 / work.dim)
+  const [from, to] = [1, 2].map(value => constant([rows, work.dim], value))
+  const copy = compile(() => assign(to, from))
+  let token = 0
+  let index = 0
+  const take = async (count: number) => {
+    for (const end = index + count; index < end; index++) {
+      const { logits } = await predict({ token: array(Int32Array.of(token), [1, 1]) })
+      token = sampleToken(logits.data, { temperature: 0.8, topK: 50, seed: 1, index })
+    }
+  }
+  const { compileTime } = await predict.prepare({ token: array(Int32Array.of(token), [1, 1]) })
+  await take(1)
+  await copy()
+  const some = Math.ceil(work.tokens / 20)
+  const [taking, copying]: number[][] = [[], []]
+  while (index < work.tokens) {
+    taking.push((await secondsOf(() => take(some))) / some)
+    for (let i = 0; i < 3; i++) copying.push(await secondsOf(copy))
+  }
+  return {
+    seconds: Math.min(...taking),
+    copied_bytes_per_s: (2 * 4 * from.size) / Math.min(...copying),
+    compile_s: compileTime / 1000,
+  }
 }
-console.log(JSON.stringify(line))
+
+async function secondsOf(action: () => Promise<unknown>): Promise<number> {
+  const start = performance.now()
+  await action()
+  return (performance.now() - start) / 1000
+}
+
+const measured =
+  work.kind === 'sample'
+    ? await measureSample(work)
+    : await measureRepetitions(work.kind === 'step' ? trainingStep(work) : matrixProduct(work))
+console.log(JSON.stringify({ ...measured, peak_mib: peakMebibytes() }))
 await backend.close()

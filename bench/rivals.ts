@@ -15,6 +15,8 @@ export interface Measurement {
   readonly peak_mib?: number
   /** What tracing and compiling took. */
   readonly compile_s?: number
+  /** Bytes that a copy in memory reads and writes in a second, measured beside a sample. */
+  readonly copied_bytes_per_s?: number
 }
 
 /** Something to measure, each time in a process of its own. */
@@ -87,6 +89,7 @@ export async function pyTorch(threads: number): Promise<Rival[]> {
   const python = await findPython()
   if (!python) return []
   const command = (work: Work) => {
+    if (work.kind === 'sample') return undefined
     const script = work.kind === 'matmul' ? 'torch_matmul.py' : 'torch_step.py'
     const name = work.kind === 'matmul' ? words(work).slice(1) : words(work)
     return [python, beside(script), ...name, `--threads=${threads}`]

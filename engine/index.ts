@@ -1,5 +1,6 @@
 /** What users of the engine import. */
 export { attention } from './attention.ts'
+export { type AttentionCache, attentionCache } from './attention-cache.ts'
 export { type Backend, useBackend } from './backend.ts'
 export { type Compiled, type Inputs, assign, compile } from './compile.ts'
 export { CpuBackend, cpuBackend } from './cpu/backend.ts'

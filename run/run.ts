@@ -24,7 +24,7 @@ export const runFlags = {
   train: { type: 'boolean', default: true, help: '--no-train writes a sample from a run, and that is all' },
 } as const satisfies Record<string, Flag>
 
-/** What runFlags gives, beside a script's own options. */
+/** What runFlags gives, and a script's own options. */
 export type RunOptions = {
   readonly run: string | undefined
   readonly runs: string
@@ -35,6 +35,7 @@ export type RunOptions = {
   readonly repeat: number
   readonly train: boolean
   readonly hyperparameters: Hyperparameters
+  readonly [own: string]: unknown
 }
 
 /** What a run leaves behind in its folder, and where it goes on from. */
@@ -79,7 +80,9 @@ export async function startRun(options: RunOptions, state: State): Promise<Run> 
   }
   let sample = ''
 
-  const isResumed = before !== undefined && (await checkpoints.load(state))
+  // A sample takes the network alone.
+  const needed = train ? state : { ...state, optimizer: {} }
+  const isResumed = before !== undefined && (await checkpoints.load(needed))
   if (before && before.environment.code !== place.code && train) {
     console.error(`The code has changed since ${folder} was started: it may not go on as it would have.`)
   }

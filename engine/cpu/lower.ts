@@ -3,6 +3,7 @@ import { partitionOf } from '../partition.ts'
 import { Buffer, type Instruction, type Matmul, type Matrix, type Program, type Work } from '../program.ts'
 import { attentionCall } from './attention-call.ts'
 import type { Kernel } from './kernel.ts'
+import { fewRows, matrixVectorKernel } from './matrix-vector.ts'
 import { type MicroKernel, matmulKernel, matmulPlan, packKernel, packedFloats } from './matmul.ts'
 import { type Operand, rowKernel } from './rows.ts'
 import { scatterKernel } from './scatter.ts'
@@ -90,22 +91,37 @@ class Lowering {
   private matmul(work: Matmul, packs: Call[], chained: boolean): Omit<Call, 'writes' | keyof Cost> {
     const { batch, m, n, k, a, b, c, residual } = work
     const { tile } = this
+    const shape = {
+      m,
+      n,
+      k,
+      rowStrideA: a.rowStride,
+      rowStrideC: c.rowStride,
+      ...(residual && { residual: { rowStride: residual.rowStride, batchStride: residual.batchStride } }),
+    }
+    const batched = { count: batch, strideA: a.batchStride, strideC: c.batchStride }
+    // Of a single row whose elements are neighbours it is the same whether it counts as transposed.
+    if (m <= fewRows && (!a.transposed || (m === 1 && a.rowStride === 1))) {
+      const kernel = matrixVectorKernel(
+        {
+          ...shape,
+          transposeB: b.transposed,
+          rowStrideB: b.rowStride,
+          ...(batch > 1 && { batch: { ...batched, strideB: b.batchStride } }),
+        },
+        this.threads,
+        tile.fma,
+      )
+      const inputs = [a, b, ...(residual ? [residual] : [])]
+      return { kernel, operands: inputs.toSpliced(2, 0, c), reads: inputs.map(({ buffer }) => buffer) }
+    }
     const plan = matmulPlan(m, n, k, a.transposed, tile, this.threads, packBlock)
     const partition = chained ? partitionOf(work) : undefined
     const whole = Math.ceil(n / tile.columns) * tile.columns
     const blocks = partition ? { ...plan, rowBlock: partition.rowBlock, columnBlock: whole } : plan
     const packedB = this.pack(b, { batch, n, k, kBlock: plan.kBlock }, packs)
     const kernel = matmulKernel(
-      {
-        m,
-        n,
-        k,
-        transposeA: a.transposed,
-        rowStrideA: a.rowStride,
-        rowStrideC: c.rowStride,
-        ...(residual && { residual: { rowStride: residual.rowStride, batchStride: residual.batchStride } }),
-        ...(batch > 1 && { batch: { count: batch, strideA: a.batchStride, strideC: c.batchStride } }),
-      },
+      { ...shape, transposeA: a.transposed, ...(batch > 1 && { batch: batched }) },
       blocks,
       tile,
     )

@@ -6,10 +6,10 @@ import { sizeOf } from '../shape.ts'
 import { GpuError, type OpenDevice, type Precision, nameOf, openDevice } from './device.ts'
 import { type Dispatch, type Target, dimensionsOf } from './kernel.ts'
 import { lower } from './lower.ts'
-import { placeBuffers, storedBytes } from './memory.ts'
+import { storedBytes } from './memory.ts'
 import { nodeGpu } from './node.ts'
 import { type Pipeline, Pipelines } from './pipelines.ts'
-import { typed } from './precision.ts'
+import { plan } from './plan.ts'
 import { Pool } from './pool.ts'
 import { Readback } from './readback.ts'
 
@@ -102,7 +102,8 @@ export class GpuBackend implements Backend {
 
   async load(given: Program, storages: readonly Storage[]): Promise<Executable> {
     this.check()
-    const { program, typeOf, halves, kept } = typed(given, this.precision === 'f16')
+    const planned = plan(given, this.precision, this.target)
+    const { program, typeOf, halves, kept, dispatches, slots, sizes } = planned
     const homes = new Map(given.variables.map((buffer, i) => [buffer, owned(storages[i])]))
     const homeOf = (root: Buffer): GpuStorage => {
       const home = [...homes].find(([{ variable }]) => variable === root.variable)?.[1]
@@ -116,11 +117,7 @@ export class GpuBackend implements Backend {
       const refresh = await this.prepare(lower(copyProgram(root, half), typeOf, this.target))
       copies.set(half, { half: home.half, home, refresh })
     }
-    const dispatches = lower(program, typeOf, this.target)
     const prepared = await this.prepare(dispatches)
-    const isTemporary = (root: Buffer) => !root.variable && !copies.has(root)
-    const held = [...program.inputs, ...program.outputs.map(({ buffer }) => buffer)]
-    const { slots, sizes } = placeBuffers(dispatches, held, isTemporary, typeOf)
     await this.pool.grow(sizes)
     const memoryOf = ({ root }: Buffer): GPUBuffer =>
       root.variable ? homeOf(root).buffer : (copies.get(root)?.half ?? this.pool.piece(slots.get(root) ?? 0))
@@ -197,9 +194,9 @@ export class GpuBackend implements Backend {
       }))
     }
     return {
-      temporaryBytes: sizes.reduce((sum, bytes) => sum + bytes, 0),
+      temporaryBytes: planned.temporaryBytes,
       dispatches: dispatches.length,
-      bytesMoved: dispatches.reduce((sum, { bytes }) => sum + bytes, 0),
+      bytesMoved: planned.bytesMoved,
       run,
       profile,
     }
