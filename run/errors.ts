@@ -3,12 +3,16 @@ export class UserError extends Error {
   override name = 'UserError'
 }
 
+let isHandling = false
+
 /**
  * Ends the process as its users expect when something goes wrong: a UserError prints its message alone,
  * anything else its stack too, since that one is ours to mend; both exit with code 1. A reader that went away
  * (npm start | head) is no error at all.
  */
 export function handleErrors(): void {
+  if (isHandling) return
+  isHandling = true
   process.stdout.on('error', stopAtClosedPipe)
   process.stderr.on('error', stopAtClosedPipe)
   // A rejected promise, a top-level await's included, arrives here as well.

@@ -11,9 +11,15 @@ const units = new Map(
   ]),
 )
 
-/** Bytes that a run may take: what --memory says, by default three quarters of what is free. */
-export function memoryLimit(text: string | undefined, free = freemem()): number {
-  const bytes = text === undefined ? 0.75 * free : parseBytes(text)
+/**
+ * What a run may take unless it is told: three quarters of what is free, as --memory takes it. It is noted with the
+ * run, since the number of pieces that a batch is computed in shows in the last bits of its gradient.
+ */
+export const freeMemory = (free = freemem()): string => `${Math.max(1, Math.floor((0.75 * free) / 1e6))}MB`
+
+/** Bytes that a run may take, by the text of --memory. */
+export function memoryLimit(text: string): number {
+  const bytes = parseBytes(text)
   if (bytes === undefined) {
     throw new UserError(
       `--memory takes an amount such as 4GB, 1.5GiB or 800MB${text === '' ? '' : `, not "${text}"`}.`,
@@ -36,6 +42,20 @@ export function showBytes(bytes: number): string {
   const digits = Math.max(0, 2 - Math.floor(Math.log10(Math.max(1, bytes / 1000 ** power))))
   const value = Math.ceil((bytes / 1000 ** power) * 10 ** digits) / 10 ** digits
   return `${value} ${['', 'k', 'M', 'G'][power]}B`
+}
+
+/** What a step takes, for the header of a run. */
+export function memoryText(
+  {
+    variableBytes,
+    temporaryBytes,
+    pieces,
+  }: { variableBytes: number; temporaryBytes: number; pieces: number },
+  limit: string,
+): string {
+  const split = pieces === 1 ? '' : `, its batch in ${pieces} pieces`
+  const allowed = showBytes(memoryLimit(limit))
+  return `${showBytes(variableBytes)} for variables, ${showBytes(temporaryBytes)} for a step${split}; ${allowed} allowed`
 }
 
 export type PieceRequest = {
@@ -125,4 +145,40 @@ export function pieceRanges(rows: number, pieces: number): { start: number; end:
     start: Math.floor((i * rows) / pieces),
     end: Math.floor(((i + 1) * rows) / pieces),
   }))
+}
+
+/**
+ * The fewest pieces, or nearly, in which a batch of so many rows fits the memory. bytesOf: what so many pieces take.
+ * Throws UserError when not even pieces of one row fit.
+ */
+export async function fewestPieces({
+  rows,
+  limit,
+  bytesOf,
+}: {
+  rows: number
+  limit: number
+  bytesOf: (pieces: number) => Promise<number>
+}): Promise<number> {
+  // Some bytes stay as they are, the others are divided by the pieces: two counts tell how many.
+  let before = { pieces: Infinity, bytes: 0 }
+  for (let pieces = 1; ;) {
+    const bytes = await bytesOf(pieces)
+    if (bytes <= limit) return pieces
+    if (pieces === rows) throw rowTooLarge(limit, bytes)
+    const divided = (bytes - before.bytes) / (1 / pieces - 1 / before.pieces)
+    const stay = bytes - divided / pieces
+    const next = bytes < Infinity && stay < limit ? Math.ceil(divided / (limit - stay)) : 2 * pieces
+    if (bytes < Infinity) before = { pieces, bytes }
+    pieces = Math.min(rows, Math.max(next, pieces + 1))
+  }
+}
+
+function rowTooLarge(limit: number, bytes: number): UserError {
+  const more = bytes <= addressable ? [`--memory ${showBytes(bytes).replace(' ', '')}`] : []
+  const takes = bytes <= addressable ? showBytes(bytes) : `more than ${showBytes(addressable)}`
+  const remedies = [...more, 'fewer or shorter sequences', 'a smaller network'].join(', or ')
+  return new UserError(
+    `${showBytes(limit)} of memory is not enough: with one sequence at a time a step takes ${takes}. What would fit: ${remedies}.`,
+  )
 }
