@@ -79,7 +79,9 @@ export class Scheduler {
     const ordered: Instruction[] = []
     let phase = new Phase()
     while (ready.length > 0) {
-      const choices = ready.map(instruction => ({
+      const stage = Math.min(...ready.map(instruction => instruction.stage))
+      const current = ready.filter(instruction => instruction.stage === stage)
+      const choices = current.map(instruction => ({
         instruction,
         joins: phase.continues(instruction),
         growth: growth(instruction),
