@@ -12,10 +12,11 @@ import {
 import type { Operand } from './attention-operand.ts'
 
 /**
- * Products by multiply-add in float32, on any GPU. Of a tile of scores an invocation has 4 x 4 elements, of a sum
- * 4 rows by up to 12 columns: for each step of the depth it loads a quad of each factor from workgroup memory, and makes
- * 16 products (of a sum 48 for 4 quads). Both factors lie there with the depth outermost, the left one's and the weights'
- * rows padded by a quad, so that writing them transposed takes no more than twice the least time.
+ * Products by multiply-add in float32, on any GPU. Of a tile of scores an invocation has 4 x 4 elements, of a
+ * sum 4 rows by up to 12 columns: for each step of the depth it loads a quad of each factor from workgroup
+ * memory, and makes 16 products (of a sum 48 for 4 quads). Both factors lie there with the depth outermost,
+ * the left one's and the weights' rows padded by a quad, so that writing them transposed takes no more than
+ * twice the least time.
  */
 export function fmaForm({ rows, columns, widths, bytes, target }: FormOptions): Form | undefined {
   const [rowQuads, columnQuads] = [rows / 4, columns / 4]

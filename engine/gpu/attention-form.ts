@@ -15,8 +15,9 @@ export interface Sum {
 }
 
 /**
- * How a workgroup makes products of tiles, and who has which elements of a tile of scores [rows, columns]: vectors of
- * four elements of a row. Code that it gives is for uniform control flow, and takes care of its own barriers.
+ * How a workgroup makes products of tiles, and who has which elements of a tile of scores [rows, columns]:
+ * vectors of four elements of a row. Code that it gives is for uniform control flow, and takes care of its
+ * own barriers.
  */
 export interface Form {
   readonly name: string
@@ -43,8 +44,8 @@ export interface Form {
   /** Statements at the start of the main function. */
   readonly prologue: string
   /**
-   * Declares vectors named name0, name1, ... with rows `rowStart`... of left times rows `columnStart`... of right
-   * transposed, summed over all their columns.
+   * Declares vectors named name0, name1, ... with rows `rowStart`... of left times rows `columnStart`... of
+   * right transposed, summed over all their columns.
    */
   product(name: string, left: Operand, right: Operand): string
   /** Declares what a sum is kept in. */
@@ -53,7 +54,10 @@ export interface Form {
   accumulate(sum: Sum): string
   /** Stores the sum. */
   finish(sum: Sum): string
-  /** Statement that puts two floats in workgroup memory at an index below rows * sharers.count. Products overwrite it. */
+  /**
+   * Statement that puts two floats in workgroup memory, which products overwrite; index < rows *
+   * sharers.count.
+   */
   put(index: string, first: string, second: string): string
   /** Expression of what was put there: vec2f. */
   get(index: string): string
@@ -69,7 +73,7 @@ export interface FormOptions {
   readonly target: Target
 }
 
-/** Bytes of workgroup memory that more than one workgroup of may run beside each other on most GPUs. */
+/** Bytes of workgroup memory that are enough; with more, fewer workgroups run side by side. */
 export const ampleBytes = 49152
 
 export const roundUp = (x: number, multiple: number): number => Math.ceil(x / multiple) * multiple
@@ -81,7 +85,7 @@ export const lines = (count: number, text: (index: number) => string, separator 
 /** A number as WGSL's f32. */
 export const float = (value: number): string => `f32(${value})`
 
-/** Columns of the slices in which a product goes through its depth, at most `most` and a multiple of `multiple`. */
+/** How deep the slices are in which a product is made: at most `most`, and a multiple of `multiple`. */
 export const sliceOf = (depth: number, most: number, multiple: number): number =>
   roundUp(Math.ceil(depth / Math.ceil(depth / most)), multiple)
 

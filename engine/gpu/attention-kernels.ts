@@ -42,7 +42,7 @@ const log2e = Math.LOG2E
 /** A score that no other comes near. */
 const masked = '-1e30'
 
-/** The form of products for sums of these widths: the largest tiles that the GPU holds, but no larger than the sequence. */
+/** The form of products for sums of these widths: the largest tiles that fit the GPU and the sequence. */
 function formOf(length: number, target: Target, widths: readonly number[]): Form {
   // Statistics of columns want some, too.
   const bytes = Math.min(target.workgroupBytes, ampleBytes) - 1024
@@ -70,7 +70,9 @@ export function fitTogether(length: number, target: Target, widths: readonly num
 export const queryTiles = (length: number, target: Target, widths: readonly number[]): number =>
   Math.ceil(length / formOf(length, target, widths).rows)
 
-/** What is left of `index` after the number of each part has been taken off, the fastest first, as statements. */
+/**
+ * What is left of `index` after the number of each part has been taken off, the fastest first, as statements.
+ */
 function split(index: string, parts: readonly (readonly [name: string, count: number])[]): string {
   let divisor = 1
   return parts
@@ -103,9 +105,9 @@ const slopeOf = (heads: Heads, bindings: Bindings): string =>
     : ''
 
 /**
- * The logarithm of the sum of each query's exponentials of scores, logSumExp [batch, heads, length]. A workgroup has
- * a tile of queries and goes through the keys up to them. Each invocation sums up what it has of a row by itself; only
- * in the end are these put together, in the order of the invocations.
+ * The logarithm of the sum of each query's exponentials of scores, logSumExp [batch, heads, length]. A
+ * workgroup has a tile of queries and goes through the keys up to them. Each invocation sums up what it has
+ * of a row by itself; only in the end are these put together, in the order of the invocations.
  */
 export function logSumExpCall(given: Heads, out: View, typeOf: TypeOf, target: Target): Call {
   const { batch, heads, length, scale } = given
@@ -171,15 +173,21 @@ export function logSumExpCall(given: Heads, out: View, typeOf: TypeOf, target: T
     }
     ${results}[${out.offset} + (sequence * ${heads} + head) * ${length} + rowStart + row] = (top + log2(sum)) * ${float(Math.LN2)};
   }`
-  const name = `attention logSumExp ${form.name}`
-  return finished(name, body, [query, key], form, { bindings, target, workgroups })
+  return finished(nameOf('logSumExp', given, form), body, [query, key], form, {
+    bindings,
+    target,
+    workgroups,
+  })
 }
 
 /**
- * Sums over the keys up to each query, or over the queries from each key on: of probabilities, exp(score - logSumExp),
- * or of gradients of scores, probability * (outGradient · value - dot), where dot is the query's out · outGradient.
- * statistics: logSumExp [batch, heads, length], or [batch, heads, length, 2] with its multiple by log2(e) and dot.
- * slopeGradient: where each tile's share of it goes, [batch, heads, tiles]: the sum of gradients of scores times j - i.
+ * Sums over the keys up to each query, or over the queries from each key on: of probabilities, exp(score -
+ * logSumExp), or of gradients of scores, probability * (outGradient · value - dot), where dot is the query's
+ * out · outGradient.
+ * statistics: logSumExp [batch, heads, length], or [batch, heads, length, 2] with its multiple by log2(e) and
+ * dot.
+ * slopeGradient: where each tile's share of it goes, [batch, heads, tiles]: the sum of gradients of scores
+ * times j - i.
  */
 export function sumsCall(
   given: Heads,
@@ -308,18 +316,24 @@ export function sumsCall(
   }
   ${all.map(sum => form.finish(sum)).join('\n  ')}
   ${slopeGradient ? sumOfWorkgroup(form, tiles, heads, bindings, slopeGradient) : ''}`
-  const name = [
-    'attention',
-    rows,
-    ...sums.map(({ weights, values }) => `${weights}·${values}`),
-    form.name,
-  ].join(' ')
+  const what = [rows, ...sums.map(({ weights, values }) => `${weights}·${values}`)].join(' ')
   const declarations = `
 ${isOfQueries ? '' : `var<workgroup> columnStatistics: array<vec2f, ${form.columns}>;`}
 fn statisticsOf(isThere: bool, pair: vec2f) -> vec2f {
   return select(vec2f(1e30, 0), pair, isThere);
 }`
-  return finished(name, body, Object.values(operands), form, { bindings, target, workgroups, declarations })
+  return finished(nameOf(what, given, form), body, Object.values(operands), form, {
+    bindings,
+    target,
+    workgroups,
+    declarations,
+  })
+}
+
+/** The name of a kernel for these shapes. */
+function nameOf(what: string, { batch, heads, length, keyDim, valueDim }: Heads, form?: Form): string {
+  const shapes = `${batch}×${heads}×${length}×${keyDim}/${valueDim}`
+  return ['attention', what, shapes, ...(form ? [`in ${form.name}`] : [])].join(' ')
 }
 
 /** Stores the sum over the workgroup of slopeGradient, in the order of the invocations. */
@@ -367,7 +381,7 @@ function finished(
  * out · outGradient. 16 invocations go through a row, so that they read quads side by side.
  */
 export function statisticsCall(
-  { batch, heads, length, valueDim }: Heads,
+  given: Heads,
   {
     out,
     logSumExp,
@@ -377,6 +391,7 @@ export function statisticsCall(
   typeOf: TypeOf,
   target: Target,
 ): Call {
+  const { batch, heads, length, valueDim } = given
   const [size, sharers] = [Math.min(256, target.workgroupSize), 16]
   const rows = size / sharers
   const total = batch * heads * length
@@ -418,18 +433,18 @@ export function statisticsCall(
 ${operands.out.declarations}
 ${operands.outGradient.declarations}`
   const code = shader({ bindings, target, size, workgroups, declarations, body })
-  return { kernel: { name: 'attention statistics', code }, bindings, workgroups }
+  return { kernel: { name: nameOf('statistics', given), code }, bindings, workgroups }
 }
 
 /** Sums the tiles' shares of the slopes' gradients, [batch, heads, tiles], in order. */
 export function slopeGradientCall(
-  { batch, heads }: Heads,
+  given: Heads,
   { parts, tiles, out }: { parts: View; tiles: number; out: View },
   typeOf: TypeOf,
   target: Target,
 ): Call {
   const size = 64
-  const total = batch * heads
+  const total = given.batch * given.heads
   const workgroups = Math.ceil(total / size)
   const bindings = new Bindings(typeOf)
   const [from, to] = [bindings.name(parts.buffer), bindings.name(out.buffer, { writes: true })]
@@ -442,7 +457,10 @@ export function slopeGradientCall(
   }
   ${to}[${out.offset} + index] = sum;`
   return {
-    kernel: { name: 'attention slope gradient', code: shader({ bindings, target, size, workgroups, body }) },
+    kernel: {
+      name: nameOf('slope gradient', given),
+      code: shader({ bindings, target, size, workgroups, body }),
+    },
     bindings,
     workgroups,
   }

@@ -13,11 +13,12 @@ import type { Operand } from './attention-operand.ts'
 import type { Target } from './kernel.ts'
 
 /**
- * Products in subgroup matrices of f16 with sums in float32. A tile of scores, and each part of a sum as wide as it, is
- * shared out among a grid of subgroups. What matrices are loaded from lies in workgroup memory in rows as it does in
- * the views; rows are padded by 16 bytes, so that eight of them start in different banks. Scores go through workgroup
- * memory too, since only there an invocation sees which element is which; with four invocations to a row, each at
- * every fourth column, and rows padded by 4 floats, no two of 32 neighbours are at one bank.
+ * Products in subgroup matrices of f16 with sums in float32. A tile of scores, and each part of a sum as wide
+ * as it, is shared out among a grid of subgroups. What matrices are loaded from lies in workgroup memory in
+ * rows as it does in the views; rows are padded by 16 bytes, so that eight of them start in different banks.
+ * Scores go through workgroup memory too, since only there an invocation sees which element is which; with
+ * four invocations to a row, each at every fourth column, and rows padded by 4 floats, no two of 32
+ * neighbours are at one bank.
  */
 export function matrixForm({ rows, columns, widths, bytes, target }: FormOptions): Form | undefined {
   const grid = gridOf(rows, columns, target)
@@ -192,7 +193,8 @@ const padding = 8
 
 /**
  * The grid of subgroups that share a tile, of up to 256 invocations. Undefined when there are no subgroup
- * matrices, or none that fit. Where subgroups may be narrower than the widest, there are more of them than the grid has.
+ * matrices, or none that fit. Where subgroups may be narrower than the widest, there are more of them than
+ * the grid has.
  */
 function gridOf(rows: number, columns: number, { subgroups, subgroupMatrix, workgroupSize }: Target) {
   if (!subgroups || !subgroupMatrix) return undefined

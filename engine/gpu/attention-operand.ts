@@ -1,7 +1,10 @@
 import type { View } from '../program.ts'
 import type { Bindings } from './kernel.ts'
 
-/** What a kernel of attention reads or writes: of each head its own columns of a view [batch, length, heads * width]. */
+/**
+ * What a kernel of attention reads or writes: of each head its own columns of a view [batch, length, heads *
+ * width].
+ */
 export interface Matrices {
   readonly name: string
   readonly view: View
@@ -21,8 +24,8 @@ export interface Place {
 }
 
 /**
- * One head's matrix [length, width] of a sequence in WGSL, four columns at a time: a quad. Where the view is laid out
- * so, a quad is one vector of memory. Loads give zeros where there is no such row or column.
+ * One head's matrix [length, width] of a sequence in WGSL, four columns at a time: a quad. Where the view is
+ * laid out so, a quad is one vector of memory. Loads give zeros where there is no such row or column.
  */
 export class Operand {
   readonly name: string
