@@ -311,7 +311,7 @@ async function errorsOf(
 }
 
 function errorOf(got: Float64Array, want: Float64Array): number {
-  const largest = want.reduce((most, x) => Math.max(most, Math.abs(x)), 1e-3)
+  const largest = want.reduce((most, x) => Math.max(most, Math.abs(x)), 0.1)
   return got.reduce((most, x, i) => {
     const error = Math.abs(x - want[i]) / largest
     return error <= most ? most : error
@@ -341,13 +341,21 @@ const shapes: Shape[] = [1, 7, 33, 64, 100].flatMap((length, i) =>
   })),
 )
 
-for (const shape of shapes) {
-  const { batch, heads, length, keyDim, valueDim, slope } = shape
-  const title = `${batch} x ${heads} heads of ${keyDim} and ${valueDim}, length ${length}${slope ? ', slope' : ''}`
-  test(`attention in float32: ${title}`, { skip }, async () => {
-    const errors = await errorsOf(shape, { target: { ...open!.target, subgroupMatrix: undefined } })
-    record('f32', errors)
-    for (const [name, error] of Object.entries(errors))
-      assert(error <= (/Gradient/.test(name) ? 1e-4 : 1e-5), `${name}: ${error}`)
-  })
+const formOf = { f32: 'float32', f16: 'f16 operands', matrix: 'subgroup matrices' }
+
+for (const kind of ['f32', 'f16', 'matrix'] as const) {
+  for (const shape of shapes) {
+    const { batch, heads, length, keyDim, valueDim, slope } = shape
+    const title = `${batch} x ${heads} heads of ${keyDim} and ${valueDim}, length ${length}${slope ? ', slope' : ''}`
+    test(`attention, ${formOf[kind]}: ${title}`, { skip }, async () => {
+      const target = kind === 'matrix' ? open!.target : { ...open!.target, subgroupMatrix: undefined }
+      const half: Names[] = kind === 'f32' ? [] : ['query', 'value', 'out', 'outGradient', 'queryGradient']
+      const errors = await errorsOf(shape, { target, half })
+      record(kind, errors)
+      if (process.env.ERRORS) console.log(kind, title, errors)
+      if (kind === 'f32')
+        for (const [name, error] of Object.entries(errors))
+          assert(error <= (/Gradient/.test(name) ? 1e-4 : 1e-5), `${name}: ${error}`)
+    })
+  }
 }

@@ -1,4 +1,5 @@
 import type { Operand } from './attention-operand.ts'
+import type { Target } from './kernel.ts'
 
 /** A matrix that a workgroup sums up in registers: weights · values for its rows and some of the columns. */
 export interface Sum {
@@ -23,7 +24,12 @@ export interface Form {
   readonly columns: number
   /** Invocations of a workgroup. */
   readonly size: number
-  readonly subgroupMatrix: boolean
+  /** Columns that its registers hold of all sums together. */
+  readonly most: number
+  /** Columns that a workgroup makes of each sum: of all in equal parts, as many as its registers hold. */
+  readonly chunks: readonly number[]
+  /** What it multiplies: f32, or f16 in subgroup matrices. */
+  readonly loads: 'f32' | 'f16'
   /** The rows of the tile that an invocation has elements of, as expressions. */
   readonly ownRows: readonly string[]
   /** Its vectors: a number of ownRows, and the column of the first element. */
@@ -53,6 +59,16 @@ export interface Form {
   get(index: string): string
 }
 
+export interface FormOptions {
+  readonly rows: number
+  readonly columns: number
+  /** Columns of the sums that it is for. */
+  readonly widths: readonly number[]
+  /** Of workgroup memory, at most. */
+  readonly bytes: number
+  readonly target: Target
+}
+
 /** Bytes of workgroup memory that more than one workgroup of may run beside each other on most GPUs. */
 export const ampleBytes = 49152
 
@@ -68,3 +84,10 @@ export const float = (value: number): string => `f32(${value})`
 /** Columns of the slices in which a product goes through its depth, at most `most` and a multiple of `multiple`. */
 export const sliceOf = (depth: number, most: number, multiple: number): number =>
   roundUp(Math.ceil(depth / Math.ceil(depth / most)), multiple)
+
+/** A sum's columns in as few equal parts as there can be: of at most `most`, and a multiple of `multiple`. */
+export const chunkOf = (width: number, most: number, multiple: number): number =>
+  roundUp(Math.ceil(width / Math.ceil(width / most)), multiple)
+
+/** Columns that the chunks of a sum have together. */
+export const coveredBy = ({ chunk, values }: Sum): number => roundUp(values.width, chunk)
