@@ -326,7 +326,7 @@ function randomProgram(random: Random): Writer {
         inputs: [count],
         dtype: 'float32',
       })
-      return writer.unary('sin', writer.binary('multiply', number, writer.constant(0.01)))
+      return writer.unary('sin', writer.binary('multiply', number, writer.constant(2 ** -8)))
     },
   ]
   for (let i = 0; i < 5; i++) floats.push(choose(random, loads)())
