@@ -287,10 +287,11 @@ if (run.trains) {
 
 while (run.goesOn()) {
   const inputs = { ...batchAt(at.tokens, lengthAt(at.done)), rate: rateAt(at.done), step: at.step + 1 }
-  const result = items(await train(inputs))
   const { flops } = await train.prepare(inputs)
-  run.stepped({ loss: result.loss, tokens: inputs.inputs.size, flops })
-  if (run.passed(evaluation.every)) await run.row({ ...result, validation: await validate() })
+  const step = train(inputs)
+  await run.stepped({ loss: step.then(({ loss }) => loss.item()), tokens: inputs.inputs.size, flops })
+  if (await run.passed(evaluation.every))
+    await run.row({ ...items(await step), validation: await validate() })
 }
 await run.trained()
 

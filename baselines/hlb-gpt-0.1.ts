@@ -212,7 +212,7 @@ training: while (run.goesOn()) {
     flops += (await accumulate.prepare(microbatch)).flops
   }
   const { gradNorm } = items(await update({ rate: oneCycle(at.step, schedule), step: at.step + 1 }))
-  run.stepped({ loss: result.loss, tokens, flops })
+  await run.stepped({ loss: result.loss, tokens, flops })
   const isEvaluated = at.step % evaluation.every === 0 || at.done === 1
   const validation = isEvaluated ? await validate() : undefined
   if (isEvaluated || at.step % 10 === 0) await run.row({ ...result, gradNorm, validation })

@@ -304,7 +304,7 @@ training: while (run.goesOn()) {
   at.estimate = microbatchesAfter(at.step, at.estimate, { ...looks, parameters: scaledCount, gradNorm })
   at.microbatches = dither(at.estimate, hash(options.seed, at.step) / 2 ** 32)
 
-  run.stepped({ loss: result.loss, tokens, flops })
+  await run.stepped({ loss: result.loss, tokens, flops })
   const isEvaluated = at.step % evaluation.every === 0 || at.done === 1
   const validation = isEvaluated ? await validate() : undefined
   const more = { length, microbatches, estimate: at.estimate }
