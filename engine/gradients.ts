@@ -1,5 +1,6 @@
 import { attentionGradient } from './attention.ts'
 import { scalesLoss } from './backend.ts'
+import { inStage } from './graph.ts'
 import { ShapeError, showShape } from './shape.ts'
 import { type Tensor, concat, constantValue, full, scatterAdd, sumRows, where } from './tensor.ts'
 
@@ -20,6 +21,11 @@ export function grad(loss: Tensor, tensors: readonly Tensor[]): Tensor[] {
       `grad: the loss must be a float32 scalar, not ${loss.dtype} ${showShape(loss.shape)}`,
     )
   }
+  // Each gradient is of the stage of what it is computed from.
+  return inStage(0, () => reverse(loss, tensors))
+}
+
+function reverse(loss: Tensor, tensors: readonly Tensor[]): Tensor[] {
   const needed = dependents(loss, tensors)
   const scale = scalesLoss() ? nearestPower(1 / weightOf(loss)) : 1
   const arrived = new Map<Tensor, Contribution[]>([[loss, [{ to: loss, gradient: full(loss.shape, scale) }]]])
@@ -41,9 +47,10 @@ export function grad(loss: Tensor, tensors: readonly Tensor[]): Tensor[] {
   return tensors.map(tensor => gradients.get(tensor)?.mul(1 / scale) ?? full(tensor.shape, 0))
 }
 
-/** What a sum counts for in a scalar: 1/n in a mean. */
+/** What a sum counts for in a scalar: 1/n in a mean, and the least of several. */
 function weightOf({ operation, inputs }: Tensor): number {
   if (operation.kind === 'reshape') return weightOf(inputs[0])
+  if (operation.kind === 'binary' && operation.name === 'add') return Math.min(...inputs.map(weightOf))
   if (operation.kind !== 'binary' || operation.name !== 'multiply') return 1
   const factors = inputs.map(constantValue)
   const other = inputs[factors[0] === undefined ? 0 : 1]

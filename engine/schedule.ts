@@ -79,7 +79,9 @@ export class Scheduler {
     const ordered: Instruction[] = []
     let phase = new Phase()
     while (ready.length > 0) {
-      const choices = ready.map(instruction => ({
+      const stage = Math.min(...ready.map(instruction => instruction.stage))
+      const current = ready.filter(instruction => instruction.stage === stage)
+      const choices = current.map(instruction => ({
         instruction,
         joins: phase.continues(instruction),
         growth: growth(instruction),
@@ -125,6 +127,8 @@ export class Scheduler {
         !from.root.variable && !into.variable && !this.kept.has(from) && !taken.has(from) && !into.shares
       const alike = from.size === into.size && from.dtype === into.dtype
       if (!free || !alike || from.root === into.root || this.readers.get(from)?.length !== 1) return
+      // A GPU's memory is of one type.
+      if (from.dtype !== into.dtype) return
       // Others that write pieces of the result might do so before the operand is made.
       if (this.writers.get(into)?.length !== 1) return
       into.shares = from

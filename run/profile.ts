@@ -14,7 +14,7 @@ const enoughSeconds = 5
 /** Runs a step for its kernels' times, prints them as a table, and ends the process. */
 export async function profileStep<Outputs>(
   backend: Backend,
-  step: Compiled<Outputs>,
+  step: Pick<Compiled<Outputs>, 'profile'>,
   inputs: Inputs,
 ): Promise<never> {
   const start = performance.now()
