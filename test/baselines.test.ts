@@ -152,6 +152,7 @@ function train(version: string, ...more: string[]) {
   const command = ['--import', './run/node.js', 'run/start.ts', `baselines/hlb-gpt-${version}.ts`]
   const args = [
     ...command,
+    '--device=cpu',
     ...Object.entries(files).flatMap(([name, value]) => [`--${name}`, value]),
     ...trained[version]!.options,
     ...more,
