@@ -27,6 +27,8 @@ export async function readOptions<const Flags extends Record<string, Flag>, Grou
   const parsed = parseOptions(run ? [...savedArguments(run, command), ...run.own] : args, command)
   // RunOptions is what runFlags gives.
   const options = parsed as unknown as Options<Flags, Group> & RunOptions
+  if (options.profile && (options.repeat > 1 || !options.train))
+    throw new UserError('--profile times one step of training: leave --repeat and --no-train out.')
   if (options.repeat > 1) await repeatRun(options)
   return options
 }
