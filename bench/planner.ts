@@ -23,6 +23,7 @@ export class Planner implements Backend {
   readonly description = 'nothing that computes'
   readonly scalesLoss: boolean
   readonly peakGflops = 0
+  readonly addressableBytes = Infinity
   readonly logitsAtOnce = 2 ** 27
   /** The last program's. */
   plan: Plan | undefined

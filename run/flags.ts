@@ -11,7 +11,7 @@ export const runFlags = {
   mirror: { type: 'string', value: 'URL', help: 'where to get wikitext-103 from instead' },
   seed: { type: 'integer', default: 0, minimum: 0, help: 'of the first weights and the order of the data' },
   ...deviceFlags,
-  memory: { type: 'string', value: 'SIZE', default: freeMemory(), help: 'what it may take, such as 4GB' },
+  memory: { type: 'string', value: 'SIZE', default: freeMemory(), help: 'what it may take: 4GB, or all' },
   run: { type: 'string', value: 'NAME', help: 'name of the run (date and time)' },
   runs: { type: 'string', value: 'FOLDER', default: 'runs', help: 'where each run has a folder' },
   resume: { type: 'string', value: '[NAME]', help: 'go on with a run: with the newest, or the one named' },

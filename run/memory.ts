@@ -16,15 +16,15 @@ const units = new Map(
  */
 export const freeMemory = (free = freemem()): string => `${Math.max(1, Math.floor((0.75 * free) / 1e6))}MB`
 
-/** Bytes that a run may take, by the text of --memory. */
-export function memoryLimit(text: string): number {
-  const bytes = parseBytes(text)
+/** Bytes that a run may take, by the text of --memory, of those that the backend can address. */
+export function memoryLimit(text: string, { addressableBytes }: { addressableBytes: number }): number {
+  const bytes = text === 'all' ? Infinity : parseBytes(text)
   if (bytes === undefined) {
     throw new UserError(
-      `--memory takes an amount such as 4GB, 1.5GiB or 800MB${text === '' ? '' : `, not "${text}"`}.`,
+      `--memory takes an amount such as 4GB, 1.5GiB or 800MB, or all${text === '' ? '' : `, not "${text}"`}.`,
     )
   }
-  return Math.min(addressable, bytes)
+  return Math.min(addressableBytes, bytes)
 }
 
 function parseBytes(text: string): number | undefined {
@@ -50,9 +50,9 @@ export function memoryText(
     temporaryBytes,
     pieces,
   }: { variableBytes: number; temporaryBytes: number; pieces: number },
-  limit: string,
+  limit: number,
 ): string {
   const split = pieces === 1 ? '' : `, its batch in ${pieces} pieces`
-  const allowed = showBytes(memoryLimit(limit))
-  return `${showBytes(variableBytes)} for variables, ${showBytes(temporaryBytes)} for a step${split}; ${allowed} allowed`
+  const allowed = limit < Infinity ? `; ${showBytes(limit)} allowed` : ''
+  return `${showBytes(variableBytes)} for variables, ${showBytes(temporaryBytes)} for a step${split}${allowed}`
 }

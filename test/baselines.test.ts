@@ -183,7 +183,9 @@ for (const version of ['0.1', '0.4']) {
     const taken = /^memory +(\S+ \S+) for variables, (\S+ \S+) for a step(?:, its batch in (\d+) pieces)?;/m
     const [, variables, temporaries, one] = taken.exec(whole.stdout)!
     assert.equal(one, undefined)
-    const half = memoryLimit(variables) + memoryLimit(temporaries) / 2
+    const half =
+      memoryLimit(variables, { addressableBytes: Infinity }) +
+      memoryLimit(temporaries, { addressableBytes: Infinity }) / 2
     const pieces = train(version, '--memory', `${half}B`)
     const [, , , number] = taken.exec(pieces.stdout)!
     context.diagnostic(`${number} pieces`)

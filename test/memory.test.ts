@@ -7,19 +7,21 @@ import { MemoryError, array, compile, full, grad, randomNormal, variable } from 
 import { SharedMemory } from '../engine/cpu/memory.ts'
 import { compilerWithin, fewestPieces } from '../run/budget.ts'
 import { UserError } from '../run/errors.ts'
-import { freeMemory, memoryLimit, showBytes } from '../run/memory.ts'
+import { addressable, freeMemory, memoryLimit, showBytes } from '../run/memory.ts'
 import { startBackend } from './backend.ts'
 
 await startBackend()
+/** What the CPU can address. */
+const cpu = { addressableBytes: addressable }
 
 test('--memory takes an amount with a unit; by default it is three quarters of what is free', () => {
-  assert.equal(memoryLimit('3GB'), 3e9)
-  assert.equal(memoryLimit('1.5gib'), 1.5 * 2 ** 30)
-  assert.equal(memoryLimit('800 MB'), 8e8)
-  assert.equal(memoryLimit('64GB'), 2 ** 32 - 2 ** 26, 'what the engine can address')
+  assert.equal(memoryLimit('3GB', cpu), 3e9)
+  assert.equal(memoryLimit('1.5gib', cpu), 1.5 * 2 ** 30)
+  assert.equal(memoryLimit('800 MB', cpu), 8e8)
+  assert.equal(memoryLimit('64GB', cpu), 2 ** 32 - 2 ** 26, 'what the engine can address')
   assert.equal(freeMemory(1e9), '750MB')
   for (const wrong of ['', 'GB', '4', '4XB', '-4GB', '0GB', 'lots']) {
-    assert.throws(() => memoryLimit(wrong), UserError, wrong)
+    assert.throws(() => memoryLimit(wrong, cpu), UserError, wrong)
   }
 })
 
@@ -32,7 +34,7 @@ test('an amount is shown so that --memory takes it, and is enough', () => {
     '42 GB',
   ])
   for (let bytes = 7; bytes < 4e9; bytes = Math.floor(bytes * 1.37) + 1) {
-    const shown = memoryLimit(showBytes(bytes))
+    const shown = memoryLimit(showBytes(bytes), cpu)
     assert.ok(shown >= bytes && shown <= bytes * 1.011, `${bytes} is shown as ${showBytes(bytes)}`)
   }
 })

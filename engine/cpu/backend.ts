@@ -45,6 +45,8 @@ export class CpuBackend implements Backend {
   /** What computes, in a few words. */
   readonly description: string
   readonly scalesLoss = false
+  /** 32 bits, less some room for the programs themselves. */
+  readonly addressableBytes = 2 ** 32 - 2 ** 26
   /** 64 MiB. */
   readonly logitsAtOnce = 2 ** 24
   /** What the microkernel reached on one thread at start, times the threads. */

@@ -48,6 +48,8 @@ export class GpuBackend implements Backend {
   readonly description: string
   readonly precision: Precision
   readonly scalesLoss: boolean
+  /** WebGPU does not tell. */
+  readonly addressableBytes = Infinity
   readonly logitsAtOnce: number
   readonly target: Target
   /** Whether it is a GPU, rather than a driver that computes on the CPU. */
@@ -275,14 +277,14 @@ export class GpuBackend implements Backend {
     const most = Math.min(maxBufferSize, maxStorageBufferBindingSize)
     if (bytes > most) {
       throw new MemoryError(
-        `one tensor takes ${megabytes(bytes)} and this GPU gives ${megabytes(most)} in one piece: take a smaller batch or network`,
+        `one tensor takes ${megabytes(bytes)} and this GPU gives ${megabytes(most)} in one piece: take less at once (--memory), or a smaller network`,
       )
     }
     this.device.pushErrorScope('out-of-memory')
     const buffer = this.device.createBuffer({ size: bytes, usage: storageUsage() })
     const error = await this.device.popErrorScope()
     if (error) {
-      throw new MemoryError(`the GPU has no ${megabytes(bytes)} left: take a smaller batch or network`)
+      throw new MemoryError(`the GPU has no ${megabytes(bytes)} left: take less at once (--memory), or a smaller network`)
     }
     return buffer
   }
