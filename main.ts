@@ -14,7 +14,6 @@ import {
   compile,
   concat,
   countOf,
-  cpuBackend,
   full,
   gelu,
   grad,
@@ -31,8 +30,10 @@ import {
 } from './engine/index.ts'
 import { compilerWithin } from './run/budget.ts'
 import { readOptions } from './run/command.ts'
+import { chooseBackend } from './run/device.ts'
 import { meanOver } from './run/mean.ts'
 import { memoryLimit, memoryText } from './run/memory.ts'
+import { profileStep } from './run/profile.ts'
 import { startRun } from './run/run.ts'
 import { textWriter } from './run/text-writer.ts'
 
@@ -79,7 +80,7 @@ const { net: size, batch, optimizer, evaluation, temperature, topK } = options.h
 const { dim, keyDim } = size
 const wide = dim * size.expand
 
-const backend = await cpuBackend(options)
+const backend = await chooseBackend(options)
 useBackend(backend)
 
 // ---------- Data: tokens to train on, and others to validate with ----------
@@ -227,7 +228,8 @@ const lengthAt = (done: number) =>
 
 // ---------- Training ----------
 
-const compileWithin = compilerWithin(memoryLimit(options.memory))
+const memory = memoryLimit(options.memory, backend)
+const compileWithin = compilerWithin(memory)
 
 const train = compileWithin(({ inputs, targets, rate, step }, meansOf) => {
   const ngrams = ngramsOf(inputs)
@@ -261,6 +263,8 @@ function batchAt(tokensSeen: number, length: number) {
   return sampleBatch(corpus.train, sequences, length, { seed: options.seed, tokensSeen })
 }
 
+if (options.profile) await profileStep(backend, train, { ...batchAt(0, batch.length), rate: 0, step: 1 })
+
 const tables = ngramTables.map(({ table }) => table)
 const run = await startRun(options, {
   corpus,
@@ -278,16 +282,17 @@ if (run.trains) {
   await run.begin({
     network: `${countOf(net)} parameters in ${size.blocks} blocks of ${dim} channels, ${countOf(tables)} in n-gram tables`,
     batch: `${batch.tokens} tokens a step, in sequences of ${batch.firstLength} to ${batch.length}`,
-    memory: memoryText(plan, options.memory),
+    memory: memoryText(plan, memory),
   })
 }
 
 while (run.goesOn()) {
   const inputs = { ...batchAt(at.tokens, lengthAt(at.done)), rate: rateAt(at.done), step: at.step + 1 }
-  const result = items(await train(inputs))
   const { flops } = await train.prepare(inputs)
-  run.stepped({ loss: result.loss, tokens: inputs.inputs.size, flops })
-  if (run.passed(evaluation.every)) await run.row({ ...result, validation: await validate() })
+  const step = train(inputs)
+  await run.stepped({ loss: step.then(({ loss }) => loss.item()), tokens: inputs.inputs.size, flops })
+  if (await run.passed(evaluation.every))
+    await run.row({ ...items(await step), validation: await validate() })
 }
 await run.trained()
 

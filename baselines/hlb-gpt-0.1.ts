@@ -16,7 +16,6 @@ import {
   attention,
   compile,
   countOf,
-  cpuBackend,
   full,
   gelu,
   grad,
@@ -31,6 +30,7 @@ import {
 } from '../engine/index.ts'
 import { compilerWithin } from '../run/budget.ts'
 import { readOptions } from '../run/command.ts'
+import { chooseBackend } from '../run/device.ts'
 import { UserError } from '../run/errors.ts'
 import { meanOver } from '../run/mean.ts'
 import { memoryLimit, memoryText } from '../run/memory.ts'
@@ -69,7 +69,7 @@ const { net: size, batch, optimizer, evaluation, temperature } = options.hyperpa
 const { dim, heads } = size
 if (dim % heads !== 0) throw new UserError(`--net.dim ${dim} is not a multiple of --net.heads ${heads}.`)
 
-const backend = await cpuBackend(options)
+const backend = await chooseBackend(options)
 useBackend(backend)
 
 // ---------- Data ----------
@@ -139,7 +139,8 @@ const parameters = parametersOf(net).map(([name, parameter]) => ({
   momentum: constant(parameter.shape, 0),
   variance: constant(parameter.shape, 0),
 }))
-const compileWithin = compilerWithin(memoryLimit(options.memory))
+const memory = memoryLimit(options.memory, backend)
+const compileWithin = compilerWithin(memory)
 
 /** Adds the gradient of a microbatch, which goes through the network in as many pieces as memory asks for. */
 const accumulate = compileWithin(({ inputs, targets }, meansOf) => {
@@ -197,7 +198,7 @@ if (run.trains) {
   await run.begin({
     network: `${countOf(net)} parameters in ${size.blocks} blocks of ${dim} channels and ${heads} heads`,
     batch: `${batch.accumulate} microbatches of ${batch.sequences} sequences of ${batch.length} tokens a step`,
-    memory: memoryText(await accumulate.prepare(batchAt(0)), options.memory),
+    memory: memoryText(await accumulate.prepare(batchAt(0)), memory),
   })
 }
 
@@ -212,7 +213,7 @@ training: while (run.goesOn()) {
     flops += (await accumulate.prepare(microbatch)).flops
   }
   const { gradNorm } = items(await update({ rate: oneCycle(at.step, schedule), step: at.step + 1 }))
-  run.stepped({ loss: result.loss, tokens, flops })
+  await run.stepped({ loss: result.loss, tokens, flops })
   const isEvaluated = at.step % evaluation.every === 0 || at.done === 1
   const validation = isEvaluated ? await validate() : undefined
   if (isEvaluated || at.step % 10 === 0) await run.row({ ...result, gradNorm, validation })

@@ -16,7 +16,6 @@ import {
   compile,
   concat,
   countOf,
-  cpuBackend,
   full,
   gelu,
   grad,
@@ -33,6 +32,7 @@ import {
 } from '../engine/index.ts'
 import { compilerWithin } from '../run/budget.ts'
 import { readOptions } from '../run/command.ts'
+import { chooseBackend } from '../run/device.ts'
 import { meanOver } from '../run/mean.ts'
 import { memoryLimit, memoryText } from '../run/memory.ts'
 import { startRun } from '../run/run.ts'
@@ -111,7 +111,7 @@ const keyDim = Math.max(1, Math.floor(dim / size.keyDimDivisor))
 const wide = dim * size.expand
 const tokensPerMicrobatch = tokensPerBatch(batch.capacity, modelScale)
 
-const backend = await cpuBackend(options)
+const backend = await chooseBackend(options)
 useBackend(backend)
 
 // ---------- Data ----------
@@ -179,7 +179,8 @@ const mostMicrobatches = isOutside ? Math.min(bounds.most, bounds.mostOutside) :
 
 // ---------- Optimizer: gradients add up over microbatches, then AdamW takes one step ----------
 
-const compileWithin = compilerWithin(memoryLimit(options.memory))
+const memory = memoryLimit(options.memory, backend)
+const compileWithin = compilerWithin(memory)
 
 /**
  * Adds the gradient of a microbatch, which goes through the network in as many pieces as memory asks for.
@@ -272,7 +273,7 @@ if (run.trains) {
         `the recipe is made for ${millions(least)} to ${millions(most)} parameters: ` +
         `these ${millions(parameterCount)} get the rates of ${millions(scaledCount)}, and at most ${mostMicrobatches} microbatches`,
     }),
-    memory: memoryText(longest, options.memory),
+    memory: memoryText(longest, memory),
   })
 }
 
@@ -304,7 +305,7 @@ training: while (run.goesOn()) {
   at.estimate = microbatchesAfter(at.step, at.estimate, { ...looks, parameters: scaledCount, gradNorm })
   at.microbatches = dither(at.estimate, hash(options.seed, at.step) / 2 ** 32)
 
-  run.stepped({ loss: result.loss, tokens, flops })
+  await run.stepped({ loss: result.loss, tokens, flops })
   const isEvaluated = at.step % evaluation.every === 0 || at.done === 1
   const validation = isEvaluated ? await validate() : undefined
   const more = { length, microbatches, estimate: at.estimate }

@@ -39,8 +39,17 @@ export interface StepTime {
 export interface Backend {
   /** What computes, in a few words. */
   readonly description: string
+  /** What products reach at best here, in GFLOP/s, as measured at start. */
+  readonly peakGflops: number
   /** Whether gradients of a mean are to be computed as those of a sum, and scaled at the end: small ones would be lost. */
   readonly scalesLoss: boolean
+  /** About how many logits linearCrossEntropy keeps at once: each chunk of them reads and writes all of the weights. */
+  readonly logitsAtOnce: number
+  /**
+   * Bytes of variables and temporaries together: what can be had at most, and what should be taken if nobody says how
+   * much. Infinity where only trying tells.
+   */
+  readonly capacity: { readonly most: number; readonly usual: number }
   /** Reserves memory for a variable of this many elements. */
   allocate(size: number): Promise<Storage>
   read(storage: Storage, size: number, dtype: DType): Promise<Float32Array | Int32Array>
@@ -66,6 +75,9 @@ export function currentBackend(): Backend {
 
 /** Whether the backend in use wants a loss scaled while its gradients are computed. */
 export const scalesLoss = (): boolean => current?.scalesLoss ?? false
+
+/** How many logits the backend in use wants at once. */
+export const logitsAtOnce = (): number => current?.logitsAtOnce ?? 2 ** 24
 
 let last: Promise<unknown> = Promise.resolve()
 

@@ -47,9 +47,10 @@ function reverse(loss: Tensor, tensors: readonly Tensor[]): Tensor[] {
   return tensors.map(tensor => gradients.get(tensor)?.mul(1 / scale) ?? full(tensor.shape, 0))
 }
 
-/** What a sum counts for in a scalar: 1/n in a mean. */
+/** What a sum counts for in a scalar: 1/n in a mean, and the least of several. */
 function weightOf({ operation, inputs }: Tensor): number {
   if (operation.kind === 'reshape') return weightOf(inputs[0])
+  if (operation.kind === 'binary' && operation.name === 'add') return Math.min(...inputs.map(weightOf))
   if (operation.kind !== 'binary' || operation.name !== 'multiply') return 1
   const factors = inputs.map(constantValue)
   const other = inputs[factors[0] === undefined ? 0 : 1]

@@ -1,7 +1,7 @@
 /** What users of the engine import. */
 export { attention } from './attention.ts'
 export { type AttentionCache, attentionCache } from './attention-cache.ts'
-export { type Backend, useBackend } from './backend.ts'
+export { type Backend, type StepTime, useBackend } from './backend.ts'
 export { type Compiled, type CompiledProgram, type Inputs, assign, compile } from './compile.ts'
 export { CpuBackend, cpuBackend } from './cpu/backend.ts'
 export { gelu, layerNorm, norm, relu, rmsNorm, sigmoid, softmax, softplus } from './functions.ts'

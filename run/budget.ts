@@ -10,7 +10,7 @@ import {
   inPieces,
 } from '../engine/index.ts'
 import { UserError } from './errors.ts'
-import { addressable, showBytes } from './memory.ts'
+import { showBytes } from './memory.ts'
 
 type Tensors = Readonly<Record<string, Tensor>>
 
@@ -26,6 +26,7 @@ export type Budgeted = CompiledProgram & { readonly pieces: number }
 export type WithinMemory<Outputs> = {
   (inputs: Inputs): ReturnType<Compiled<Outputs>>
   prepare(inputs: Inputs): Promise<Budgeted>
+  profile: Compiled<Outputs>['profile']
 }
 
 /**
@@ -74,8 +75,11 @@ export function compilerWithin(limit: number) {
       choices.set(key, choice)
       return choice
     }
-    const run = async (inputs: Inputs) => (await choiceFor(inputs)).compiled(inputs)
-    return Object.assign(run, { prepare: async (inputs: Inputs) => (await choiceFor(inputs)).budgeted })
+    const chosenFor = async (inputs: Inputs) => (await choiceFor(inputs)).compiled
+    return Object.assign(async (inputs: Inputs) => (await chosenFor(inputs))(inputs), {
+      prepare: async (inputs: Inputs) => (await choiceFor(inputs)).budgeted,
+      profile: async (inputs: Inputs = {}) => (await chosenFor(inputs)).profile(inputs),
+    })
   }
 }
 
@@ -137,8 +141,8 @@ async function sequenceTooLarge(request: PieceRequest, bytes: number): Promise<U
 }
 
 function tooLarge({ length, limit }: PieceRequest, bytes: number, remedies: readonly string[]): UserError {
-  const more = bytes <= addressable ? [`--memory ${showBytes(bytes).replace(' ', '')}`] : []
-  const takes = bytes <= addressable ? showBytes(bytes) : `more than ${showBytes(addressable)}`
+  const more = bytes < Infinity ? [`--memory ${showBytes(bytes).replace(' ', '')}`] : []
+  const takes = bytes < Infinity ? showBytes(bytes) : 'more than there can be'
   return new UserError(
     `${showBytes(limit)} of memory is not enough: with one sequence of ${length} tokens at a time a step takes ` +
       `${takes}. What would fit: ${[...remedies, ...more, 'a smaller network'].join(', or ')}.`,

@@ -1,6 +1,7 @@
 import { tokenizerNames } from '../data/corpus.ts'
-import { freeMemory } from './memory.ts'
+import { deviceFlags } from './device.ts'
 import type { Flag, FlagValues, Hyperparameters } from './options.ts'
+import { profileFlags } from './profile.ts'
 
 /** The options of every script that trains, beside its own. */
 export const runFlags = {
@@ -8,8 +9,8 @@ export const runFlags = {
   tokenizer: { type: 'string', choices: tokenizerNames, help: 'what a token is (bytes; of WikiText gpt2)' },
   mirror: { type: 'string', value: 'URL', help: 'where to get wikitext-103 from instead' },
   seed: { type: 'integer', default: 0, minimum: 0, help: 'of the first weights and the order of the data' },
-  threads: { type: 'integer', minimum: 1, help: 'threads (one a core)' },
-  memory: { type: 'string', value: 'SIZE', default: freeMemory(), help: 'what it may take, such as 4GB' },
+  ...deviceFlags,
+  memory: { type: 'string', value: 'SIZE', help: 'such as 4GB (three quarters of what is free)' },
   run: { type: 'string', value: 'NAME', help: 'name of the run (date and time)' },
   runs: { type: 'string', value: 'FOLDER', default: 'runs', help: 'where each run has a folder' },
   resume: { type: 'string', value: '[NAME]', help: 'go on with a run: with the newest, or the one named' },
@@ -18,6 +19,7 @@ export const runFlags = {
   target: { type: 'number', help: 'stop once the validation loss is this low' },
   repeat: { type: 'integer', default: 1, minimum: 1, help: 'seeds to run, and to compare at the end' },
   train: { type: 'boolean', default: true, help: '--no-train writes a sample from a run, and that is all' },
+  ...profileFlags,
   log: { type: 'string', value: 'FILE', help: 'append every row of the table to FILE, as JSON lines' },
 } as const satisfies Record<string, Flag>
 

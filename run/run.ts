@@ -1,5 +1,5 @@
 import type { Corpus } from '../data/corpus.ts'
-import type { Parameters } from '../engine/index.ts'
+import type { Backend, Parameters } from '../engine/index.ts'
 import type { RunOptions } from './flags.ts'
 import { watchInterrupt } from './interrupt.ts'
 import { logTo } from './log.ts'
@@ -22,7 +22,7 @@ export type Counters = {
 /** What a script trains, and on what. */
 export type Training<Own> = {
   readonly corpus: Corpus
-  readonly backend: { readonly description: string; readonly peakGflops: number }
+  readonly backend: Pick<Backend, 'description' | 'peakGflops' | 'capacity'>
   readonly network: Parameters
   /** Momenta, sums and whatever else the optimizers remember. */
   readonly optimizer: Parameters
@@ -55,10 +55,20 @@ export type Run<Own> = {
   begin(about: Readonly<Record<string, string>>): Promise<void>
   /** Whether another step is to be done. Starts the clock. */
   goesOn(): boolean
-  /** Counts a step, and stops the clock until its row is done, or the next step begins. */
-  stepped(step: { readonly tokens: number; readonly flops: number; readonly loss: number }): void
-  /** Whether the last step was the first or the last one, or the run has passed a multiple of this share in it. */
-  passed(share: number): boolean
+  /**
+   * Counts a step, and stops the clock until its row is done, or the next step begins. Of a step whose loss is yet to
+   * come it waits for the one before: one is queued while another runs, so that a GPU is never idle.
+   */
+  stepped(step: {
+    readonly tokens: number
+    readonly flops: number
+    readonly loss: number | Promise<number>
+  }): Promise<void>
+  /**
+   * Whether the last step was the first or the last one, or the run has passed a multiple of this share in it: then
+   * the step is done.
+   */
+  passed(share: number): Promise<boolean>
   /** Prints a row of the table and notes it; where it has a validation loss, writes a checkpoint if one is due. */
   row(measured: Measured): Promise<void>
   /** Closes the table, and writes the last checkpoint. */
@@ -77,11 +87,15 @@ export async function startRun<Own extends Readonly<Record<string, number>> = Re
 ): Promise<Run<Own>> {
   const { steps, seconds = Infinity } = options
   const at = Object.assign({ step: 0, tokens: 0, seconds: 0, flops: 0, done: 0 }, own)
-  // A sample takes the tokenizer, unlike the text.
-  const record = await openRecord(
-    { ...options, tokenizer: corpus.tokenizer.name },
-    { network, optimizer, at },
-  )
+  const { usual } = backend.capacity
+  const saved = {
+    ...options,
+    // A sample takes the tokenizer, unlike the text.
+    tokenizer: corpus.tokenizer.name,
+    // In how many pieces a batch is computed shows in the last bits of its gradient.
+    memory: options.memory ?? (usual < Infinity ? `${Math.floor(usual)}B` : undefined),
+  }
+  const record = await openRecord(saved, { network, optimizer, at })
   const doneNow = () => Math.min(1, steps === undefined ? at.seconds / seconds : at.step / steps)
   at.done = doneNow() // perhaps it goes on with more steps than it had
   const progress = createProgress()
@@ -90,6 +104,14 @@ export async function startRun<Own extends Readonly<Record<string, number>> = Re
   let clock = 0
   let doneBefore = at.done
   let lastRow = { ...at }
+  let loss: number | Promise<number> = NaN
+  /** Adds what the clock shows to the seconds, and starts it anew. */
+  const takeTime = () => {
+    const now = performance.now()
+    at.seconds += (now - clock) / 1000
+    clock = now
+    at.done = doneNow()
+  }
 
   return {
     at,
@@ -110,19 +132,26 @@ export async function startRun<Own extends Readonly<Record<string, number>> = Re
       return record.trains && at.done < 1 && !interrupt.requested
     },
 
-    stepped({ tokens, flops, loss }) {
-      at.seconds += (performance.now() - clock) / 1000
+    async stepped(step) {
+      const before = step.loss instanceof Promise ? loss : step.loss
+      loss = step.loss
+      // Whoever waits for it is told of a failure.
+      void Promise.resolve(loss).catch(() => {})
+      const shown = await before
       at.step++
-      at.tokens += tokens
-      at.flops += flops
+      at.tokens += step.tokens
+      at.flops += step.flops
       doneBefore = at.done
-      at.done = doneNow()
-      progress.update(at.done, `step ${at.step}  loss ${loss.toFixed(3)}`)
+      takeTime()
+      progress.update(at.done, `step ${at.step}${shown > 0 ? `  loss ${shown.toFixed(3)}` : ''}`)
     },
 
-    passed(share) {
+    async passed(share) {
       const isPassed = Math.floor(at.done / share) > Math.floor(doneBefore / share)
-      return isPassed || at.step === 1 || at.done === 1
+      if (!isPassed && at.step > 1 && at.done < 1) return false
+      await loss
+      takeTime()
+      return true
     },
 
     async row({ loss, accuracy, gradNorm, validation, more }) {

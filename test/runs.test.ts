@@ -157,7 +157,8 @@ test('where memory is short, a batch in pieces gives the same curve', () => {
   const whole = run('--run', 'whole')
   const [, variables, temporaries, one] = pattern.exec(whole)!
   assert.equal(one, undefined)
-  const limit = memoryLimit(variables) + memoryLimit(temporaries) / 2
+  const bytes = (amount: string) => memoryLimit(amount, { capacity: { most: Infinity, usual: Infinity } })
+  const limit = bytes(variables) + bytes(temporaries) / 2
   const split = run('--run', 'split', '--memory', `${limit}B`)
   assert.ok(Number(pattern.exec(split)![3]) > 1)
   const lossesOf = (name: string) =>

@@ -1,4 +1,4 @@
-import { availableParallelism } from 'node:os'
+import { availableParallelism, freemem } from 'node:os'
 import type { Backend, Executable, Queued, StepTime, Storage } from '../backend.ts'
 import type { DType } from '../graph.ts'
 import type { Program, View } from '../program.ts'
@@ -14,17 +14,24 @@ import type { Operand } from './rows.ts'
 import { type Step, placeBarriers, placeTemporaries } from './steps.ts'
 import { Threads } from './threads.ts'
 
-/** Starts the CPU backend: WebAssembly SIMD on this many threads (by default, every core). */
+/**
+ * Starts the CPU backend: WebAssembly SIMD on this many threads (by default, every core). reason: why it is the CPU, for
+ * its description.
+ */
 export async function cpuBackend({
   threads = availableParallelism(),
-}: { threads?: number } = {}): Promise<CpuBackend> {
+  reason,
+}: { threads?: number; reason?: string } = {}): Promise<CpuBackend> {
   const candidates = await chooseMicroKernel(assemble)
   const memory = new SharedMemory()
   const barrier = memory.allocate(barrierBytes)
   const dispatcher = await assemble(dispatcherWat)
   const pool = new Threads(threads, { memory: memory.memory, dispatcher, barrier })
-  return new CpuBackend(memory, pool, threads, candidates)
+  return new CpuBackend(memory, pool, threads, candidates, reason)
 }
+
+/** What 32-bit addresses reach, less some room for the programs themselves. */
+const addressable = 2 ** 32 - 2 ** 26
 
 /** Memory of a variable. */
 class CpuStorage {
@@ -41,8 +48,11 @@ export class CpuBackend implements Backend {
   /** What computes, in a few words. */
   readonly description: string
   readonly scalesLoss = false
+  /** 64 MiB. */
+  readonly logitsAtOnce = 2 ** 24
   /** What the microkernel reached on one thread at start, times the threads. */
   readonly peakGflops: number
+  readonly capacity = { most: addressable, usual: Math.min(addressable, 0.75 * freemem()) }
   private readonly memory: SharedMemory
   private readonly pool: Threads
   /** Every kernel made so far, by its index in the threads' tables. */
@@ -57,6 +67,7 @@ export class CpuBackend implements Backend {
     pool: Threads,
     threads: number,
     candidates: readonly [Candidate, ...Candidate[]],
+    reason?: string,
   ) {
     const [{ tile, gflops }] = candidates
     this.memory = memory
@@ -66,7 +77,7 @@ export class CpuBackend implements Backend {
       other => `${other.tile.rows}x${other.tile.columns} ${other.right ? other.gflops.toFixed(0) : 'wrong'}`,
     )
     const bits = isRevectorizing() ? 256 : 128
-    this.description = `CPU, ${threads} threads, ${bits}-bit WebAssembly; microkernel ${tile.rows}x${tile.columns} (GFLOP/s a thread: ${rates.join(', ')})`
+    this.description = `CPU${reason ? ` (${reason})` : ''}, ${threads} threads, ${bits}-bit WebAssembly; microkernel ${tile.rows}x${tile.columns} (GFLOP/s a thread: ${rates.join(', ')})`
     this.peakGflops = gflops * threads
     this.tile = tile
   }

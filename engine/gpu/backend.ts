@@ -8,6 +8,7 @@ import { type Dispatch, type Target, dimensionsOf } from './kernel.ts'
 import { lower } from './lower.ts'
 import { storedBytes } from './memory.ts'
 import { nodeGpu } from './node.ts'
+import { measurePeak } from './peak.ts'
 import { type Pipeline, Pipelines } from './pipelines.ts'
 import { plan } from './plan.ts'
 import { Pool } from './pool.ts'
@@ -47,15 +48,23 @@ export class GpuBackend implements Backend {
   readonly description: string
   readonly precision: Precision
   readonly scalesLoss: boolean
+  readonly logitsAtOnce: number
   readonly target: Target
   /** Whether it is a GPU, rather than a driver that computes on the CPU. */
   readonly isReal: boolean
+  /** The GPU's, as its driver gives it. */
+  readonly name: string
+  /** NaN until it has been measured. */
+  peakGflops = NaN
   private readonly device: GPUDevice
+  readonly capacity = { most: Infinity, usual: Infinity }
   private readonly hasTimestamps: boolean
   private readonly pipelines: Pipelines
   private readonly pool: Pool
   private readonly readback: Readback
   private failure: Error | undefined
+  /** Commands are queued one after the other. */
+  private queue: Promise<unknown> = Promise.resolve()
 
   constructor({ device, adapter, target, precision, hasTimestamps }: OpenDevice) {
     this.device = device
@@ -63,16 +72,19 @@ export class GpuBackend implements Backend {
     this.precision = precision
     // Gradients of a mean over many tokens are below what f16 holds.
     this.scalesLoss = precision === 'f16'
+    // Half a gibibyte, or what one tensor may take.
+    this.logitsAtOnce = Math.min(2 ** 27, device.limits.maxStorageBufferBindingSize / 4)
     this.hasTimestamps = hasTimestamps
     this.pipelines = new Pipelines(device)
     this.pool = new Pool(bytes => this.reserve(bytes))
     this.readback = new Readback(device)
     this.isReal = !adapter.info.isFallbackAdapter
-    const matrix = precision === 'f16' ? target.subgroupMatrix : undefined
+    const matrix = target.subgroupMatrix
     const products = matrix
       ? `f16 products in subgroup matrices of ${matrix.m}x${matrix.n}x${matrix.k}`
       : `${precision} products`
-    this.description = `GPU, ${nameOf(adapter)}, ${products}`
+    this.name = nameOf(adapter)
+    this.description = `${this.isReal ? 'GPU' : 'GPU in software'}, ${this.name}, ${products}`
     void this.watch()
     device.onuncapturederror = ({ error }) => {
       this.failure ??= new Error(`the GPU refused a command: ${error.message}`)
@@ -84,43 +96,48 @@ export class GpuBackend implements Backend {
   }
 
   async read(storage: Storage, size: number, dtype: DType): Promise<Float32Array | Int32Array> {
-    this.check()
-    const { buffer } = owned(storage)
-    const encoder = this.device.createCommandEncoder()
-    const take = this.readback.copy(encoder, [{ buffer, offset: 0, size, dtype }])
-    this.device.queue.submit([encoder.finish()])
+    const take = await this.next(async () => {
+      this.check()
+      const { buffer } = owned(storage)
+      const encoder = this.device.createCommandEncoder()
+      const copied = this.readback.copy(encoder, [{ buffer, offset: 0, size, dtype }])
+      this.device.queue.submit([encoder.finish()])
+      return copied
+    })
     const [data] = await this.waiting(take())
     return data
   }
 
-  async write(storage: Storage, data: Float32Array | Int32Array): Promise<void> {
-    this.check()
-    const home = owned(storage)
-    this.device.queue.writeBuffer(home.buffer, 0, data.buffer, data.byteOffset, data.byteLength)
-    home.isHalfCurrent = false
+  write(storage: Storage, data: Float32Array | Int32Array): Promise<void> {
+    return this.next(async () => {
+      this.check()
+      const home = owned(storage)
+      this.device.queue.writeBuffer(home.buffer, 0, data.buffer, data.byteOffset, data.byteLength)
+      home.isHalfCurrent = false
+    })
   }
 
   async load(given: Program, storages: readonly Storage[]): Promise<Executable> {
     this.check()
     const planned = plan(given, this.precision, this.target)
     const { program, typeOf, halves, kept, dispatches, slots, sizes } = planned
+    this.checkSize(Math.max(0, ...sizes))
     const homes = new Map(given.variables.map((buffer, i) => [buffer, owned(storages[i])]))
     const homeOf = (root: Buffer): GpuStorage => {
       const home = [...homes].find(([{ variable }]) => variable === root.variable)?.[1]
       if (!home) throw new Error('a program uses a variable that it does not name')
       return home
     }
-    const copies = new Map<Buffer, { half: GPUBuffer; home: GpuStorage; refresh: Prepared[] }>()
+    const copies = new Map<Buffer, { home: GpuStorage; refresh: Prepared[] }>()
     for (const [root, half] of halves) {
-      const home = homeOf(root)
-      home.half ??= await this.reserve(storedBytes(half, typeOf))
       const refresh = await this.prepare(lower(copyProgram(root, half), typeOf, this.target))
-      copies.set(half, { half: home.half, home, refresh })
+      copies.set(half, { home: homeOf(root), refresh })
     }
     const prepared = await this.prepare(dispatches)
-    await this.pool.grow(sizes)
     const memoryOf = ({ root }: Buffer): GPUBuffer =>
-      root.variable ? homeOf(root).buffer : (copies.get(root)?.half ?? this.pool.piece(slots.get(root) ?? 0))
+      root.variable
+        ? homeOf(root).buffer
+        : (copies.get(root)?.home.half ?? this.pool.piece(slots.get(root) ?? 0))
     const bind = (list: readonly Prepared[]): Bound[] =>
       list.map(({ dispatch, pipeline, layout }) => ({
         pipeline,
@@ -137,9 +154,11 @@ export class GpuBackend implements Backend {
     let generation = -1
     let bound: Bound[] = []
     let refreshes = new Map<GpuStorage, Bound[]>()
-    /** Puts the inputs in place, and gives the commands that go before the program's own. */
-    const begin = (inputs: readonly (Float32Array | Int32Array)[]): Bound[] => {
+    /** Puts the inputs in place, and gives the commands that go before the program's own. Memory is taken here, not to plan. */
+    const begin = async (inputs: readonly (Float32Array | Int32Array)[]): Promise<Bound[]> => {
       this.check()
+      await this.pool.grow(sizes)
+      for (const [half, { home }] of copies) home.half ??= await this.reserve(storedBytes(half, typeOf))
       if (generation !== this.pool.generation) {
         generation = this.pool.generation
         bound = bind(prepared)
@@ -165,7 +184,7 @@ export class GpuBackend implements Backend {
     }))
 
     const run = async (inputs: readonly (Float32Array | Int32Array)[]): Promise<Queued> => {
-      const before = begin(inputs)
+      const before = await begin(inputs)
       const encoder = this.device.createCommandEncoder()
       const pass = encoder.beginComputePass()
       for (const command of [...before, ...bound]) issue(pass, command)
@@ -182,7 +201,7 @@ export class GpuBackend implements Backend {
       await (
         await run(inputs)
       ).results
-      const before = begin(inputs)
+      const before = await begin(inputs)
       const milliseconds = await this.time([...before, ...bound])
       finish()
       return dispatches.map(({ kernel, workgroups, flops, bytes }, i) => ({
@@ -197,14 +216,28 @@ export class GpuBackend implements Backend {
       temporaryBytes: planned.temporaryBytes,
       dispatches: dispatches.length,
       bytesMoved: planned.bytesMoved,
-      run,
-      profile,
+      run: inputs => this.next(() => run(inputs)),
+      profile: inputs => this.next(() => profile(inputs)),
     }
   }
 
+  /** Finds out how fast products are, in well under a second. */
+  async measurePeak(): Promise<void> {
+    this.peakGflops = await measurePeak(this, this.hasTimestamps)
+  }
+
   async close(): Promise<void> {
+    await this.queue
     await this.device.queue.onSubmittedWorkDone().catch(() => {})
+    this.failure ??= new Error('this backend is closed: its variables and compiled functions are gone')
     this.device.destroy()
+  }
+
+  /** Does something once all before it is done. */
+  private next<T>(action: () => Promise<T>): Promise<T> {
+    const done = this.queue.then(action)
+    this.queue = done.catch(() => {})
+    return done
   }
 
   /** Notes it when the GPU is lost: its driver was reset, or the machine slept. */
@@ -238,8 +271,8 @@ export class GpuBackend implements Backend {
     )
   }
 
-  /** Throws MemoryError when the GPU does not have so much. */
-  private async reserve(bytes: number): Promise<GPUBuffer> {
+  /** Throws MemoryError when the GPU never gives so much in one piece. */
+  private checkSize(bytes: number): void {
     const { maxBufferSize, maxStorageBufferBindingSize } = this.device.limits
     const most = Math.min(maxBufferSize, maxStorageBufferBindingSize)
     if (bytes > most) {
@@ -247,6 +280,11 @@ export class GpuBackend implements Backend {
         `one tensor takes ${megabytes(bytes)} and this GPU gives ${megabytes(most)} in one piece: take a smaller batch or network`,
       )
     }
+  }
+
+  /** Throws MemoryError when the GPU does not have so much. */
+  private async reserve(bytes: number): Promise<GPUBuffer> {
+    this.checkSize(bytes)
     this.device.pushErrorScope('out-of-memory')
     const buffer = this.device.createBuffer({ size: bytes, usage: storageUsage() })
     const error = await this.device.popErrorScope()

@@ -3,10 +3,13 @@ import type { Target } from './kernel.ts'
 /** float32 throughout, or f16 for what products read. */
 export type Precision = 'f32' | 'f16'
 
-/** A GPU that was asked for is not there, or has gone. */
+/** A GPU that was asked for is not there, or has gone. The message says so, and after its last colon what to do. */
 export class GpuError extends Error {
   override name = 'GpuError'
 }
+
+/** What GpuError says where there is none. */
+export const noGpu = 'no GPU was found: install the driver of the GPU, or take the CPU (--device cpu)'
 
 /** A device with what it offers to kernels. */
 export interface OpenDevice {
@@ -39,8 +42,7 @@ export async function openDevice(
   { precision, subgroupMatrix = true }: { precision?: Precision; subgroupMatrix?: boolean } = {},
 ): Promise<OpenDevice> {
   const adapter = await gpu.requestAdapter({ powerPreference: 'high-performance' })
-  if (!adapter)
-    throw new GpuError('no GPU was found: take the CPU (--device cpu), or install the driver of the GPU')
+  if (!adapter) throw new GpuError(noGpu)
   const { info, limits, features } = adapter
   if (precision === 'f16' && !features.has('shader-f16'))
     throw new GpuError(`the GPU ${nameOf(adapter)} has no f16: take --precision f32`)
@@ -63,11 +65,13 @@ export async function openDevice(
     offered.includes('subgroups') && info.subgroupMaxSize > 0
       ? { smallest: info.subgroupMinSize, largest: info.subgroupMaxSize }
       : undefined
-  const hasMatrices = subgroupMatrix && f16 && subgroups && offered.includes(subgroupMatrixFeature)
+  const chosen = precision ?? (f16 ? 'f16' : 'f32')
+  const hasMatrices =
+    subgroupMatrix && chosen === 'f16' && f16 && subgroups && offered.includes(subgroupMatrixFeature)
   return {
     device,
     adapter,
-    precision: precision ?? (f16 ? 'f16' : 'f32'),
+    precision: chosen,
     hasTimestamps: offered.includes('timestamp-query'),
     target: {
       f16,

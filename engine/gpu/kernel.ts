@@ -11,7 +11,10 @@ export interface Target {
   readonly f16: boolean
   /** The sizes that subgroups may have; undefined where there are none. */
   readonly subgroups: { readonly smallest: number; readonly largest: number } | undefined
-  /** A shape of f16 matrices that a subgroup multiplies into float32 sums; undefined where there is none. */
+  /**
+   * A shape of f16 matrices that a subgroup multiplies into float32 sums; undefined where there is none, or products are
+   * to be float32.
+   */
   readonly subgroupMatrix: { readonly m: number; readonly n: number; readonly k: number } | undefined
   /** Invocations in a workgroup, at most. */
   readonly workgroupSize: number

@@ -21,5 +21,9 @@ export function lower({ instructions }: Program, typeOf: TypeOf, target: Target)
         return attentionDispatches(work, typeOf, target)
     }
   }
-  return instructions.flatMap(({ work }) => dispatchesOf(work))
+  return instructions.flatMap(({ work, writes }) => {
+    const dispatches = dispatchesOf(work)
+    orders.forget(writes)
+    return dispatches
+  })
 }

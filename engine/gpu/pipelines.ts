@@ -26,26 +26,21 @@ export class Pipelines {
   }
 
   private async compile({ name, code }: Kernel): Promise<Pipeline> {
-    const layout = this.layout(code)
     this.device.pushErrorScope('validation')
+    const bindings = this.layout(code)
+    const layout = this.device.createPipelineLayout({ bindGroupLayouts: [bindings] })
     const module = this.device.createShaderModule({ code, label: name })
     const invalid = this.device.popErrorScope()
-    const pipeline = this.device.createComputePipelineAsync({
-      label: name,
-      layout: this.device.createPipelineLayout({ bindGroupLayouts: [layout] }),
-      compute: { module, entryPoint: 'main' },
-    })
-    try {
-      const [ready, error] = await Promise.all([pipeline, invalid])
-      if (error) throw new Error(error.message)
-      return { pipeline: ready, layout }
-    } catch (error) {
-      const { messages } = await module.getCompilationInfo()
-      const first = messages.find(({ type }) => type === 'error')
-      const line = first && code.split('\n')[first.lineNum - 1]?.trim()
-      const where = first ? `line ${first.lineNum}: ${first.message}\n  ${line}` : String(error)
-      throw new Error(`the GPU kernel ${name} does not compile: ${where}`, { cause: error })
-    }
+    const compute = { module, entryPoint: 'main' }
+    const pipeline = this.device.createComputePipelineAsync({ label: name, layout, compute })
+    const [made, error] = await Promise.all([pipeline.catch(reasonOf), invalid])
+    if (typeof made !== 'string') return { pipeline: made, layout: bindings }
+    const { messages } = await module.getCompilationInfo()
+    const first = messages.find(({ type }) => type === 'error')
+    const line = first && code.split('\n')[first.lineNum - 1]?.trim()
+    // What was invalid before says more than that the pipeline could not be made of it.
+    const where = first ? `line ${first.lineNum}: ${first.message}\n  ${line}` : (error?.message ?? made)
+    throw new Error(`the GPU kernel ${name} does not compile: ${where}`)
   }
 
   /** A layout of the storage buffers that the code declares. */
@@ -64,3 +59,5 @@ export class Pipelines {
     return layout
   }
 }
+
+const reasonOf = (error: unknown): string => (error instanceof Error ? error.message : String(error))
