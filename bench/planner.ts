@@ -23,8 +23,8 @@ export class Planner implements Backend {
   readonly description = 'nothing that computes'
   readonly scalesLoss: boolean
   readonly peakGflops = 0
-  readonly addressableBytes = Infinity
   readonly logitsAtOnce = 2 ** 27
+  readonly capacity = { most: Infinity, usual: Infinity }
   /** The last program's. */
   plan: Plan | undefined
   private readonly precision: Precision

@@ -15,9 +15,9 @@ import { type Resumed, resumed } from './resume.ts'
 
 /**
  * The options of a script that trains: its own and runFlags, from the command line, and behind these from the run that
- * it goes on with or samples from. A new run on a real GPU has all of its memory, and unless it is told what to train on
- * the options `onGpu`, written as on a command line. From here on errors are shown as users expect. With --repeat the script runs once
- * for each seed, and the process ends here.
+ * it goes on with or samples from. A new run on a real GPU that is not told what to train on has the options `onGpu`,
+ * written as on a command line. From here on errors are shown as users expect. With --repeat the script runs once for
+ * each seed, and the process ends here.
  */
 export async function readOptions<const Flags extends Record<string, Flag>, Group extends Hyperparameters>({
   onGpu = '',
@@ -33,8 +33,8 @@ export async function readOptions<const Flags extends Record<string, Flag>, Grou
   const parse = (...preset: string[]) =>
     parseOptions([...preset, ...before, ...rest], command) as unknown as Options<Flags, Group> & RunOptions
   let options = parse()
-  if (!run && (await findsGpu(options)))
-    options = parse('--memory=all', ...(options.data === undefined ? onGpu.split(/\s+/).filter(Boolean) : []))
+  if (onGpu && !run && options.data === undefined && (await findsGpu(options)))
+    options = parse(...onGpu.trim().split(/\s+/))
   if (options.repeat > 1) await repeatRun(options)
   return options
 }

@@ -48,8 +48,6 @@ export class GpuBackend implements Backend {
   readonly description: string
   readonly precision: Precision
   readonly scalesLoss: boolean
-  /** WebGPU does not tell. */
-  readonly addressableBytes = Infinity
   readonly logitsAtOnce: number
   readonly target: Target
   /** Whether it is a GPU, rather than a driver that computes on the CPU. */
@@ -59,6 +57,7 @@ export class GpuBackend implements Backend {
   /** NaN until it has been measured. */
   peakGflops = NaN
   private readonly device: GPUDevice
+  readonly capacity = { most: Infinity, usual: Infinity }
   private readonly hasTimestamps: boolean
   private readonly pipelines: Pipelines
   private readonly pool: Pool
@@ -122,6 +121,7 @@ export class GpuBackend implements Backend {
     this.check()
     const planned = plan(given, this.precision, this.target)
     const { program, typeOf, halves, kept, dispatches, slots, sizes } = planned
+    this.checkSize(Math.max(0, ...sizes))
     const homes = new Map(given.variables.map((buffer, i) => [buffer, owned(storages[i])]))
     const homeOf = (root: Buffer): GpuStorage => {
       const home = [...homes].find(([{ variable }]) => variable === root.variable)?.[1]
@@ -271,8 +271,8 @@ export class GpuBackend implements Backend {
     )
   }
 
-  /** Throws MemoryError when the GPU does not have so much. */
-  private async reserve(bytes: number): Promise<GPUBuffer> {
+  /** Throws MemoryError when the GPU never gives so much in one piece. */
+  private checkSize(bytes: number): void {
     const { maxBufferSize, maxStorageBufferBindingSize } = this.device.limits
     const most = Math.min(maxBufferSize, maxStorageBufferBindingSize)
     if (bytes > most) {
@@ -280,11 +280,18 @@ export class GpuBackend implements Backend {
         `one tensor takes ${megabytes(bytes)} and this GPU gives ${megabytes(most)} in one piece: take less at once (--memory), or a smaller network`,
       )
     }
+  }
+
+  /** Throws MemoryError when the GPU does not have so much. */
+  private async reserve(bytes: number): Promise<GPUBuffer> {
+    this.checkSize(bytes)
     this.device.pushErrorScope('out-of-memory')
     const buffer = this.device.createBuffer({ size: bytes, usage: storageUsage() })
     const error = await this.device.popErrorScope()
     if (error) {
-      throw new MemoryError(`the GPU has no ${megabytes(bytes)} left: take less at once (--memory), or a smaller network`)
+      throw new MemoryError(
+        `the GPU has no ${megabytes(bytes)} left: take less at once (--memory), or a smaller network`,
+      )
     }
     return buffer
   }
