@@ -140,7 +140,8 @@ const parameters = parametersOf(net).map(([name, parameter]) => ({
   momentum: constant(parameter.shape, 0),
   variance: constant(parameter.shape, 0),
 }))
-const compileWithin = compilerWithin(memoryLimit(options.memory))
+const memory = memoryLimit(options.memory, backend)
+const compileWithin = compilerWithin(memory)
 
 /** Adds the gradient of a microbatch, which goes through the network in as many pieces as memory asks for. */
 const accumulate = compileWithin(({ inputs, targets }, meansOf) => {
@@ -202,7 +203,7 @@ if (run.trains) {
   await run.begin({
     network: `${countOf(net)} parameters in ${size.blocks} blocks of ${dim} channels and ${heads} heads`,
     batch: `${batch.accumulate} microbatches of ${batch.sequences} sequences of ${batch.length} tokens a step`,
-    memory: memoryText(await accumulate.prepare(batchAt(0)), options.memory),
+    memory: memoryText(await accumulate.prepare(batchAt(0)), memory),
   })
 }
 

@@ -180,7 +180,8 @@ const mostMicrobatches = isOutside ? Math.min(bounds.most, bounds.mostOutside) :
 
 // ---------- Optimizer: gradients add up over microbatches, then AdamW takes one step ----------
 
-const compileWithin = compilerWithin(memoryLimit(options.memory))
+const memory = memoryLimit(options.memory, backend)
+const compileWithin = compilerWithin(memory)
 
 /**
  * Adds the gradient of a microbatch, which goes through the network in as many pieces as memory asks for.
@@ -278,7 +279,7 @@ if (run.trains) {
         `the recipe is made for ${millions(least)} to ${millions(most)} parameters: ` +
         `these ${millions(parameterCount)} get the rates of ${millions(scaledCount)}, and at most ${mostMicrobatches} microbatches`,
     }),
-    memory: memoryText(plan, options.memory),
+    memory: memoryText(plan, memory),
   })
 }
 
