@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { after, test } from 'node:test'
 import { GpuError, type OpenDevice, openDevice } from '../engine/gpu/device.ts'
-import { type ElementType, type Target, bytesOf, dimensionsOf } from '../engine/gpu/kernel.ts'
+import { type ElementType, type Target, dimensionsOf } from '../engine/gpu/kernel.ts'
 import { matmulDispatches } from '../engine/gpu/matmul.ts'
 import { type MatmulPlan, type Tile, matmulPlan } from '../engine/gpu/matmul-plan.ts'
 import { nodeGpu } from '../engine/gpu/node.ts'
