@@ -34,6 +34,7 @@ import { chooseBackend } from '../run/device.ts'
 import { UserError } from '../run/errors.ts'
 import { meanOver } from '../run/mean.ts'
 import { memoryLimit, memoryText } from '../run/memory.ts'
+import { profileStep } from '../run/profile.ts'
 import { startRun } from '../run/run.ts'
 import { textWriter } from '../run/text-writer.ts'
 import { oneCycle } from './schedules-0.1.ts'
@@ -185,6 +186,10 @@ const validate = () => {
 const batchAt = (tokensSeen: number) =>
   sampleBatch(corpus.train, batch.sequences, batch.length, { seed: options.seed, tokensSeen })
 
+const first = { rate: 0, step: 1 }
+const parts = [() => accumulate.profile(batchAt(0)), () => update.profile(first)]
+if (options.profile) await profileStep(backend, ...parts)
+
 const run = await startRun(options, {
   corpus,
   backend,
@@ -194,7 +199,7 @@ const run = await startRun(options, {
 const { at } = run
 
 if (run.trains) {
-  await update.prepare({ rate: 0, step: 0 })
+  await update.prepare(first)
   await run.begin({
     network: `${countOf(net)} parameters in ${size.blocks} blocks of ${dim} channels and ${heads} heads`,
     batch: `${batch.accumulate} microbatches of ${batch.sequences} sequences of ${batch.length} tokens a step`,

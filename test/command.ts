@@ -16,7 +16,7 @@ export function makeFolder() {
   writeFileSync(text, 'the quick brown fox jumps over the lazy dog. '.repeat(200))
   const tiny =
     '--net.dim 24 --net.blocks 1 --net.keyDim 4 --net.ngramRows 16,16,16 --batch.tokens 64 ' +
-    '--batch.firstLength 8 --batch.length 16 --evaluation.tokens 64 --sample 30'
+    '--batch.firstLength 8 --batch.length 16 --evaluation.tokens 64 --sample 30 --device cpu'
   return {
     folder,
     runs,

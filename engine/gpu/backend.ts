@@ -277,7 +277,7 @@ export class GpuBackend implements Backend {
     const most = Math.min(maxBufferSize, maxStorageBufferBindingSize)
     if (bytes > most) {
       throw new MemoryError(
-        `one tensor takes ${megabytes(bytes)} and this GPU gives ${megabytes(most)} in one piece: take a smaller batch or network`,
+        `one tensor takes ${megabytes(bytes)} and this GPU gives ${megabytes(most)} in one piece: take less at once (--memory), or a smaller network`,
       )
     }
   }
@@ -289,7 +289,9 @@ export class GpuBackend implements Backend {
     const buffer = this.device.createBuffer({ size: bytes, usage: storageUsage() })
     const error = await this.device.popErrorScope()
     if (error) {
-      throw new MemoryError(`the GPU has no ${megabytes(bytes)} left: take a smaller batch or network`)
+      throw new MemoryError(
+        `the GPU has no ${megabytes(bytes)} left: take less at once (--memory), or a smaller network`,
+      )
     }
     return buffer
   }
