@@ -88,7 +88,7 @@ function testProduct(product: Product, tile: MicroKernel): void {
   const { m, n, k, transposeA, transposeB, residual, batch } = product
   const what = JSON.stringify([product, tile])
   const machine = new Machine()
-  const plan = product.plan ?? matmulPlan({ m, n, k, transposeA, batch, usesOfB: 1 }, tile, 4)
+  const plan = product.plan ?? matmulPlan({ m, n, k, transposeA, transposeB, batch, usesOfB: 1 }, tile, 4)
   const [rowsA, columnsA] = transposeA ? [k, m] : [m, k]
   const [rowsB, columnsB] = transposeB ? [n, k] : [k, n]
   // Every matrix is a view into a wider one.

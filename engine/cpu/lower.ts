@@ -105,7 +105,15 @@ class Lowering {
           packsB: false,
         }
       : matmulPlan(
-          { m, n, k, transposeA: a.transposed, batch, usesOfB: this.uses.get(this.rightOperand(work)) ?? 1 },
+          {
+            m,
+            n,
+            k,
+            transposeA: a.transposed,
+            transposeB: b.transposed,
+            batch,
+            usesOfB: this.uses.get(this.rightOperand(work)) ?? 1,
+          },
           tile,
           this.threads,
           packBlock,

@@ -624,18 +624,27 @@ export function kBlockOf(k: number, multiple: number, deepest = deepestBlock): n
  * usesOfB: how many products would share B if it was packed beforehand.
  */
 export function matmulPlan(
-  shape: { m: number; n: number; k: number; transposeA: boolean; batch: number; usesOfB: number },
+  shape: {
+    m: number
+    n: number
+    k: number
+    transposeA: boolean
+    transposeB: boolean
+    batch: number
+    usesOfB: number
+  },
   tile: MicroKernel,
   threads: number,
   kMultiple = 4,
 ): MatmulPlan & { readonly packsB: boolean } {
-  const { m, n, k, transposeA, batch, usesOfB } = shape
+  const { m, n, k, transposeA, transposeB, batch, usesOfB } = shape
   const kBlock = kBlockOf(k, kMultiple, transposeA ? deepestPackedBlock : deepestBlock)
   // Cycles to fetch an element of a matrix from where it fits: L2, L3, or memory.
   const fetch = (elements: number) => (elements <= 2 ** 18 ? 0.1 : elements <= 2 ** 23 ? 1 : 2)
   const [columnOfA, rowOfB] = [fetch(m * k) + (transposeA ? 1 : 0), fetch(k * n)]
   // Each thread packs its share of B, and then waits for the others.
-  const packBefore = (2 * n * rowOfB) / threads / usesOfB + 20_000 / k
+  const packBefore = (3 * n * rowOfB) / threads / usesOfB + 20_000 / k
+  const packRow = transposeB ? 1 : 0.5
   const mostRows = transposeA ? Math.floor(mostOfA / kBlock) : 48
   let best: (MatmulPlan & { readonly packsB: boolean }) | undefined
   let bestCost = Infinity
@@ -645,7 +654,9 @@ export function matmulPlan(
       for (const packsB of kBlock * columnBlock <= mostOfB ? [false, true] : [false]) {
         // Cycles for one step of k: the sums, a column of A, a row of B.
         const cycles =
-          (rowBlock * columnBlock) / 16 + rowBlock * columnOfA + columnBlock * (rowOfB + (packsB ? 0.5 : 0))
+          (rowBlock * columnBlock) / 16 +
+          rowBlock * columnOfA +
+          columnBlock * (rowOfB + (packsB ? packRow : 0))
         // Threads seldom run at the same speed: in the end they wait for a part of an item more.
         const cost = (Math.ceil(items / threads) + 0.25) * cycles + (packsB ? 0 : batch * packBefore)
         if (cost >= bestCost) continue
