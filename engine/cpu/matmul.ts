@@ -608,8 +608,11 @@ function transpose4(load: (row: number) => string, store: (row: number, value: s
  */
 export const deepestBlock = 768
 
-/** The same where A has to be packed, for which the pages and cache lines that a block touches count more. */
-const deepestPackedBlock = 384
+/**
+ * The same for products that stand alone: there, 48 rows of A are all that has to stay in L2 beside B. Where A
+ * has to be packed, the pages and cache lines that a block touches count more.
+ */
+const [deepestAlone, deepestPacked] = [1024, 384]
 
 /** How many floats of a packed block of A, or of B where items pack it, are to stay in the L2 cache. */
 const [mostOfA, mostOfB] = [2 ** 16, 2 ** 18]
@@ -638,13 +641,13 @@ export function matmulPlan(
   kMultiple = 4,
 ): MatmulPlan & { readonly packsB: boolean } {
   const { m, n, k, transposeA, transposeB, batch, usesOfB } = shape
-  const kBlock = kBlockOf(k, kMultiple, transposeA ? deepestPackedBlock : deepestBlock)
+  const kBlock = kBlockOf(k, kMultiple, transposeA ? deepestPacked : deepestAlone)
   // Cycles to fetch an element of a matrix from where it fits: L2, L3, or memory.
-  const fetch = (elements: number) => (elements <= 2 ** 18 ? 0.1 : elements <= 2 ** 23 ? 1 : 2)
+  const fetch = (elements: number) => (elements <= 2 ** 18 ? 0.1 : elements <= 2 ** 23 ? 0.7 : 2)
   const [columnOfA, rowOfB] = [fetch(m * k) + (transposeA ? 1 : 0), fetch(k * n)]
   // Each thread packs its share of B, and then waits for the others.
-  const packBefore = (3 * n * rowOfB) / threads / usesOfB + 20_000 / k
-  const packRow = transposeB ? 1 : 0.5
+  const packBefore = (6 * n * rowOfB) / threads / usesOfB + 20_000 / k
+  const packRow = transposeB ? 1.5 : 1
   const mostRows = transposeA ? Math.floor(mostOfA / kBlock) : 48
   let best: (MatmulPlan & { readonly packsB: boolean }) | undefined
   let bestCost = Infinity
