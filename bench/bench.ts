@@ -4,13 +4,23 @@ import { availableParallelism, cpus } from 'node:os'
 import { UserError, handleErrors } from '../run/errors.ts'
 import { parseOptions } from '../run/options.ts'
 import { createProgress } from '../run/progress.ts'
-import { type Measurement, type Rival, jax, measure, ours, pyTorch } from './rivals.ts'
+import {
+  type Measurement,
+  type Rival,
+  jax,
+  measure,
+  ours,
+  oursOnGpu,
+  pyTorch,
+  pyTorchOnGpu,
+} from './rivals.ts'
 import { median, table } from './show.ts'
-import { type Work, flopsOf, nameOf, tokensOf, works } from './work.ts'
+import { type Work, bytesOf, flopsOf, gpuWorks, nameOf, tokensOf, works } from './work.ts'
 
 handleErrors()
-const { rounds, only, threads } = parseOptions(process.argv.slice(2), {
-  summary: 'Measures matrix products and training steps of this project, PyTorch and jax-js, in turn.',
+const { rounds, only, threads, device } = parseOptions(process.argv.slice(2), {
+  summary:
+    'Measures matrix products and training steps of this project, PyTorch and jax-js, in turn, and sampling.',
   flags: {
     rounds: {
       type: 'integer',
@@ -24,6 +34,12 @@ const { rounds, only, threads } = parseOptions(process.argv.slice(2), {
       value: 'NAMES',
       help: 'rows that have one of these in their name: "matmul,latent 128"',
     },
+    device: {
+      type: 'string',
+      choices: ['cpu', 'gpu'],
+      default: 'cpu',
+      help: 'what to measure on',
+    },
     threads: {
       type: 'integer',
       minimum: 1,
@@ -34,21 +50,23 @@ const { rounds, only, threads } = parseOptions(process.argv.slice(2), {
   hyperparameters: {},
 })
 const parts = only.split(',').map(part => part.trim())
-const chosen = works.filter(work => parts.some(part => nameOf(work).includes(part)))
+const all = device === 'gpu' ? gpuWorks : works
+const chosen = all.filter(work => parts.some(part => nameOf(work).includes(part)))
 if (!chosen.length) {
   throw new UserError(
-    `--only ${only}: no row has that in its name. The rows:\n  ${works.map(nameOf).join('\n  ')}`,
+    `--only ${only}: no row has that in its name. The rows:\n  ${all.map(nameOf).join('\n  ')}`,
   )
 }
 
-const torch = await pyTorch(threads)
-const rivals = [ours(threads), ...torch, jax].filter(rival => chosen.some(rival.command))
+const torch = device === 'gpu' ? await pyTorchOnGpu() : await pyTorch(threads)
+const everyone = device === 'gpu' ? [...oursOnGpu.toReversed(), ...torch] : [ours(threads), ...torch, jax]
+const rivals = everyone.filter(rival => chosen.some(rival.command))
 header(rivals)
 
 /** The measurements of each work by each rival, or why there is none. */
 const results = new Map<Work, Map<Rival, Measurement[] | Error>>(chosen.map(work => [work, new Map()]))
 await measureAll()
-console.log(`${speeds()}\n\n${details()}`.trim())
+console.log([speeds(), details(), samples()].filter(text => text !== '').join('\n\n'))
 const failures = [...results].flatMap(([work, row]) =>
   [...row].flatMap(([rival, result]) => (result instanceof Error ? [{ work, rival, result }] : [])),
 )
@@ -120,6 +138,7 @@ function middle(
 
 /** GFLOP/s, if it was measured. */
 function rate(work: Work, rival: Rival): number | undefined {
+  if (work.kind === 'sample') return undefined
   const seconds = middle(work, rival, one => one.seconds)
   return seconds && flopsOf(work) / seconds / 1e9
 }
@@ -132,13 +151,15 @@ function rateCell(work: Work, rival: Rival): string {
 /** GFLOP/s of the fastest repetition of a process, by the same count for all (work.ts), and the ratios. */
 function speeds(): string {
   const [us, ...peers] = rivals
+  const rows = chosen.filter(work => work.kind !== 'sample')
+  if (!rows.length) return ''
   const ratio = (work: Work, peer: Rival) => {
     const [mine, theirs] = [rate(work, us), rate(work, peer)]
     return mine && theirs ? `${(mine / theirs).toFixed(2)}x` : ''
   }
   return table([
     ['GFLOP/s', ...rivals.map(rival => rival.name), ...peers.map(peer => `/ ${peer.name}`)],
-    ...chosen.map(work => [
+    ...rows.map(work => [
       nameOf(work),
       ...rivals.map(rival => rateCell(work, rival)),
       ...peers.map(peer => ratio(work, peer)),
@@ -169,4 +190,30 @@ function details(): string {
       }),
     ),
   ])
+}
+
+/**
+ * Sampling beside what memory allows: a token needs every parameter once (and one row of the embedding), so
+ * as many tokens a second as it takes to read that at the speed of a copy, whose reads and writes both count.
+ */
+function samples(): string {
+  const [us] = rivals
+  const rows = chosen.flatMap(work => {
+    const seconds = middle(work, us, one => one.seconds)
+    const copied = middle(work, us, one => one.copied_bytes_per_s)
+    if (work.kind !== 'sample' || !seconds || !copied) return []
+    const limit = copied / bytesOf(work)
+    return [
+      [
+        nameOf(work),
+        (1 / seconds).toFixed(0),
+        limit.toFixed(0),
+        `${(1 / seconds / limit).toFixed(2)}x`,
+        `${(bytesOf(work) / 1e6).toFixed(0)} MB`,
+        `${(copied / 1e9).toFixed(1)} GB/s`,
+      ],
+    ]
+  })
+  if (!rows.length) return ''
+  return table([['sampling', 'tokens/s', 'limit', '/ limit', 'parameters a token', 'copy'], ...rows])
 }

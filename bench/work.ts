@@ -18,8 +18,19 @@ export interface Step {
   readonly steps: number
 }
 
+/** A text of so many tokens from the latent network, one token after the other. */
+export interface Sample {
+  readonly kind: 'sample'
+  readonly dim: number
+  readonly blocks: number
+  readonly vocabulary: number
+  /** How many tokens it remembers. */
+  readonly length: number
+  readonly tokens: number
+}
+
 /** What is measured. */
-export type Work = Matmul | Step
+export type Work = Matmul | Step | Sample
 
 /** Everything that the table has a row for. */
 export const works: readonly Work[] = [
@@ -31,11 +42,22 @@ export const works: readonly Work[] = [
   { kind: 'step', dim: 128, blocks: 4, vocabulary: 256, length: 256, batch: 16, steps: 10 },
   { kind: 'step', dim: 256, blocks: 6, vocabulary: 256, length: 256, batch: 16, steps: 6 },
   { kind: 'step', dim: 384, blocks: 8, vocabulary: 50304, length: 256, batch: 8, steps: 3 },
+  // The 46 million parameters of hlb-gpt 0.4.
+  { kind: 'sample', dim: 384, blocks: 8, vocabulary: 50304, length: 1024, tokens: 400 },
+]
+
+/** And on a GPU: products as large as it likes, and the step of hlb-gpt's network of 46 million parameters. */
+export const gpuWorks: readonly Work[] = [
+  { kind: 'matmul', m: 4096, n: 4096, k: 4096 },
+  { kind: 'matmul', m: 8192, n: 8192, k: 8192 },
+  { kind: 'step', dim: 384, blocks: 8, vocabulary: 50304, length: 1024, batch: 56, steps: 6 },
 ]
 
 /** The work's name in the table, and what --only looks in. */
 export function nameOf(work: Work): string {
   if (work.kind === 'matmul') return `matmul ${work.m} ${work.n} ${work.k}`
+  if (work.kind === 'sample')
+    return `sample ${work.dim} ${work.blocks} ${work.vocabulary} ${work.length} ${work.tokens}`
   return `latent ${work.dim} ${work.blocks} ${work.vocabulary} ${work.length} ${work.batch}`
 }
 
@@ -54,6 +76,10 @@ export function parseWork(words: readonly string[]): Work {
     const [dim, blocks, vocabulary, length, batch, steps = 8] = numbers
     return { kind: 'step', dim, blocks, vocabulary, length, batch, steps }
   }
+  if (name === 'sample' && numbers.length === 5) {
+    const [dim, blocks, vocabulary, length, tokens] = numbers
+    return { kind: 'sample', dim, blocks, vocabulary, length, tokens }
+  }
   throw new Error(`Not a work: ${words.join(' ')}`)
 }
 
@@ -61,13 +87,23 @@ export function parseWork(words: readonly string[]): Work {
  * Floating-point operations, counted once for all rivals, whatever they really do: for a step 6 a
  * matmul weight a token, plus the causal half of the attention's products.
  */
-export function flopsOf(work: Work): number {
+export function flopsOf(work: Matmul | Step): number {
   if (work.kind === 'matmul') return 2 * work.m * work.n * work.k
   const { dim, blocks, vocabulary, length, batch } = work
   const keyDim = Math.floor(dim / 8)
   const weights = blocks * (dim * (2 * keyDim + 4 * dim) + 2 * dim * dim) + vocabulary * dim
   const attention = blocks * 3 * batch * length * length * (keyDim + dim)
   return 6 * weights * tokensOf(work) + attention
+}
+
+/**
+ * Bytes of the parameters that a token is made from, each read once: the blocks, the norms, the output layer,
+ * and of the embedding one row.
+ */
+export function bytesOf({ dim, blocks, vocabulary }: Sample): number {
+  const keyDim = Math.floor(dim / 8)
+  const block = dim * (2 * keyDim + 4 * dim) + 2 * dim * dim + 2 * dim + 1
+  return 4 * (blocks * block + 2 * dim + vocabulary * dim + dim)
 }
 
 /** Tokens in a step. */

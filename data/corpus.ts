@@ -38,6 +38,8 @@ export type CorpusOptions = {
   mirror?: string | undefined
   /** Tokens in a training window: a text that does not fill one is refused. */
   sequenceLength: number
+  /** false: only the tokenizer is needed. The text is not looked for, and both its halves are empty. */
+  train?: boolean | undefined
   /** Where what was downloaded or tokenized is kept. */
   cacheFolder?: string | undefined
   /** Is told what takes a while. */
@@ -56,9 +58,14 @@ const projectCache = resolve(import.meta.dirname, '../.cache')
 
 /** Gets the text to train on, as tokens: from the user's files, the cache, or the network. */
 export async function loadCorpus(options: CorpusOptions): Promise<Corpus> {
-  const { data, mirror, sequenceLength } = options
+  const { data, mirror, sequenceLength, train = true } = options
   if (mirror !== undefined && data !== wikitextName) {
     throw new UserError(`--mirror names a source of ${wikitextName}: it takes --data ${wikitextName} too.`)
+  }
+  if (!train) {
+    const tokenizer = tokenizerOf(options.tokenizer ?? (data === wikitextName ? gpt2.name : bytes.name))
+    const none = new Uint8Array()
+    return { name: data ?? '', train: none, validation: none, tokenizer, bytesPerToken: 1 }
   }
   const corpus = await readCorpus(options)
   const halves = { train: 'to train on', validation: 'to validate with' } as const

@@ -1,5 +1,5 @@
 import { type Executable, type StepTime, inTurn } from './backend.ts'
-import { flopsOf } from './flops.ts'
+import { flopsOf } from './cost.ts'
 import { Trace } from './graph.ts'
 import { load } from './load.ts'
 import { NDArray } from './ndarray.ts'
@@ -30,6 +30,10 @@ export interface CompiledProgram {
   readonly variableBytes: number
   /** Floating-point operations of a run: those of its products. */
   readonly flops: number
+  /** Kernels that a run starts. */
+  readonly dispatches: number
+  /** Bytes that these read and write. */
+  readonly bytesMoved: number
   /** Milliseconds that tracing and compiling took. */
   readonly compileTime: number
 }
@@ -64,7 +68,8 @@ export function compile<Outputs extends Readonly<Record<string, Tensor>> | void>
   const run = async (inputs: Inputs = {}) => {
     const data = dataOf(inputs)
     const prepared = prepare(inputs)
-    const results = await inTurn(prepared, ({ executable }) => executable.run(data))
+    const queued = await inTurn(prepared, ({ executable }) => executable.run(data))
+    const results = await queued.results
     const { names, program } = await prepared
     const named = names.map((name, i) => [name, new NDArray(results[i], program.outputs[i].shape)] as const)
     // The names are those that the body returned.
@@ -121,6 +126,8 @@ async function prepareProgram(
     temporaryBytes: executable.temporaryBytes,
     variableBytes: variables.reduce((bytes, { size }) => bytes + size * 4, 0),
     flops: flopsOf(program),
+    dispatches: executable.dispatches,
+    bytesMoved: executable.bytesMoved,
     compileTime: traceTime + compileTime,
   }
 }

@@ -1,6 +1,8 @@
 import { attentionGradient } from './attention.ts'
+import { scalesLoss } from './backend.ts'
+import { inStage } from './graph.ts'
 import { ShapeError, showShape } from './shape.ts'
-import { type Tensor, concat, full, scatterAdd, sumRows, where } from './tensor.ts'
+import { type Tensor, concat, constantValue, full, scatterAdd, sumRows, where } from './tensor.ts'
 
 /** A gradient for one input of a node; one of a slice covers only part of it. */
 interface Contribution {
@@ -19,8 +21,14 @@ export function grad(loss: Tensor, tensors: readonly Tensor[]): Tensor[] {
       `grad: the loss must be a float32 scalar, not ${loss.dtype} ${showShape(loss.shape)}`,
     )
   }
+  // Each gradient is of the stage of what it is computed from.
+  return inStage(0, () => reverse(loss, tensors))
+}
+
+function reverse(loss: Tensor, tensors: readonly Tensor[]): Tensor[] {
   const needed = dependents(loss, tensors)
-  const arrived = new Map<Tensor, Contribution[]>([[loss, [{ to: loss, gradient: full(loss.shape, 1) }]]])
+  const scale = scalesLoss() ? nearestPower(1 / weightOf(loss)) : 1
+  const arrived = new Map<Tensor, Contribution[]>([[loss, [{ to: loss, gradient: full(loss.shape, scale) }]]])
   const gradients = new Map<Tensor, Tensor>()
   // Inputs have smaller numbers: descending, all that arrives at a node has arrived.
   for (const tensor of [...needed].sort((a, b) => b.id - a.id)) {
@@ -36,8 +44,22 @@ export function grad(loss: Tensor, tensors: readonly Tensor[]): Tensor[] {
       else arrived.set(to, [contribution])
     }
   }
-  return tensors.map(tensor => gradients.get(tensor) ?? full(tensor.shape, 0))
+  return tensors.map(tensor => gradients.get(tensor)?.mul(1 / scale) ?? full(tensor.shape, 0))
 }
+
+/** What a sum counts for in a scalar: 1/n in a mean, and the least of several. */
+function weightOf({ operation, inputs }: Tensor): number {
+  if (operation.kind === 'reshape') return weightOf(inputs[0])
+  if (operation.kind === 'binary' && operation.name === 'add') return Math.min(...inputs.map(weightOf))
+  if (operation.kind !== 'binary' || operation.name !== 'multiply') return 1
+  const factors = inputs.map(constantValue)
+  const other = inputs[factors[0] === undefined ? 0 : 1]
+  const factor = factors.find(value => value !== undefined)
+  return factor ? Math.abs(factor) * weightOf(other) : 1
+}
+
+/** Multiplying by a power of two changes no digit. */
+const nearestPower = (value: number): number => 2 ** Math.round(Math.log2(value))
 
 /** The nodes between the tensors and the loss. */
 function dependents(loss: Tensor, tensors: readonly Tensor[]): Set<Tensor> {

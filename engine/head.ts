@@ -1,8 +1,6 @@
+import { logitsAtOnce } from './backend.ts'
 import { ShapeError, showShape } from './shape.ts'
 import { type Tensor, arange, concat, where } from './tensor.ts'
-
-/** About how many logits are alive at once: 64 MiB of float32. */
-const chunkLogits = 1 << 24
 
 /** Losses in nats, and 1 where the target's logit is the largest, else 0. */
 export interface CrossEntropy {
@@ -50,8 +48,10 @@ export function linearCrossEntropy(x: Tensor, weight: Tensor, targets: Tensor): 
   const rows = x.reshape(-1, width)
   const flat = targets.reshape(-1)
   const count = rows.shape[0]
-  const chunks = Math.max(1, Math.ceil((count * vocabulary) / chunkLogits))
-  const chunk = Math.ceil(count / chunks / 12) * 12
+  const chunks = Math.max(1, Math.ceil((count * vocabulary) / logitsAtOnce()))
+  // In whole tiles of the backends' products.
+  const tile = count / chunks > 1024 ? 384 : 12
+  const chunk = Math.ceil(count / chunks / tile) * tile
   const parts = Array.from({ length: Math.ceil(count / chunk) }, (_, i) => {
     const [start, end] = [i * chunk, Math.min((i + 1) * chunk, count)]
     return crossEntropy(rows.slice(0, start, end).matmul(weight.T), flat.slice(0, start, end))

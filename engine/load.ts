@@ -93,7 +93,9 @@ export function place(variables: readonly Variable[]): Promise<Storage[]> {
   )
 }
 
-async function fill(backend: Backend, storages: ReadonlyMap<Variable, Storage>): Promise<void> {
+async function fill(backend: Backend, allocated: ReadonlyMap<Variable, Promise<Storage>>): Promise<void> {
+  const storages = new Map<Variable, Storage>()
+  for (const [variable, storage] of allocated) storages.set(variable, await storage)
   let waiting = new Map<Variable, Tensor>()
   for (const [variable, storage] of storages) {
     if (variable.initial instanceof NDArray) await backend.write(storage, variable.initial.data)
@@ -108,7 +110,9 @@ async function fill(backend: Backend, storages: ReadonlyMap<Variable, Storage>):
     const [ready, later] = [new Map<Variable, Tensor>(), new Map<Variable, Tensor>()]
     for (const [variable, initial] of waiting) (isReady(initial) ? ready : later).set(variable, initial)
     const { executable } = await load([], ready, [], storagesOf)
-    await executable.run([])
+    await (
+      await executable.run([])
+    ).results
     waiting = later
   }
 }

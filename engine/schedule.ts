@@ -79,7 +79,9 @@ export class Scheduler {
     const ordered: Instruction[] = []
     let phase = new Phase()
     while (ready.length > 0) {
-      const choices = ready.map(instruction => ({
+      const stage = Math.min(...ready.map(instruction => instruction.stage))
+      const current = ready.filter(instruction => instruction.stage === stage)
+      const choices = current.map(instruction => ({
         instruction,
         joins: phase.continues(instruction),
         growth: growth(instruction),
@@ -123,8 +125,10 @@ export class Scheduler {
     const takeOver = (into: Buffer, from: Buffer) => {
       const free =
         !from.root.variable && !into.variable && !this.kept.has(from) && !taken.has(from) && !into.shares
-      if (!free || from.size !== into.size || from.root === into.root || this.readers.get(from)?.length !== 1)
-        return
+      const alike = from.size === into.size && from.dtype === into.dtype
+      if (!free || !alike || from.root === into.root || this.readers.get(from)?.length !== 1) return
+      // A GPU's memory is of one type.
+      if (from.dtype !== into.dtype) return
       // Others that write pieces of the result might do so before the operand is made.
       if (this.writers.get(into)?.length !== 1) return
       into.shares = from
@@ -140,7 +144,8 @@ export class Scheduler {
         if (same && a.buffer !== residual.buffer && b.buffer !== residual.buffer)
           takeOver(c.buffer, residual.buffer)
       }
-      if (work.kind === 'scatterAdd' && work.base) takeOver(work.out.buffer, work.base.buffer)
+      if (work.kind === 'scatterAdd' && work.base && work.values.buffer !== work.base.buffer)
+        takeOver(work.out.buffer, work.base.buffer)
       if (work.kind === 'rows') {
         for (const { access, value } of work.stores) {
           for (const { operation } of work.values) {

@@ -14,6 +14,8 @@ let made = 0
 export class Tensor {
   /** Nodes are numbered as they are made, so inputs have smaller numbers. */
   readonly id: number = made++
+  /** What is of an earlier stage is computed before what is of a later one, wherever that can be. */
+  readonly stage: number
   readonly operation: Operation
   readonly inputs: readonly Tensor[]
   readonly shape: Shape
@@ -22,6 +24,7 @@ export class Tensor {
   constructor(operation: Operation, inputs: readonly Tensor[], shape: Shape, dtype: DType) {
     this.operation = operation
     this.inputs = inputs
+    this.stage = Math.max(Trace.active?.stage ?? 0, ...inputs.map(input => input.stage))
     this.shape = shape
     this.dtype = dtype
   }

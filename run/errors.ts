@@ -1,19 +1,31 @@
+// Not by the engine's index: what has nothing to compute starts faster without it.
+import { GpuError } from '../engine/gpu/device.ts'
+import { MemoryError } from '../engine/memory-error.ts'
+
 /** An error of the user's making: its message says what was wrong and what to do, and is all that is shown. */
 export class UserError extends Error {
   override name = 'UserError'
 }
 
+/** Errors of the engine that are about the machine, not about the program. */
+const isOfMachine = (error: unknown): error is Error =>
+  error instanceof GpuError || error instanceof MemoryError
+
+let isHandling = false
+
 /**
- * Ends the process as its users expect when something goes wrong: a UserError prints its message alone,
- * anything else its stack too, since that one is ours to mend; both exit with code 1. A reader that went away
+ * Ends the process as its users expect when something goes wrong: a UserError prints its message alone, and so
+ * does what the machine is to blame for; anything else its stack too, since that one is ours to mend; both exit with code 1. A reader that went away
  * (npm start | head) is no error at all.
  */
 export function handleErrors(): void {
+  if (isHandling) return
+  isHandling = true
   process.stdout.on('error', stopAtClosedPipe)
   process.stderr.on('error', stopAtClosedPipe)
   // A rejected promise, a top-level await's included, arrives here as well.
   process.on('uncaughtException', error => {
-    console.error(error instanceof UserError ? error.message : error)
+    console.error(error instanceof UserError || isOfMachine(error) ? error.message : error)
     process.exit(1)
   })
 }

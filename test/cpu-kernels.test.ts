@@ -12,6 +12,7 @@ import {
   packedFloats,
   packKernel,
 } from '../engine/cpu/matmul.ts'
+import { fewRows, matrixVectorKernel } from '../engine/cpu/matrix-vector.ts'
 
 // Every kernel beside plain JavaScript in doubles. Run again with HLB_SIMD=128 to test without AVX2.
 isRevectorizing()
@@ -148,6 +149,21 @@ function testProduct(product: Product, tile: MicroKernel): void {
   }
   machine.run(matmulKernel({ ...shape, ...unpacked }, plan, tile), a, b, c, ...others)
   assert.deepEqual(c, sums, `${what}, items packing B`)
+  if (m > fewRows || transposeA) return
+  const results = [1, 3, 64].map(threads => {
+    const vector = matrixVectorKernel(
+      { ...shape, transposeB, rowStrideB, batch: unpacked.batch },
+      threads,
+      tile.fma,
+    )
+    c.set(before)
+    machine.run(vector, a, b, c, ...others)
+    return c.slice()
+  })
+  for (const result of results) {
+    assertClose(result, want, `a matrix-vector kernel's ${what}`)
+    assert.deepEqual(result, results[0], `the number of threads changes ${what}`)
+  }
 }
 
 for (const tile of tiles) {
@@ -161,6 +177,15 @@ for (const tile of tiles) {
           const flags = { transposeA, transposeB, residual }
           testProduct({ ...flags, batch: 1, m: 101, n: 67, k: 401 }, tile)
           testProduct({ ...flags, batch: 3, m: 13, n: 7, k: 10 }, tile)
+          for (const [m, n, k] of [
+            [1, 403, 131],
+            [2, 130, 96],
+            [3, 9, 5],
+            [4, 67, 43],
+          ]) {
+            testProduct({ ...flags, batch: 1, m, n, k }, tile)
+            testProduct({ ...flags, batch: 3, m, n: 1 + (n % 16), k: 1 + (k % 16) }, tile)
+          }
           const plan = { kBlock: 12, rowBlock: 10, columnBlock: 32 }
           testProduct({ ...flags, batch: 2, m: 25, n: 80, k: 30, plan }, tile)
           const inSteps = { kBlock: 13, rowBlock: 20, columnBlock: 48, rowStep: tile.rows }
@@ -195,6 +220,19 @@ test('a product may accumulate in place, and is the same whatever its row and co
   })
   assert.deepEqual(results[1], results[0])
   assert.deepEqual(results[2], results[0])
+  for (const transposeB of [false, true]) {
+    const few = { ...shape, m: 3, transposeB, rowStrideB: transposeB ? k : n }
+    const [c, apart] = [start.slice(), start.subarray(0, 3 * n)].map(values => {
+      const array = machine.random(3 * n)
+      array.set(values.subarray(0, 3 * n))
+      return array
+    })
+    const to = machine.random(3 * n)
+    const kernel = matrixVectorKernel(few, 2, true)
+    machine.run(kernel, a, b, c, c)
+    machine.run(kernel, a, b, to, apart)
+    assert.deepEqual(c, to)
+  }
 })
 
 interface Heads {

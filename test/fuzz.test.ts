@@ -1,40 +1,30 @@
 /** Random graphs on the engine and on the reference: fusion, views, places of pieces, memory, order. */
 import assert from 'node:assert/strict'
-import { after, before, test } from 'node:test'
+import { test } from 'node:test'
 import {
-  type CpuBackend,
   type NDArray,
   type Tensor,
   type Variable,
   array,
   assign,
   compile,
-  cpuBackend,
   grad,
-  useBackend,
   variable,
 } from '../engine/index.ts'
+import { startBackend } from './backend.ts'
 import { inputShapes, randomExtents, randomGraph } from './fuzz.ts'
 import { Reference, engineTools, randomArray, referenceTools, seeded } from './reference.ts'
+import { expectNear, expectSmall, productsOf } from './tolerance.ts'
 
-let backend: CpuBackend
-before(async () => useBackend((backend = await cpuBackend({ threads: 2 }))))
-after(() => backend.close())
+await startBackend()
 
 /** FUZZ_SEEDS=1000:2000 in the environment tries other seeds. */
 const [firstSeed, lastSeed] = (process.env.FUZZ_SEEDS ?? '0:150').split(':').map(Number)
 const seeds = Array.from({ length: lastSeed - firstSeed }, (_, i) => firstSeed + i)
 
-function close(what: string, actual: NDArray, expected: Reference, tolerance: number): void {
+function close(what: string, actual: NDArray, expected: Reference, products: number): void {
   assert.deepEqual(actual.shape, expected.shape, what)
-  const scale = expected.data.reduce((largest, value) => Math.max(largest, Math.abs(value)), 1)
-  expected.data.forEach((value, i) => {
-    const error = Math.abs(actual.data[i] - value) / scale
-    assert.ok(
-      error <= tolerance,
-      `${what}: element ${i} of [${expected.shape.join()}] is ${actual.data[i]}, expected ${value}`,
-    )
-  })
+  expectNear(what, actual.data, expected.data, 5e-5, 'values', products)
 }
 
 const sameShape = (a: { shape: readonly number[] }, b: { shape: readonly number[] }) =>
@@ -67,11 +57,12 @@ async function forward(seed: number): Promise<void> {
     shapes.flatMap((shape, i) => (variables[i] ? [] : [[`x${i}`, array(data[i], shape)] as const])),
   )
   const results = await run(inputs)
+  const products = await productsOf(run, inputs)
   for (const [name, result] of Object.entries(results))
-    close(name, result, expected[Number(name.slice(1))], 5e-5)
+    close(name, result, expected[Number(name.slice(1))], products)
   for (const [i, target] of variables.entries()) {
     if (!target) continue
-    close(`variable ${i}`, await target.read(), expected[assigned.get(target) ?? i], 5e-5)
+    close(`variable ${i}`, await target.read(), expected[assigned.get(target) ?? i], products)
   }
 }
 
@@ -95,12 +86,12 @@ async function backward(seed: number): Promise<void> {
     const total = made.map(value => value.square().sum()).reduce((a, b) => a.add(b))
     return Object.fromEntries([['loss', total], ...grad(total, inputs).map((g, i) => [`g${i}`, g] as const)])
   })
-  const results = await run(Object.fromEntries(shapes.map((shape, i) => [`x${i}`, array(data[i], shape)])))
+  const inputs = Object.fromEntries(shapes.map((shape, i) => [`x${i}`, array(data[i], shape)]))
+  const results = await run(inputs)
+  const products = await productsOf(run, inputs)
   const value = loss(0)
-  assert.ok(
-    Math.abs(results.loss.item() - value) <= 5e-5 * value,
-    `loss ${results.loss.item()}, expected ${value}`,
-  )
+  const error = Math.abs(results.loss.item() - value) / value
+  expectSmall(`loss ${results.loss.item()}, expected ${value}:`, error, 5e-5, 'values', products)
   let slope = 0
   let scale = 1
   directions.forEach((direction, i) =>
@@ -111,7 +102,8 @@ async function backward(seed: number): Promise<void> {
   )
   const step = 1e-5
   const expected = (loss(step) - loss(-step)) / (2 * step)
-  assert.ok(Math.abs(slope - expected) <= 1e-4 * scale, `slope ${slope}, expected ${expected}`)
+  const slopeError = Math.abs(slope - expected) / scale
+  expectSmall(`slope ${slope}, expected ${expected}:`, slopeError, 1e-4, 'gradients', products)
 }
 
 for (const [name, check] of Object.entries({ forward, backward })) {

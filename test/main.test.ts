@@ -41,7 +41,7 @@ test('a tiny run prints a header, a table and a sample, and logs what it evaluat
   assert.equal(status, 0, stderr)
   assert.equal(stderr, '', 'nothing but the result in a pipe')
   assert.match(stdout, /^text +text\.txt, 8550 tokens to train on and 450 to validate with$/m)
-  assert.match(stdout, /^backend +CPU, \d+ threads, (128|256)-bit WebAssembly; microkernel \d+x\d+/m)
+  assert.match(stdout, /^backend +CPU( \(.*\))?, \d+ threads, (128|256)-bit WebAssembly; microkernel \d+x\d+/m)
   const rows = stdout.split('\n').filter(line => /^\| *\d/.test(line))
   assert.equal(rows.length, 21)
   assert.match(

@@ -1,8 +1,7 @@
 /** Parts of the network and its training, against PyTorch's values in golden/ (see golden/make.py). */
 import assert from 'node:assert/strict'
-import { after, before, test } from 'node:test'
+import { test } from 'node:test'
 import {
-  type CpuBackend,
   type NDArray,
   type Tensor,
   array,
@@ -10,7 +9,6 @@ import {
   attention,
   compile,
   concat,
-  cpuBackend,
   crossEntropy,
   full,
   gelu,
@@ -19,14 +17,13 @@ import {
   linearCrossEntropy,
   norm,
   softplus,
-  useBackend,
   variable,
 } from '../engine/index.ts'
+import { startBackend } from './backend.ts'
 import { type Golden, readGolden, relativeError } from './golden/golden.ts'
+import { expectSmall, productsOf } from './tolerance.ts'
 
-let backend: CpuBackend
-before(async () => useBackend((backend = await cpuBackend({ threads: 2 }))))
-after(() => backend.close())
+await startBackend()
 
 const tensorOf = (golden: Golden, name: string): NDArray => {
   const { data, shape } = golden.float(name)
@@ -34,16 +31,11 @@ const tensorOf = (golden: Golden, name: string): NDArray => {
 }
 
 /** Errors of values and gradients, relative to the norm of what is expected. */
-function check(
-  golden: Golden,
-  results: Readonly<Record<string, NDArray>>,
-  forward = 1e-5,
-  backward = 1e-4,
-): void {
+function check(golden: Golden, results: Readonly<Record<string, NDArray>>, products: number): void {
   for (const [name, { data }] of Object.entries(results)) {
+    const isGradient = name.startsWith('d_')
     const error = relativeError(data, golden.float(name).data)
-    const bound = name.startsWith('d_') ? backward : forward
-    assert.ok(error <= bound, `${name} is off by ${error}`)
+    expectSmall(name, error, isGradient ? 1e-4 : 1e-5, isGradient ? 'gradients' : 'values', products)
   }
 }
 
@@ -81,10 +73,8 @@ for (const name of ['latent_72', 'latent_64']) {
       )
       return Object.fromEntries([['out', out], ...gradients.map((g, i) => [`d_${names[i]}`, g] as const)])
     })
-    check(
-      golden,
-      await run(Object.fromEntries([...names, 'd_out'].map(name => [name, tensorOf(golden, name)]))),
-    )
+    const inputs = Object.fromEntries([...names, 'd_out'].map(name => [name, tensorOf(golden, name)]))
+    check(golden, await run(inputs), await productsOf(run, inputs))
   })
 }
 
@@ -103,10 +93,8 @@ for (const name of ['attention_slope', 'attention_heads', 'attention_heads_slope
       const gradients = grad(out.mul(flat(named.d_out)).sum(), tensors)
       return Object.fromEntries([['out', out], ...gradients.map((g, i) => [`d_${names[i]}`, g] as const)])
     })
-    check(
-      golden,
-      await run(Object.fromEntries([...names, 'd_out'].map(name => [name, tensorOf(golden, name)]))),
-    )
+    const inputs = Object.fromEntries([...names, 'd_out'].map(name => [name, tensorOf(golden, name)]))
+    check(golden, await run(inputs), await productsOf(run, inputs))
   })
 }
 
@@ -141,8 +129,9 @@ test('attention of parts of one tensor, of a batch of one and of a single token'
       [batch, length, 19],
     )
     const [fused, expected] = await Promise.all(both.map(run => run({ x })))
-    assert.ok(relativeError(fused.out.data, expected.out.data) < 1e-6)
-    assert.ok(relativeError(fused.d_x.data, expected.d_x.data) < 1e-5)
+    const products = await productsOf(both[0], { x })
+    expectSmall('out', relativeError(fused.out.data, expected.out.data), 1e-6, 'values', products)
+    expectSmall('d_x', relativeError(fused.d_x.data, expected.d_x.data), 1e-5, 'gradients', products)
   }
 })
 
@@ -162,7 +151,7 @@ test('head: linear and cross-entropy', async () => {
     })
     const inputs = { x: tensorOf(golden, 'x'), w: tensorOf(golden, 'w'), t: array(targets) }
     const { correct, ...results } = await run(inputs)
-    check(golden, results)
+    check(golden, results, await productsOf(run, inputs))
     assert.deepEqual([...correct.data], [...golden.int('correct').data])
   }
 })
@@ -180,7 +169,8 @@ test("newton_schulz: Muon's iterations", async () => {
     return tall ? x.T : x
   }
   const run = compile(({ tall, wide }) => ({ out_tall: orthogonal(tall), out_wide: orthogonal(wide) }))
-  check(golden, await run({ tall: tensorOf(golden, 'tall'), wide: tensorOf(golden, 'wide') }))
+  const inputs = { tall: tensorOf(golden, 'tall'), wide: tensorOf(golden, 'wide') }
+  check(golden, await run(inputs), await productsOf(run, inputs))
 })
 
 test('trajectory: twenty steps of training', async () => {
@@ -230,26 +220,23 @@ test('trajectory: twenty steps of training', async () => {
   const [, batch, length] = inputs.shape
   const part = (data: Int32Array, i: number) =>
     array(data.subarray(i * batch * length, (i + 1) * batch * length), [batch, length])
+  let products = 0
   for (let i = 0; i < rates.length; i++) {
-    const { loss, size } = await step({
+    const given = {
       tokens: part(inputs.data, i),
       targets: part(targets.data, i),
       rate: rates[i],
       step: i + 1,
-    })
+    }
+    const { loss, size } = await step(given)
+    // Each step's are in a row with those of the steps before.
+    products += await productsOf(step, given)
     // PyTorch's own float32 is off by 2e-7 in the losses and by 9e-7 in the norms.
-    assert.ok(
-      Math.abs(loss.item() / losses[i] - 1) < 1e-5,
-      `loss ${i} is ${loss.item()}, expected ${losses[i]}`,
-    )
-    assert.ok(
-      Math.abs(size.item() / norms[i] - 1) < 5e-5,
-      `norm ${i} is ${size.item()}, expected ${norms[i]}`,
-    )
+    expectSmall(`loss ${i}`, Math.abs(loss.item() / losses[i] - 1), 1e-5, 'losses', products)
+    expectSmall(`norm ${i}`, Math.abs(size.item() / norms[i] - 1), 5e-5, 'trained', products)
   }
   for (const name of golden.names.filter(name => name.startsWith('final.'))) {
     const { data } = await net[name.slice('final.'.length)].read()
-    const error = relativeError(data, golden.float(name).data)
-    assert.ok(error < 3e-4, `${name} is off by ${error}`)
+    expectSmall(name, relativeError(data, golden.float(name).data), 3e-4, 'trained', products)
   }
 })

@@ -1,5 +1,5 @@
 import { availableParallelism } from 'node:os'
-import type { Backend, Executable, StepTime, Storage } from '../backend.ts'
+import type { Backend, Executable, Queued, StepTime, Storage } from '../backend.ts'
 import type { DType } from '../graph.ts'
 import type { Program, View } from '../program.ts'
 import { assemble, kernelModule } from './assemble.ts'
@@ -14,16 +14,29 @@ import type { Operand } from './rows.ts'
 import { type Step, placeBarriers, placeTemporaries } from './steps.ts'
 import { Threads } from './threads.ts'
 
-/** Starts the CPU backend: WebAssembly SIMD on this many threads (by default, every core). */
+/**
+ * Starts the CPU backend: WebAssembly SIMD on this many threads (by default, every core). reason: why it is the CPU, for
+ * its description.
+ */
 export async function cpuBackend({
   threads = availableParallelism(),
-}: { threads?: number } = {}): Promise<CpuBackend> {
+  reason,
+}: { threads?: number; reason?: string } = {}): Promise<CpuBackend> {
   const candidates = await chooseMicroKernel(assemble)
   const memory = new SharedMemory()
   const barrier = memory.allocate(barrierBytes)
   const dispatcher = await assemble(dispatcherWat)
   const pool = new Threads(threads, { memory: memory.memory, dispatcher, barrier })
-  return new CpuBackend(memory, pool, threads, candidates)
+  return new CpuBackend(memory, pool, threads, candidates, reason)
+}
+
+/** Memory of a variable. */
+class CpuStorage {
+  readonly address: number
+
+  constructor(address: number) {
+    this.address = address
+  }
 }
 
 export class CpuBackend implements Backend {
@@ -31,6 +44,9 @@ export class CpuBackend implements Backend {
   readonly tile: MicroKernel
   /** What computes, in a few words. */
   readonly description: string
+  readonly scalesLoss = false
+  /** 64 MiB. */
+  readonly logitsAtOnce = 2 ** 24
   /** What the microkernel reached on one thread at start, times the threads. */
   readonly peakGflops: number
   private readonly memory: SharedMemory
@@ -47,6 +63,7 @@ export class CpuBackend implements Backend {
     pool: Threads,
     threads: number,
     candidates: readonly [Candidate, ...Candidate[]],
+    reason?: string,
   ) {
     const [{ tile, gflops }] = candidates
     this.memory = memory
@@ -56,21 +73,21 @@ export class CpuBackend implements Backend {
       other => `${other.tile.rows}x${other.tile.columns} ${other.right ? other.gflops.toFixed(0) : 'wrong'}`,
     )
     const bits = isRevectorizing() ? 256 : 128
-    this.description = `CPU, ${threads} threads, ${bits}-bit WebAssembly; microkernel ${tile.rows}x${tile.columns} (GFLOP/s a thread: ${rates.join(', ')})`
+    this.description = `CPU${reason ? ` (${reason})` : ''}, ${threads} threads, ${bits}-bit WebAssembly; microkernel ${tile.rows}x${tile.columns} (GFLOP/s a thread: ${rates.join(', ')})`
     this.peakGflops = gflops * threads
     this.tile = tile
   }
 
-  allocate(size: number): Storage {
-    return { address: this.memory.allocate(size * 4) }
+  async allocate(size: number): Promise<Storage> {
+    return new CpuStorage(this.memory.allocate(size * 4))
   }
 
   read(storage: Storage, size: number, dtype: DType): Promise<Float32Array | Int32Array> {
-    return this.next(async () => this.numbers(storage.address, size, dtype).slice())
+    return this.next(async () => this.numbers(addressOf(storage), size, dtype).slice())
   }
 
   write(storage: Storage, data: Float32Array | Int32Array): Promise<void> {
-    return this.next(async () => this.put(storage.address, data))
+    return this.next(async () => this.put(addressOf(storage), data))
   }
 
   async load(program: Program, storages: readonly Storage[]): Promise<Executable> {
@@ -80,10 +97,10 @@ export class CpuBackend implements Backend {
     const { offsets, bytes } = placeTemporaries(steps, held)
     this.memory.reserveArena(bytes)
 
-    const variables = new Map(program.variables.map((buffer, i) => [buffer.variable, storages[i].address]))
+    const variables = new Map(program.variables.map((buffer, i) => [buffer.variable, addressOf(storages[i])]))
     // Where the arena was when the last run began; it may move while one is under way.
     let arena = -1
-    const addressOf = ({ buffer, offset }: Operand): number => {
+    const addressIn = ({ buffer, offset }: Operand): number => {
       const { root } = buffer
       const start = root.variable ? variables.get(root.variable) : arena + (offsets.get(root) ?? 0)
       if (start === undefined) throw new Error('a program uses a variable that it does not name')
@@ -93,15 +110,15 @@ export class CpuBackend implements Backend {
     const run = async (inputs: readonly (Float32Array | Int32Array)[]) => {
       if (arena !== this.memory.arena) {
         arena = this.memory.arena
-        table.write(addressOf)
+        table.write(addressIn)
       }
-      program.inputs.forEach((buffer, i) => this.put(addressOf({ buffer, offset: 0 }), inputs[i]))
+      program.inputs.forEach((buffer, i) => this.put(addressIn({ buffer, offset: 0 }), inputs[i]))
       this.memory.integers(table.counters, steps.length).fill(0)
       const { address: scratch, bytes: scratchBytes } = this.scratch
       await this.pool.run({ program: table.program, counters: table.counters, scratch, scratchBytes })
       return program.outputs.map(({ buffer, offset, shape }: View) => {
         const size = shape.reduce((product, extent) => product * extent, 1)
-        return this.numbers(addressOf({ buffer, offset }), size, buffer.dtype).slice()
+        return this.numbers(addressIn({ buffer, offset }), size, buffer.dtype).slice()
       })
     }
     const profile = async (inputs: readonly (Float32Array | Int32Array)[]) => {
@@ -109,7 +126,7 @@ export class CpuBackend implements Backend {
       const times: StepTime[] = []
       for (const step of steps) {
         const one = this.layOut([{ ...step, barrier: false }])
-        one.write(addressOf)
+        one.write(addressIn)
         this.memory.integers(one.counters, 1).fill(0)
         const start = performance.now()
         await this.pool.run({
@@ -122,13 +139,18 @@ export class CpuBackend implements Backend {
           kernels: step.phase.map(({ kernel }) => kernel.name),
           items: step.phase[0].kernel.items,
           milliseconds: performance.now() - start,
+          flops: sumOf(step.phase, ({ flops }) => flops),
+          bytes: sumOf(step.phase, ({ bytes }) => bytes),
         })
       }
       return times
     }
+    const calls = steps.flatMap(({ phase }) => phase)
     return {
       temporaryBytes: bytes,
-      run: inputs => this.next(() => run(inputs)),
+      dispatches: calls.length,
+      bytesMoved: sumOf(calls, call => call.bytes),
+      run: async inputs => queued(await this.next(() => run(inputs))),
       profile: inputs => this.next(() => profile(inputs)),
     }
   }
@@ -203,3 +225,13 @@ export class CpuBackend implements Backend {
     return { program, counters, write }
   }
 }
+
+function addressOf(storage: Storage): number {
+  if (!(storage instanceof CpuStorage)) throw new Error('a variable of another backend')
+  return storage.address
+}
+
+const sumOf = <T>(items: readonly T[], value: (item: T) => number): number =>
+  items.reduce((sum, item) => sum + value(item), 0)
+
+const queued = (results: (Float32Array | Int32Array)[]): Queued => ({ results: Promise.resolve(results) })

@@ -1,13 +1,15 @@
+import { type Cost, costOf } from '../cost.ts'
 import { partitionOf } from '../partition.ts'
 import { Buffer, type Instruction, type Matmul, type Matrix, type Program, type Work } from '../program.ts'
 import { attentionCall } from './attention-call.ts'
 import type { Kernel } from './kernel.ts'
+import { fewRows, matrixVectorKernel } from './matrix-vector.ts'
 import { type MicroKernel, kBlockOf, matmulKernel, matmulPlan, packKernel, packedFloats } from './matmul.ts'
 import { type Operand, rowKernel } from './rows.ts'
 import { scatterKernel } from './scatter.ts'
 
 /** A kernel with its operands, and the buffers that it reads and writes. */
-export interface Call {
+export interface Call extends Cost {
   readonly kernel: Kernel
   readonly operands: readonly Operand[]
   readonly reads: readonly Buffer[]
@@ -54,7 +56,7 @@ class Lowering {
   add(instruction: Instruction, chained: boolean): void {
     const { work, reads, writes, joins } = instruction
     const packs: Call[] = []
-    const call = { ...this.kernelFor(work, reads, packs, chained), writes }
+    const call = { ...this.kernelFor(work, reads, packs, chained), writes, ...costOf(work) }
     const last = this.phases.at(-1)
     if (joins && last && last[0].kernel.items === call.kernel.items) {
       this.phases.splice(-1, 0, ...packs.map(pack => [pack]))
@@ -69,7 +71,7 @@ class Lowering {
     reads: readonly Buffer[],
     packs: Call[],
     chained: boolean,
-  ): Omit<Call, 'writes'> {
+  ): Omit<Call, 'writes' | keyof Cost> {
     switch (work.kind) {
       case 'rows':
         return { ...rowKernel(work, this.tile.fma), reads }
@@ -93,9 +95,28 @@ class Lowering {
     }
   }
 
-  private matmul(work: Matmul, packs: Call[], chained: boolean): Omit<Call, 'writes'> {
+  private matmul(work: Matmul, packs: Call[], chained: boolean): Omit<Call, 'writes' | keyof Cost> {
     const { batch, m, n, k, a, b, c, residual } = work
     const { tile } = this
+    const shape = {
+      m,
+      n,
+      k,
+      rowStrideA: a.rowStride,
+      rowStrideC: c.rowStride,
+      ...(residual && { residual: { rowStride: residual.rowStride, batchStride: residual.batchStride } }),
+    }
+    const strides = { count: batch, strideA: a.batchStride, strideC: c.batchStride }
+    // Where B is read as it is stored.
+    const asStored = batch > 1 ? { batch: { ...strides, strideB: b.batchStride } } : {}
+    const operands = (right: Operand) => [a, right, c, ...(residual ? [residual] : [])]
+    const reads = (right: Buffer) => [a.buffer, right, ...(residual ? [residual.buffer] : [])]
+    // Of a single row whose elements are neighbours it is the same whether it counts as transposed.
+    if (m <= fewRows && (!a.transposed || (m === 1 && a.rowStride === 1))) {
+      const right = { transposeB: b.transposed, rowStrideB: b.rowStride }
+      const kernel = matrixVectorKernel({ ...shape, ...right, ...asStored }, this.threads, tile.fma)
+      return { kernel, operands: operands(b), reads: reads(b.buffer) }
+    }
     const partition = chained ? partitionOf(work) : undefined
     const plan = partition
       ? {
@@ -118,26 +139,14 @@ class Lowering {
           this.threads,
           packBlock,
         )
-    const shape = {
-      m,
-      n,
-      k,
-      transposeA: a.transposed,
-      rowStrideA: a.rowStride,
-      rowStrideC: c.rowStride,
-      ...(residual && { residual: { rowStride: residual.rowStride, batchStride: residual.batchStride } }),
-    }
-    const strides = { count: batch, strideA: a.batchStride, strideC: c.batchStride }
-    const operands = (right: Operand) => [a, right, c, ...(residual ? [residual] : [])]
-    const reads = (right: Buffer) => [a.buffer, right, ...(residual ? [residual.buffer] : [])]
+    const product = { ...shape, transposeA: a.transposed }
     if (plan.packsB) {
       const unpackedB = { rowStride: b.rowStride, transposed: b.transposed }
-      const batches = batch > 1 ? { batch: { ...strides, strideB: b.batchStride } } : {}
-      const kernel = matmulKernel({ ...shape, unpackedB, ...batches }, plan, tile)
+      const kernel = matmulKernel({ ...product, unpackedB, ...asStored }, plan, tile)
       return { kernel, operands: operands(b), reads: reads(b.buffer) }
     }
     const packedB = this.pack(work, plan.kBlock, packs)
-    const kernel = matmulKernel({ ...shape, ...(batch > 1 && { batch: strides }) }, plan, tile)
+    const kernel = matmulKernel({ ...product, ...(batch > 1 && { batch: strides }) }, plan, tile)
     return { kernel, operands: operands({ buffer: packedB, offset: 0 }), reads: reads(packedB) }
   }
 
@@ -163,7 +172,8 @@ class Lowering {
       block,
       tile,
     )
-    packs.push({ kernel, operands: [b, { buffer: packed, offset: 0 }], reads: [b.buffer], writes: [packed] })
+    const operands = [b, { buffer: packed, offset: 0 }]
+    packs.push({ kernel, operands, reads: [b.buffer], writes: [packed], flops: 0, bytes: 8 * k * n * batch })
     this.packed.set(key, packed)
     return packed
   }

@@ -1,5 +1,5 @@
 import type { Kernel } from './kernel.ts'
-import { add, advance, and, locals, loop, min, mul, multiplyAdd, repeat } from './wat.ts'
+import { add, advance, and, locals, loop, min, mul, multiplyAdd, repeat, shuffle } from './wat.ts'
 
 /**
  * Matrix products in the manner of GotoBLAS (Goto and van de Geijn, "Anatomy of high-performance
@@ -580,12 +580,6 @@ export function packTransposedFunction(name: string, tile: MicroKernel, rowStrid
         ${advance('packed', panelRow)}`}
       ${advance('source', tile.columns * rowStride * 4)}
       ${gap ? advance('packed', gap * 4) : ''}`})`
-}
-
-/** Picks four of the eight 32-bit lanes of two locals. */
-function shuffle(lanes: readonly number[], a: string, b: string): string {
-  const bytes = lanes.flatMap(lane => [0, 1, 2, 3].map(byte => 4 * lane + byte))
-  return `(i8x16.shuffle ${bytes.join(' ')} (local.get $${a}) (local.get $${b}))`
 }
 
 /** Loads four rows of four, and stores their transpose, through the v128 locals r0 to r3 and s0 to s3. */

@@ -1,12 +1,9 @@
+import { MemoryError } from '../memory-error.ts'
+
 const pageBytes = 65536
 /** 32-bit addresses reach this far. */
 const maximumPages = 65536
 const alignment = 64
-
-/** Too much memory was asked for. */
-export class MemoryError extends Error {
-  override name = 'MemoryError'
-}
 
 const gibibytes = (bytes: number) => `${(bytes / 2 ** 30).toFixed(2)} GiB`
 

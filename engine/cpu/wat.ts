@@ -80,6 +80,12 @@ export function multiplyAdd(fma: boolean, a: string, b: string, c: string): stri
   return fma ? `(f32x4.relaxed_madd ${a} ${b} ${c})` : `(f32x4.add (f32x4.mul ${a} ${b}) ${c})`
 }
 
+/** Picks four of the eight 32-bit lanes of two v128 locals. */
+export function shuffle(lanes: readonly number[], a: string, b: string): string {
+  const bytes = lanes.flatMap(lane => [0, 1, 2, 3].map(byte => 4 * lane + byte))
+  return `(i8x16.shuffle ${bytes.join(' ')} (local.get $${a}) (local.get $${b}))`
+}
+
 /** The same float in all four lanes. */
 export function f32x4(value: number): string {
   const text = Number.isFinite(value) ? String(Math.fround(value)) : value > 0 ? 'inf' : '-inf'

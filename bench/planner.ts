@@ -1,0 +1,67 @@
+import type { Backend, Executable } from '../engine/backend.ts'
+import type { Precision } from '../engine/gpu/device.ts'
+import type { Target } from '../engine/gpu/kernel.ts'
+import { type Plan, plan } from '../engine/gpu/plan.ts'
+import { Pipelines } from '../engine/gpu/pipelines.ts'
+import type { Program } from '../engine/program.ts'
+
+/** What Dawn offers of a GPU of NVIDIA's with tensor cores. */
+export const tensorCores: Target = {
+  f16: true,
+  subgroups: { smallest: 32, largest: 32 },
+  subgroupMatrix: { m: 16, n: 16, k: 16 },
+  workgroupSize: 1024,
+  workgroupBytes: 49152,
+  bindings: 16,
+}
+
+/**
+ * A backend that plans for a GPU which is not there: it keeps the plans of what is compiled, and computes nothing. With a
+ * device of Dawn's null backend it compiles the shaders as far as a driver would take over.
+ */
+export class Planner implements Backend {
+  readonly description = 'nothing that computes'
+  readonly scalesLoss: boolean
+  readonly peakGflops = 0
+  readonly logitsAtOnce = 2 ** 27
+  /** The last program's. */
+  plan: Plan | undefined
+  private readonly precision: Precision
+  private readonly target: Target
+  private readonly pipelines: Pipelines | undefined
+
+  constructor(
+    precision: Precision,
+    { device, target }: { device?: GPUDevice; target: Target } = { target: tensorCores },
+  ) {
+    this.precision = precision
+    this.target = target
+    this.pipelines = device && new Pipelines(device)
+    this.scalesLoss = precision === 'f16'
+  }
+
+  async allocate(): Promise<object> {
+    return {}
+  }
+
+  async read(): Promise<Float32Array> {
+    return new Float32Array()
+  }
+
+  async write(): Promise<void> {}
+
+  async load(program: Program): Promise<Executable> {
+    const made = plan(program, this.precision, this.target)
+    this.plan = made
+    await Promise.all(made.dispatches.map(({ kernel }) => this.pipelines?.get(kernel)))
+    return {
+      temporaryBytes: made.temporaryBytes,
+      dispatches: made.dispatches.length,
+      bytesMoved: made.bytesMoved,
+      run: async () => ({ results: Promise.resolve([]) }),
+      profile: async () => [],
+    }
+  }
+
+  async close(): Promise<void> {}
+}

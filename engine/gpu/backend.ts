@@ -1,0 +1,370 @@
+import type { Backend, Executable, Queued, StepTime, Storage } from '../backend.ts'
+import type { DType } from '../graph.ts'
+import { MemoryError } from '../memory-error.ts'
+import { Buffer, type Program, type View } from '../program.ts'
+import { sizeOf } from '../shape.ts'
+import { GpuError, type OpenDevice, type Precision, nameOf, openDevice } from './device.ts'
+import { type Dispatch, type Target, dimensionsOf } from './kernel.ts'
+import { lower } from './lower.ts'
+import { storedBytes } from './memory.ts'
+import { nodeGpu } from './node.ts'
+import { measurePeak } from './peak.ts'
+import { type Pipeline, Pipelines } from './pipelines.ts'
+import { plan } from './plan.ts'
+import { Pool } from './pool.ts'
+import { Readback } from './readback.ts'
+
+export interface GpuOptions {
+  /** Where adapters come from: by default Dawn in Node. */
+  readonly gpu?: GPU
+  /** f16 halves the bytes of what products read, and is for tensor cores; sums and parameters are f32 in both. */
+  readonly precision?: Precision
+  /** false leaves subgroup matrices (tensor cores) alone. */
+  readonly subgroupMatrix?: boolean
+}
+
+/** Starts the GPU backend on the fastest adapter. Throws GpuError when there is none, or none as asked for. */
+export async function gpuBackend(options: GpuOptions = {}): Promise<GpuBackend> {
+  const gpu = options.gpu ?? (await nodeGpu())
+  return new GpuBackend(await openDevice(gpu, options))
+}
+
+/** Memory of a variable, and the copy of it that products read. */
+class GpuStorage implements Storage {
+  readonly buffer: GPUBuffer
+  half: GPUBuffer | undefined
+  /** Whether half holds what buffer does. */
+  isHalfCurrent = false
+
+  constructor(buffer: GPUBuffer) {
+    this.buffer = buffer
+  }
+}
+
+const storageUsage = () => GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_SRC | GPUBufferUsage.COPY_DST
+
+export class GpuBackend implements Backend {
+  /** What computes, in a few words. */
+  readonly description: string
+  readonly precision: Precision
+  readonly scalesLoss: boolean
+  readonly logitsAtOnce: number
+  readonly target: Target
+  /** Whether it is a GPU, rather than a driver that computes on the CPU. */
+  readonly isReal: boolean
+  /** The GPU's, as its driver gives it. */
+  readonly name: string
+  /** NaN until it has been measured. */
+  peakGflops = NaN
+  private readonly device: GPUDevice
+  private readonly hasTimestamps: boolean
+  private readonly pipelines: Pipelines
+  private readonly pool: Pool
+  private readonly readback: Readback
+  private failure: Error | undefined
+  /** Commands are queued one after the other. */
+  private queue: Promise<unknown> = Promise.resolve()
+
+  constructor({ device, adapter, target, precision, hasTimestamps }: OpenDevice) {
+    this.device = device
+    this.target = target
+    this.precision = precision
+    // Gradients of a mean over many tokens are below what f16 holds.
+    this.scalesLoss = precision === 'f16'
+    // Half a gibibyte, or what one tensor may take.
+    this.logitsAtOnce = Math.min(2 ** 27, device.limits.maxStorageBufferBindingSize / 4)
+    this.hasTimestamps = hasTimestamps
+    this.pipelines = new Pipelines(device)
+    this.pool = new Pool(bytes => this.reserve(bytes))
+    this.readback = new Readback(device)
+    this.isReal = !adapter.info.isFallbackAdapter
+    const matrix = target.subgroupMatrix
+    const products = matrix
+      ? `f16 products in subgroup matrices of ${matrix.m}x${matrix.n}x${matrix.k}`
+      : `${precision} products`
+    this.name = nameOf(adapter)
+    this.description = `${this.isReal ? 'GPU' : 'GPU in software'}, ${this.name}, ${products}`
+    void this.watch()
+    device.onuncapturederror = ({ error }) => {
+      this.failure ??= new Error(`the GPU refused a command: ${error.message}`)
+    }
+  }
+
+  async allocate(size: number): Promise<Storage> {
+    return new GpuStorage(await this.reserve(Math.max(4, size * 4)))
+  }
+
+  async read(storage: Storage, size: number, dtype: DType): Promise<Float32Array | Int32Array> {
+    const take = await this.next(async () => {
+      this.check()
+      const { buffer } = owned(storage)
+      const encoder = this.device.createCommandEncoder()
+      const copied = this.readback.copy(encoder, [{ buffer, offset: 0, size, dtype }])
+      this.device.queue.submit([encoder.finish()])
+      return copied
+    })
+    const [data] = await this.waiting(take())
+    return data
+  }
+
+  write(storage: Storage, data: Float32Array | Int32Array): Promise<void> {
+    return this.next(async () => {
+      this.check()
+      const home = owned(storage)
+      this.device.queue.writeBuffer(home.buffer, 0, data.buffer, data.byteOffset, data.byteLength)
+      home.isHalfCurrent = false
+    })
+  }
+
+  async load(given: Program, storages: readonly Storage[]): Promise<Executable> {
+    this.check()
+    const planned = plan(given, this.precision, this.target)
+    const { program, typeOf, halves, kept, dispatches, slots, sizes } = planned
+    const homes = new Map(given.variables.map((buffer, i) => [buffer, owned(storages[i])]))
+    const homeOf = (root: Buffer): GpuStorage => {
+      const home = [...homes].find(([{ variable }]) => variable === root.variable)?.[1]
+      if (!home) throw new Error('a program uses a variable that it does not name')
+      return home
+    }
+    const copies = new Map<Buffer, { home: GpuStorage; refresh: Prepared[] }>()
+    for (const [root, half] of halves) {
+      const refresh = await this.prepare(lower(copyProgram(root, half), typeOf, this.target))
+      copies.set(half, { home: homeOf(root), refresh })
+    }
+    const prepared = await this.prepare(dispatches)
+    const memoryOf = ({ root }: Buffer): GPUBuffer =>
+      root.variable
+        ? homeOf(root).buffer
+        : (copies.get(root)?.home.half ?? this.pool.piece(slots.get(root) ?? 0))
+    const bind = (list: readonly Prepared[]): Bound[] =>
+      list.map(({ dispatch, pipeline, layout }) => ({
+        pipeline,
+        dimensions: dimensionsOf(dispatch.workgroups),
+        group: this.device.createBindGroup({
+          layout,
+          entries: dispatch.buffers.map((buffer, binding) => ({
+            binding,
+            resource: { buffer: memoryOf(buffer), size: storedBytes(buffer.root, typeOf) },
+          })),
+        }),
+      }))
+
+    let generation = -1
+    let bound: Bound[] = []
+    let refreshes = new Map<GpuStorage, Bound[]>()
+    /** Puts the inputs in place, and gives the commands that go before the program's own. Memory is taken here, not to plan. */
+    const begin = async (inputs: readonly (Float32Array | Int32Array)[]): Promise<Bound[]> => {
+      this.check()
+      await this.pool.grow(sizes)
+      for (const [half, { home }] of copies) home.half ??= await this.reserve(storedBytes(half, typeOf))
+      if (generation !== this.pool.generation) {
+        generation = this.pool.generation
+        bound = bind(prepared)
+        refreshes = new Map([...copies.values()].map(({ home, refresh }) => [home, bind(refresh)]))
+      }
+      program.inputs.forEach((buffer, i) => {
+        const { buffer: bytes, byteOffset, byteLength } = inputs[i]
+        this.device.queue.writeBuffer(memoryOf(buffer), 0, bytes, byteOffset, byteLength)
+      })
+      return [...refreshes].flatMap(([home, commands]) => (home.isHalfCurrent ? [] : commands))
+    }
+    /** Notes what the run that was queued has changed. */
+    const finish = () => {
+      for (const { home } of copies.values()) home.isHalfCurrent = true
+      const assigned = new Set(program.instructions.flatMap(({ writes }) => writes.map(({ root }) => root)))
+      for (const root of assigned) if (root.variable && !kept.has(root)) homeOf(root).isHalfCurrent = false
+    }
+    const outputs = program.outputs.map(({ buffer, offset, shape }: View) => ({
+      buffer: () => memoryOf(buffer),
+      offset,
+      size: sizeOf(shape),
+      dtype: buffer.dtype,
+    }))
+
+    const run = async (inputs: readonly (Float32Array | Int32Array)[]): Promise<Queued> => {
+      const before = await begin(inputs)
+      const encoder = this.device.createCommandEncoder()
+      const pass = encoder.beginComputePass()
+      for (const command of [...before, ...bound]) issue(pass, command)
+      pass.end()
+      const take = this.readback.copy(
+        encoder,
+        outputs.map(output => ({ ...output, buffer: output.buffer() })),
+      )
+      this.device.queue.submit([encoder.finish()])
+      finish()
+      return { results: this.waiting(take()) }
+    }
+    const profile = async (inputs: readonly (Float32Array | Int32Array)[]): Promise<StepTime[]> => {
+      await (
+        await run(inputs)
+      ).results
+      const before = await begin(inputs)
+      const milliseconds = await this.time([...before, ...bound])
+      finish()
+      return dispatches.map(({ kernel, workgroups, flops, bytes }, i) => ({
+        kernels: [kernel.name],
+        items: workgroups,
+        milliseconds: milliseconds[before.length + i],
+        flops,
+        bytes,
+      }))
+    }
+    return {
+      temporaryBytes: planned.temporaryBytes,
+      dispatches: dispatches.length,
+      bytesMoved: planned.bytesMoved,
+      run: inputs => this.next(() => run(inputs)),
+      profile: inputs => this.next(() => profile(inputs)),
+    }
+  }
+
+  /** Finds out how fast products are, in well under a second. */
+  async measurePeak(): Promise<void> {
+    this.peakGflops = await measurePeak(this, this.hasTimestamps)
+  }
+
+  async close(): Promise<void> {
+    await this.queue
+    await this.device.queue.onSubmittedWorkDone().catch(() => {})
+    this.failure ??= new Error('this backend is closed: its variables and compiled functions are gone')
+    this.device.destroy()
+  }
+
+  /** Does something once all before it is done. */
+  private next<T>(action: () => Promise<T>): Promise<T> {
+    const done = this.queue.then(action)
+    this.queue = done.catch(() => {})
+    return done
+  }
+
+  /** Notes it when the GPU is lost: its driver was reset, or the machine slept. */
+  private async watch(): Promise<void> {
+    const { reason, message } = await this.device.lost
+    if (reason === 'destroyed') return
+    this.failure = new GpuError(`the GPU was lost (${message || 'no reason given'}): go on with --resume`)
+  }
+
+  /** Throws what went wrong since the last time. */
+  private check(): void {
+    if (this.failure) throw this.failure
+  }
+
+  /** What a promise gives, or why the GPU cannot. */
+  private async waiting<T>(promise: Promise<T>): Promise<T> {
+    try {
+      const value = await promise
+      this.check()
+      return value
+    } catch (error) {
+      // The loss is known a moment after what it interrupts.
+      await new Promise(resolve => setTimeout(resolve, 10))
+      throw this.failure ?? error
+    }
+  }
+
+  private prepare(dispatches: readonly Dispatch[]): Promise<Prepared[]> {
+    return Promise.all(
+      dispatches.map(async dispatch => ({ dispatch, ...(await this.pipelines.get(dispatch.kernel)) })),
+    )
+  }
+
+  /** Throws MemoryError when the GPU does not have so much. */
+  private async reserve(bytes: number): Promise<GPUBuffer> {
+    const { maxBufferSize, maxStorageBufferBindingSize } = this.device.limits
+    const most = Math.min(maxBufferSize, maxStorageBufferBindingSize)
+    if (bytes > most) {
+      throw new MemoryError(
+        `one tensor takes ${megabytes(bytes)} and this GPU gives ${megabytes(most)} in one piece: take a smaller batch or network`,
+      )
+    }
+    this.device.pushErrorScope('out-of-memory')
+    const buffer = this.device.createBuffer({ size: bytes, usage: storageUsage() })
+    const error = await this.device.popErrorScope()
+    if (error) {
+      throw new MemoryError(`the GPU has no ${megabytes(bytes)} left: take a smaller batch or network`)
+    }
+    return buffer
+  }
+
+  /** Runs commands one by one, and says how many milliseconds each took. */
+  private async time(commands: readonly Bound[]): Promise<number[]> {
+    if (!this.hasTimestamps)
+      throw new GpuError('this GPU does not tell the times of kernels: --profile cannot be had')
+    const { device } = this
+    /** Pairs of timestamps in a set; a set holds 4,096. */
+    const most = 2048
+    const times: number[] = []
+    for (let first = 0; first < commands.length; first += most) {
+      const part = commands.slice(first, first + most)
+      const count = 2 * part.length
+      const querySet = device.createQuerySet({ type: 'timestamp', count })
+      const usage = GPUBufferUsage.QUERY_RESOLVE | GPUBufferUsage.COPY_SRC
+      const resolved = device.createBuffer({ size: count * 8, usage })
+      const readable = device.createBuffer({
+        size: count * 8,
+        usage: GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST,
+      })
+      const encoder = device.createCommandEncoder()
+      part.forEach((command, i) => {
+        const pass = encoder.beginComputePass({
+          timestampWrites: { querySet, beginningOfPassWriteIndex: 2 * i, endOfPassWriteIndex: 2 * i + 1 },
+        })
+        issue(pass, command)
+        pass.end()
+      })
+      encoder.resolveQuerySet(querySet, 0, count, resolved, 0)
+      encoder.copyBufferToBuffer(resolved, 0, readable, 0, count * 8)
+      device.queue.submit([encoder.finish()])
+      await this.waiting(readable.mapAsync(GPUMapMode.READ))
+      const nanoseconds = new BigUint64Array(readable.getMappedRange())
+      part.forEach((_, i) => times.push(Number(nanoseconds[2 * i + 1] - nanoseconds[2 * i]) / 1e6))
+      readable.unmap()
+      for (const used of [resolved, readable, querySet]) used.destroy()
+    }
+    return times
+  }
+}
+
+/** A dispatch with its pipeline. */
+interface Prepared extends Pipeline {
+  readonly dispatch: Dispatch
+}
+
+/** A dispatch with its memory. */
+interface Bound {
+  readonly pipeline: GPUComputePipeline
+  readonly group: GPUBindGroup
+  readonly dimensions: readonly [x: number, y: number]
+}
+
+function issue(pass: GPUComputePassEncoder, { pipeline, group, dimensions }: Bound): void {
+  pass.setPipeline(pipeline)
+  pass.setBindGroup(0, group)
+  pass.dispatchWorkgroups(...dimensions)
+}
+
+/** Copies one buffer over another of as many elements. */
+function copyProgram(from: Buffer, to: Buffer): Program {
+  const columns = from.size
+  const access = { offset: 0, rowDims: [], columnStride: 1 }
+  const load = { kind: 'load' as const, access: { ...access, buffer: from } }
+  const work = {
+    kind: 'rows' as const,
+    rows: 1,
+    columns,
+    rowBlock: 1,
+    values: [{ operation: load, inputs: [], extent: 'element' as const, dtype: from.dtype }],
+    stores: [{ value: 0, access: { ...access, buffer: to } }],
+    columnSums: [],
+  }
+  const instruction = { work, reads: [from], writes: [to], joins: false }
+  return { instructions: [instruction], inputs: [], outputs: [], variables: [from] }
+}
+
+function owned(storage: Storage): GpuStorage {
+  if (!(storage instanceof GpuStorage)) throw new Error('a variable of another backend')
+  return storage
+}
+
+const megabytes = (bytes: number) => `${Math.ceil(bytes / 1e6)} MB`

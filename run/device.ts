@@ -1,0 +1,47 @@
+import { type Backend, GpuError, type Precision, cpuBackend, gpuBackend } from '../engine/index.ts'
+import { UserError } from './errors.ts'
+import type { Flag } from './options.ts'
+
+/** The options of every script that computes: what on. */
+export const deviceFlags = {
+  device: { type: 'string', choices: ['cpu', 'gpu'], help: 'what computes (a GPU where there is one)' },
+  precision: { type: 'string', choices: ['f32', 'f16'], help: 'of what a GPU multiplies (f16 if it can)' },
+  threads: { type: 'integer', minimum: 1, help: 'threads of the CPU (one a core)' },
+} as const satisfies Record<string, Flag>
+
+/** What deviceFlags gives, beside a script's own options. */
+export type DeviceOptions = {
+  readonly device?: string | undefined
+  readonly precision?: string | undefined
+  readonly threads?: number | undefined
+}
+
+/**
+ * Starts the backend that the options ask for. Without --device, one that says how many threads is for the CPU and one
+ * that says f16 for a GPU; else it is a real GPU where there is one, and the CPU otherwise, which then says why.
+ * Throws UserError when there is none as asked for.
+ */
+export async function chooseBackend(options: DeviceOptions): Promise<Backend> {
+  const { threads } = options
+  const precision: Precision | undefined =
+    options.precision === 'f16' || options.precision === 'f32' ? options.precision : undefined
+  const device = options.device ?? (threads !== undefined ? 'cpu' : precision === 'f16' ? 'gpu' : undefined)
+  if (device === 'cpu' && precision === 'f16')
+    throw new UserError('The CPU computes in float32: --precision f16 is for a GPU (--device gpu).')
+  const onCpu = { ...(threads !== undefined && { threads }) }
+  if (device === 'cpu') return cpuBackend(onCpu)
+  try {
+    const gpu = await gpuBackend({ ...(precision && { precision }) })
+    if (device === 'gpu' || gpu.isReal) {
+      await gpu.measurePeak()
+      return gpu
+    }
+    await gpu.close()
+    return await cpuBackend({ reason: `the only GPU is ${gpu.name}, which is the CPU too` })
+  } catch (error) {
+    if (!(error instanceof GpuError)) throw error
+    const { message } = error
+    if (device === 'gpu') throw new UserError(`${message.charAt(0).toUpperCase()}${message.slice(1)}.`)
+    return cpuBackend({ reason: message.slice(0, message.lastIndexOf(':')) })
+  }
+}

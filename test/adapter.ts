@@ -1,0 +1,33 @@
+/** Prints as JSON what WebGPU finds on this machine. It has a process of its own: a driver may take that down. */
+import { GpuError, nameOf, openDevice } from '../engine/gpu/device.ts'
+import { nodeGpu } from '../engine/gpu/node.ts'
+
+/** The three ways in which the GPU's backend computes: float32; f16 products without, and with subgroup matrices. */
+export type GpuPrecision = 'f32' | 'f16' | 'matrix'
+
+export interface FoundAdapter {
+  readonly name: string
+  /** Whether it is a GPU, rather than a driver that computes on the CPU. */
+  readonly isReal: boolean
+  readonly precisions: readonly GpuPrecision[]
+}
+
+if (import.meta.main) {
+  console.log(JSON.stringify(await findAdapter()))
+  // Dawn may keep a process alive.
+  process.exit()
+}
+
+async function findAdapter(): Promise<FoundAdapter | null> {
+  try {
+    const { device, adapter, target } = await openDevice(await nodeGpu())
+    device.destroy()
+    const precisions: GpuPrecision[] = ['f32']
+    if (target.f16) precisions.push('f16')
+    if (target.subgroupMatrix) precisions.push('matrix')
+    return { name: nameOf(adapter), isReal: !adapter.info.isFallbackAdapter, precisions }
+  } catch (error) {
+    if (error instanceof GpuError) return null
+    throw error
+  }
+}

@@ -1,0 +1,177 @@
+/**
+ * Runs the GPU's tests, and the engine's on the GPU in each of its precisions: npm run test:gpu [-- OPTIONS], see
+ * --help. Where there is no GPU, a driver that computes on the CPU takes its place (see lavapipe.ts).
+ */
+import { execFile } from 'node:child_process'
+import { existsSync, mkdtempSync, readFileSync, readdirSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { dirname, join, resolve } from 'node:path'
+import { run } from 'node:test'
+import { spec } from 'node:test/reporters'
+import { promisify } from 'node:util'
+import { UserError, handleErrors } from '../run/errors.ts'
+import { parseOptions } from '../run/options.ts'
+import { createProgress } from '../run/progress.ts'
+import type { FoundAdapter, GpuPrecision } from './adapter.ts'
+import { type Driver, lavapipe } from './lavapipe.ts'
+import { compareLosses } from './losses.ts'
+import type { NotedError } from './tolerance.ts'
+
+handleErrors()
+
+const names: Readonly<Record<GpuPrecision, string>> = {
+  f32: 'f32',
+  f16: 'f16',
+  matrix: 'f16 in subgroup matrices',
+}
+
+const options = parseOptions(process.argv.slice(2), {
+  summary: "Runs the GPU's tests, and the engine's tests on the GPU.",
+  flags: {
+    precision: {
+      type: 'string',
+      choices: Object.keys(names),
+      help: "runs the engine's tests in this one alone",
+    },
+    file: { type: 'string', value: 'NAME', help: 'runs the test files alone whose names have this in them' },
+    losses: {
+      type: 'integer',
+      minimum: 1,
+      help: 'instead trains main.ts for so many steps, on the CPU as well',
+    },
+    batch: { type: 'integer', minimum: 1, default: 2048, help: 'tokens of a batch for --losses' },
+    test: { type: 'string', value: 'PATTERN', help: 'runs the tests alone whose names match this' },
+  },
+  hyperparameters: {},
+})
+
+const folder = import.meta.dirname
+const { file = '', precision: onlyPrecision } = options
+const filesOf = (pattern: RegExp) =>
+  readdirSync(folder).filter(name => pattern.test(name) && name.includes(file))
+const kernelFiles = filesOf(/^gpu-.*\.test\.ts$/)
+const engineFiles = filesOf(/^(compile|elementwise|fuzz|gradients|network|random)\.test\.ts$/)
+
+const found = await findDriver()
+if (found && options.losses !== undefined) await train(found, options.losses)
+else if (found) process.exitCode = await testOn(found)
+
+interface Found {
+  readonly driver: Driver
+  readonly adapter: FoundAdapter
+}
+
+/** The GPU, or what takes its place. A sentence where there is neither, which is a failure in CI only. */
+async function findDriver(): Promise<Found | undefined> {
+  const ours: Driver = { node: process.execPath, environment: {} }
+  const here = await adapterOf(ours)
+  if (here && (here.isReal || isComplete(here))) return { driver: ours, adapter: here }
+  const progress = createProgress()
+  try {
+    const works = async (driver: Driver) => isComplete(await adapterOf(driver))
+    const driver = await lavapipe(resolve(folder, '../.cache/lavapipe'), works, progress.update)
+    const adapter = await adapterOf(driver)
+    if (adapter) return { driver, adapter }
+    throw new UserError(
+      'The driver in .cache/lavapipe does not work: delete that folder, and it is made anew.',
+    )
+  } catch (error) {
+    progress.clear()
+    if (!(error instanceof UserError)) throw error
+    console.log(error.message)
+    if (process.env.CI) process.exitCode = 1
+    return undefined
+  } finally {
+    progress.clear()
+  }
+}
+
+/** What WebGPU finds through a driver; nothing where that takes its process down. */
+async function adapterOf({ node, environment }: Driver): Promise<FoundAdapter | undefined> {
+  try {
+    const { stdout } = await promisify(execFile)(node, [...process.execArgv, `${folder}/adapter.ts`], {
+      env: { ...process.env, ...environment },
+    })
+    const adapter: FoundAdapter | null = JSON.parse(stdout)
+    return adapter ?? undefined
+  } catch {
+    return undefined
+  }
+}
+
+function isComplete(adapter: FoundAdapter | undefined): boolean {
+  return adapter?.precisions.length === Object.keys(names).length
+}
+
+async function train({ driver, adapter }: Found, steps: number): Promise<void> {
+  console.log(`${steps} steps of ${options.batch} tokens on the CPU, and on ${adapter.name}`)
+  await compareLosses(driver, { hasHalf: adapter.precisions.includes('f16'), steps, tokens: options.batch })
+}
+
+async function testOn({ driver, adapter }: Found): Promise<number> {
+  console.log(`On ${adapter.name}${adapter.isReal ? '' : ', which computes on the CPU'}`)
+  const lines: string[] = []
+  let failed = 0
+  const count = async (what: string, files: readonly string[], settings: NodeJS.ProcessEnv = {}) => {
+    if (files.length === 0) return
+    console.log(`\n${what}`)
+    const counts = await runTests(files, driver, settings)
+    failed += counts.failed
+    const { passed, skipped, errors } = counts
+    lines.push(`${what}: ${passed} passed, ${counts.failed} failed, ${skipped} skipped${errors}`)
+  }
+  if (onlyPrecision === undefined) await count('kernels', kernelFiles)
+  for (const precision of adapter.precisions)
+    if (onlyPrecision === undefined || precision === onlyPrecision)
+      await count(`engine, ${names[precision]}`, engineFiles, {
+        HLB_DEVICE: 'gpu',
+        HLB_PRECISION: precision,
+      })
+  console.log(`\n${lines.join('\n')}`)
+  return failed === 0 ? 0 : 1
+}
+
+interface Counts {
+  readonly passed: number
+  readonly failed: number
+  readonly skipped: number
+  /** The largest errors, as text. */
+  readonly errors: string
+}
+
+/** Runs test files, one after the other: each has the device to itself. */
+async function runTests(
+  files: readonly string[],
+  { node, environment }: Driver,
+  settings: NodeJS.ProcessEnv,
+): Promise<Counts> {
+  const notes = join(mkdtempSync(join(tmpdir(), 'hlb-gpt-')), 'errors.jsonl')
+  // What the runner starts its processes with.
+  process.execPath = node
+  const stream = run({
+    files: files.map(name => `${folder}/${name}`),
+    concurrency: 1,
+    env: { ...process.env, ...environment, ...settings, HLB_ERRORS: notes },
+    ...(options.test === undefined ? {} : { testNamePatterns: new RegExp(options.test) }),
+  })
+  const counts = { passed: 0, failed: 0, skipped: 0 }
+  stream.on('test:summary', ({ file, counts: { tests, passed, skipped } }) => {
+    if (file === undefined) Object.assign(counts, { passed, failed: tests - passed - skipped, skipped })
+  })
+  for await (const text of stream.compose(new spec())) process.stdout.write(text)
+  const errors = largestErrors(notes)
+  rmSync(dirname(notes), { recursive: true })
+  return { ...counts, errors }
+}
+
+/** Of each quantity the largest error that the tests have noted, and the bound that it had. */
+function largestErrors(file: string): string {
+  if (!existsSync(file)) return ''
+  const lines = readFileSync(file, 'utf8').trim().split('\n')
+  const noted = lines.map((line): NotedError => JSON.parse(line)).sort((a, b) => a.error - b.error)
+  const largest = new Map(noted.map(note => [note.quantity, note]))
+  const texts = [...largest.values()].map(
+    ({ quantity, error, bound }) => `${quantity} ${error.toExponential(1)} of ${bound.toExponential(1)}`,
+  )
+  return `; largest errors: ${texts.join(', ')}`
+}
