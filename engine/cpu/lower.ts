@@ -1,6 +1,6 @@
 import { type Cost, costOf } from '../cost.ts'
 import { partitionOf } from '../partition.ts'
-import { Buffer, type Instruction, type Matmul, type Matrix, type Program, type Work } from '../program.ts'
+import { Buffer, type Instruction, type Matmul, type Program, type Work } from '../program.ts'
 import { attentionCall } from './attention-call.ts'
 import type { Kernel } from './kernel.ts'
 import { fewRows, matrixVectorKernel } from './matrix-vector.ts'

@@ -5,7 +5,7 @@ import { add, advance, and, locals, loop, min, mul, multiplyAdd, repeat, shuffle
  * Matrix products in the manner of GotoBLAS (Goto and van de Geijn, "Anatomy of high-performance
  * matrix multiplication", 2008): k is cut into blocks; a panel of B, tile.columns wide and one k-block
  * deep, stays in cache while the rows of A pass by it; a tile of C stays in registers for the whole
- * k-block. B is packed beforehand, so that its panels are contiguous.
+ * k-block. B is packed, beforehand or by each item, so that its panels are contiguous.
  */
 
 /** The tile of C whose sums stay in registers, and how a product is added to a sum. */
