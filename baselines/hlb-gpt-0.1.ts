@@ -34,6 +34,7 @@ import { chooseBackend } from '../run/device.ts'
 import { UserError } from '../run/errors.ts'
 import { meanOver } from '../run/mean.ts'
 import { memoryLimit, memoryText } from '../run/memory.ts'
+import { profileStep } from '../run/profile.ts'
 import { startRun } from '../run/run.ts'
 import { textWriter } from '../run/text-writer.ts'
 import { oneCycle } from './schedules-0.1.ts'
@@ -139,7 +140,8 @@ const parameters = parametersOf(net).map(([name, parameter]) => ({
   momentum: constant(parameter.shape, 0),
   variance: constant(parameter.shape, 0),
 }))
-const compileWithin = compilerWithin(memoryLimit(options.memory))
+const memory = memoryLimit(options.memory, backend)
+const compileWithin = compilerWithin(memory)
 
 /** Adds the gradient of a microbatch, which goes through the network in as many pieces as memory asks for. */
 const accumulate = compileWithin(({ inputs, targets }, meansOf) => {
@@ -184,6 +186,10 @@ const validate = () => {
 const batchAt = (tokensSeen: number) =>
   sampleBatch(corpus.train, batch.sequences, batch.length, { seed: options.seed, tokensSeen })
 
+const first = { rate: 0, step: 1 }
+const parts = [() => accumulate.profile(batchAt(0)), () => update.profile(first)]
+if (options.profile) await profileStep(backend, ...parts)
+
 const run = await startRun(options, {
   corpus,
   backend,
@@ -193,11 +199,11 @@ const run = await startRun(options, {
 const { at } = run
 
 if (run.trains) {
-  await update.prepare({ rate: 0, step: 0 })
+  await update.prepare(first)
   await run.begin({
     network: `${countOf(net)} parameters in ${size.blocks} blocks of ${dim} channels and ${heads} heads`,
     batch: `${batch.accumulate} microbatches of ${batch.sequences} sequences of ${batch.length} tokens a step`,
-    memory: memoryText(await accumulate.prepare(batchAt(0)), options.memory),
+    memory: memoryText(await accumulate.prepare(batchAt(0)), memory),
   })
 }
 

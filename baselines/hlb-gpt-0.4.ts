@@ -35,6 +35,7 @@ import { readOptions } from '../run/command.ts'
 import { chooseBackend } from '../run/device.ts'
 import { meanOver } from '../run/mean.ts'
 import { memoryLimit, memoryText } from '../run/memory.ts'
+import { profileStep } from '../run/profile.ts'
 import { startRun } from '../run/run.ts'
 import { trainingColumns } from '../run/table.ts'
 import { textWriter } from '../run/text-writer.ts'
@@ -179,7 +180,8 @@ const mostMicrobatches = isOutside ? Math.min(bounds.most, bounds.mostOutside) :
 
 // ---------- Optimizer: gradients add up over microbatches, then AdamW takes one step ----------
 
-const compileWithin = compilerWithin(memoryLimit(options.memory))
+const memory = memoryLimit(options.memory, backend)
+const compileWithin = compilerWithin(memory)
 
 /**
  * Adds the gradient of a microbatch, which goes through the network in as many pieces as memory asks for.
@@ -242,6 +244,11 @@ function batchAt(tokensSeen: number, length: number) {
   return { ...tokens, rarity: array(rarity, tokens.inputs.shape) }
 }
 
+const longest = { ...batchAt(0, batch.length), share: 1 }
+const first = { bodyRate: 0, outputRate: 0, biasRate: 0, weightDecay: 0, step: 1 }
+const parts = [() => accumulate.profile(longest), () => update.profile(first)]
+if (options.profile) await profileStep(backend, ...parts)
+
 const toFixed2 = (value: number) => value.toFixed(2)
 const run = await startRun(options, {
   corpus,
@@ -260,9 +267,9 @@ const { at } = run
 const millions = (count: number) => `${(count / 1e6).toFixed(count < 1e7 ? 2 : 0)} million`
 const { least, most } = safeParameters
 if (run.trains) {
-  await update.prepare({ bodyRate: 0, outputRate: 0, biasRate: 0, weightDecay: 0, step: 0 })
+  await update.prepare(first)
   // The longest sequences take the most memory: if they do not fit, it is said now.
-  const longest = await accumulate.prepare({ ...batchAt(0, batch.length), share: 0 })
+  const plan = await accumulate.prepare(longest)
   await run.begin({
     network: `${parameterCount} parameters in ${blocks} blocks of ${dim} channels`,
     batch: `microbatches of ${tokensPerMicrobatch} tokens, in sequences of ${batch.firstLength} to ${batch.length}`,
@@ -272,7 +279,7 @@ if (run.trains) {
         `the recipe is made for ${millions(least)} to ${millions(most)} parameters: ` +
         `these ${millions(parameterCount)} get the rates of ${millions(scaledCount)}, and at most ${mostMicrobatches} microbatches`,
     }),
-    memory: memoryText(longest, options.memory),
+    memory: memoryText(plan, memory),
   })
 }
 

@@ -10,7 +10,7 @@ import {
   inPieces,
 } from '../engine/index.ts'
 import { UserError } from './errors.ts'
-import { addressable, showBytes } from './memory.ts'
+import { showBytes } from './memory.ts'
 
 type Tensors = Readonly<Record<string, Tensor>>
 
@@ -39,16 +39,13 @@ export function compilerWithin(limit: number) {
   return <Outputs extends Tensors>(
     body: (inputs: Tensors, meansOf: MeansOf) => Outputs,
   ): WithinMemory<Outputs> => {
-    const functions = new Map<number, Compiled<Outputs>>()
-    const functionOf = (pieces: number): Compiled<Outputs> => {
-      const made = functions.get(pieces) ?? compile(inputs => body(inputs, part => inPieces(pieces, part)))
-      functions.set(pieces, made)
-      return made
-    }
-    /** Bytes for so many pieces; Infinity for more than can be addressed. */
-    async function bytesOf(inputs: Inputs, pieces: number): Promise<number> {
+    const compileFor = (pieces: number): Compiled<Outputs> =>
+      compile(inputs => body(inputs, part => inPieces(pieces, part)))
+
+    /** Bytes that a function takes; Infinity if that is more than can be addressed. */
+    async function bytesOf(compiled: Compiled<Outputs>, inputs: Inputs): Promise<number> {
       try {
-        const program = await functionOf(pieces).prepare(inputs)
+        const program = await compiled.prepare(inputs)
         variableBytes = Math.max(variableBytes, program.variableBytes)
         return variableBytes + program.temporaryBytes
       } catch (error) {
@@ -57,28 +54,30 @@ export function compilerWithin(limit: number) {
       }
     }
 
-    async function choose(inputs: Inputs): Promise<Budgeted> {
+    /** The function for a batch, and what it takes. */
+    async function choose(inputs: Inputs): Promise<{ compiled: Compiled<Outputs>; budgeted: Budgeted }> {
       const [sequences, length] = batchShape(inputs)
+      let compiled = compileFor(1)
       const pieces = await fewestPieces({
         sequences,
         length,
         limit,
-        bytesInPieces: pieces => bytesOf(inputs, pieces),
-        bytesOfOne: length => bytesOf(oneSequence(inputs, length), 1),
+        bytesInPieces: pieces => bytesOf((compiled = compileFor(pieces)), inputs),
+        bytesOfOne: length => bytesOf(compileFor(1), oneSequence(inputs, length)),
       })
-      return { ...(await functionOf(pieces).prepare(inputs)), variableBytes, pieces }
+      return { compiled, budgeted: { ...(await compiled.prepare(inputs)), variableBytes, pieces } }
     }
 
-    const chosen = new Map<string, Promise<Budgeted>>()
-    const prepare = (inputs: Inputs): Promise<Budgeted> => {
+    const choices = new Map<string, ReturnType<typeof choose>>()
+    const choiceFor = (inputs: Inputs) => {
       const key = batchShape(inputs).join()
-      const known = chosen.get(key) ?? choose(inputs)
-      chosen.set(key, known)
-      return known
+      const choice = choices.get(key) ?? choose(inputs)
+      choices.set(key, choice)
+      return choice
     }
-    const chosenFor = async (inputs: Inputs) => functionOf((await prepare(inputs)).pieces)
+    const chosenFor = async (inputs: Inputs) => (await choiceFor(inputs)).compiled
     return Object.assign(async (inputs: Inputs) => (await chosenFor(inputs))(inputs), {
-      prepare,
+      prepare: async (inputs: Inputs) => (await choiceFor(inputs)).budgeted,
       profile: async (inputs: Inputs = {}) => (await chosenFor(inputs)).profile(inputs),
     })
   }
@@ -142,8 +141,8 @@ async function sequenceTooLarge(request: PieceRequest, bytes: number): Promise<U
 }
 
 function tooLarge({ length, limit }: PieceRequest, bytes: number, remedies: readonly string[]): UserError {
-  const more = bytes <= addressable ? [`--memory ${showBytes(bytes).replace(' ', '')}`] : []
-  const takes = bytes <= addressable ? showBytes(bytes) : `more than ${showBytes(addressable)}`
+  const more = bytes < Infinity ? [`--memory ${showBytes(bytes).replace(' ', '')}`] : []
+  const takes = bytes < Infinity ? showBytes(bytes) : 'more than there can be'
   return new UserError(
     `${showBytes(limit)} of memory is not enough: with one sequence of ${length} tokens at a time a step takes ` +
       `${takes}. What would fit: ${[...remedies, ...more, 'a smaller network'].join(', or ')}.`,

@@ -1,3 +1,4 @@
+import { findsGpu } from './device.ts'
 import { scriptName } from './environment.ts'
 import { UserError, handleErrors } from './errors.ts'
 import { type RunOptions, runFlags } from './flags.ts'
@@ -14,19 +15,26 @@ import { type Resumed, resumed } from './resume.ts'
 
 /**
  * The options of a script that trains: its own and runFlags, from the command line, and behind these from the run that
- * it goes on with or samples from. From here on errors are shown as users expect. With --repeat the script runs once
- * for each seed, and the process ends here.
+ * it goes on with or samples from. A new run on a real GPU that is not told what to train on has the options `onGpu`,
+ * written as on a command line. From here on errors are shown as users expect. With --repeat the script runs once for
+ * each seed, and the process ends here.
  */
-export async function readOptions<const Flags extends Record<string, Flag>, Group extends Hyperparameters>(
-  own: Command<Flags, Group>,
-): Promise<Options<Flags, Group> & RunOptions> {
+export async function readOptions<const Flags extends Record<string, Flag>, Group extends Hyperparameters>({
+  onGpu = '',
+  ...own
+}: Command<Flags, Group> & { onGpu?: string }): Promise<Options<Flags, Group> & RunOptions> {
   handleErrors()
   const args = process.argv.slice(2)
   const run = await resumed(args)
   const command = { ...own, flags: { ...own.flags, ...runFlags } }
-  const parsed = parseOptions(run ? [...savedArguments(run, command), ...run.own] : args, command)
+  const before = run ? savedArguments(run, command) : []
+  const rest = run ? run.own : args
   // RunOptions is what runFlags gives.
-  const options = parsed as unknown as Options<Flags, Group> & RunOptions
+  const parse = (...preset: string[]) =>
+    parseOptions([...preset, ...before, ...rest], command) as unknown as Options<Flags, Group> & RunOptions
+  let options = parse()
+  if (onGpu && !run && options.data === undefined && (await findsGpu(options)))
+    options = parse(...onGpu.trim().split(/\s+/))
   if (options.repeat > 1) await repeatRun(options)
   return options
 }

@@ -1,6 +1,5 @@
 import { tokenizerNames } from '../data/corpus.ts'
 import { deviceFlags } from './device.ts'
-import { freeMemory } from './memory.ts'
 import type { Flag, FlagValues, Hyperparameters } from './options.ts'
 import { profileFlags } from './profile.ts'
 
@@ -11,7 +10,7 @@ export const runFlags = {
   mirror: { type: 'string', value: 'URL', help: 'where to get wikitext-103 from instead' },
   seed: { type: 'integer', default: 0, minimum: 0, help: 'of the first weights and the order of the data' },
   ...deviceFlags,
-  memory: { type: 'string', value: 'SIZE', default: freeMemory(), help: 'what it may take, such as 4GB' },
+  memory: { type: 'string', value: 'SIZE', help: 'such as 4GB (three quarters of what is free)' },
   run: { type: 'string', value: 'NAME', help: 'name of the run (date and time)' },
   runs: { type: 'string', value: 'FOLDER', default: 'runs', help: 'where each run has a folder' },
   resume: { type: 'string', value: '[NAME]', help: 'go on with a run: with the newest, or the one named' },

@@ -1,8 +1,6 @@
-import { freemem } from 'node:os'
+import type { Backend } from '../engine/index.ts'
 import { UserError } from './errors.ts'
 
-/** What 32-bit addresses reach, less some room for the programs themselves: more the CPU backend cannot use. */
-export const addressable = 2 ** 32 - 2 ** 26
 const units = new Map(
   ['', 'K', 'M', 'G', 'T'].flatMap((prefix, power) => [
     [`${prefix}B`, 1000 ** power],
@@ -10,21 +8,16 @@ const units = new Map(
   ]),
 )
 
-/**
- * What a run may take unless it is told: three quarters of what is free, as --memory takes it. It is noted with the
- * run, since the number of pieces that a batch is computed in shows in the last bits of its gradient.
- */
-export const freeMemory = (free = freemem()): string => `${Math.max(1, Math.floor((0.75 * free) / 1e6))}MB`
-
-/** Bytes that a run may take, by the text of --memory. */
-export function memoryLimit(text: string): number {
+/** Bytes that a run may take: what --memory says, or else what is usual with the backend, three quarters of free memory. */
+export function memoryLimit(text: string | undefined, { capacity }: Pick<Backend, 'capacity'>): number {
+  if (text === undefined) return capacity.usual
   const bytes = parseBytes(text)
   if (bytes === undefined) {
     throw new UserError(
       `--memory takes an amount such as 4GB, 1.5GiB or 800MB${text === '' ? '' : `, not "${text}"`}.`,
     )
   }
-  return Math.min(addressable, bytes)
+  return Math.min(capacity.most, bytes)
 }
 
 function parseBytes(text: string): number | undefined {
@@ -45,14 +38,10 @@ export function showBytes(bytes: number): string {
 
 /** What a step takes, for the header of a run. */
 export function memoryText(
-  {
-    variableBytes,
-    temporaryBytes,
-    pieces,
-  }: { variableBytes: number; temporaryBytes: number; pieces: number },
-  limit: string,
+  step: { readonly variableBytes: number; readonly temporaryBytes: number; readonly pieces: number },
+  limit: number,
 ): string {
-  const split = pieces === 1 ? '' : `, its batch in ${pieces} pieces`
-  const allowed = showBytes(memoryLimit(limit))
-  return `${showBytes(variableBytes)} for variables, ${showBytes(temporaryBytes)} for a step${split}; ${allowed} allowed`
+  const split = step.pieces === 1 ? '' : `, its batch in ${step.pieces} pieces`
+  const allowed = limit < Infinity ? `; ${showBytes(limit)} allowed` : ''
+  return `${showBytes(step.variableBytes)} for variables, ${showBytes(step.temporaryBytes)} for a step${split}${allowed}`
 }

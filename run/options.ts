@@ -14,7 +14,13 @@ export type Hyperparameters = {
 }
 
 /** What a hyperparameter may be, where its default says too much or too little. */
-export type Rule = { integer?: boolean; minimum?: number; choices?: readonly string[] }
+export type Rule = {
+  integer?: boolean
+  minimum?: number
+  choices?: readonly string[]
+  /** Of a list that may have any number of numbers, none as well. */
+  length?: 'any'
+}
 
 /** The dotted names of all hyperparameters: 'net.dim'. */
 export type DottedName<Group> = Group extends Hyperparameters
@@ -67,7 +73,7 @@ type Setting = {
   minimum?: number | undefined
   choices?: readonly string[] | undefined
   /** How many, if it is a list of numbers. */
-  length?: number | undefined
+  length?: number | 'any' | undefined
 }
 
 /**
@@ -181,10 +187,10 @@ function readValue(name: string, setting: Setting, text: string): Value {
   if (kind === 'boolean' && (text === 'true' || text === 'false')) return text === 'true'
   if (kind === 'string' && (choices?.includes(text) ?? true)) return text
   if (kind === 'number' || kind === 'integer') {
-    const numbers = (length === undefined ? [text] : text.split(',')).flatMap(
-      part => readNumber(part, setting) ?? [],
-    )
-    if (length !== undefined && numbers.length === length && text.split(',').length === length) return numbers
+    const parts = length === undefined ? [text] : text === '' ? [] : text.split(',')
+    const numbers = parts.flatMap(part => readNumber(part, setting) ?? [])
+    const isAll = numbers.length === parts.length
+    if (length !== undefined && isAll && (length === 'any' || numbers.length === length)) return numbers
     if (length === undefined && numbers.length === 1) return numbers[0]
   }
   throw wrongValue(name, setting, text)
@@ -206,7 +212,8 @@ function wrongValue(
   const atLeast = minimum === undefined ? '' : ` of at least ${minimum}`
   const whole = kind === 'integer' ? 'whole ' : ''
   const kinds = {
-    number: length === undefined ? `a ${whole}number` : `${length} ${whole}numbers`,
+    number:
+      length === undefined ? `a ${whole}number` : `${length === 'any' ? '' : `${length} `}${whole}numbers`,
     string: choices ? `one of ${choices.join(', ')}` : 'a text',
     boolean: 'true or false',
   }
@@ -248,7 +255,7 @@ function hyperparameterSetting(value: Value, rule: Rule = {}): Setting {
   const isWhole = rule.integer ?? numbers.every(Number.isInteger)
   const least = Math.min(...numbers)
   const minimum = rule.minimum ?? (least < 0 ? undefined : isWhole && least > 0 ? 1 : 0)
-  const length = typeof value === 'number' ? undefined : numbers.length
+  const length = typeof value === 'number' ? undefined : (rule.length ?? numbers.length)
   return { kind: isWhole ? 'integer' : 'number', example, minimum, length }
 }
 

@@ -1,4 +1,4 @@
-import type { Backend, Compiled, Inputs, StepTime } from '../engine/index.ts'
+import type { Backend, StepTime } from '../engine/index.ts'
 import { headerText } from './header.ts'
 import type { Flag } from './options.ts'
 
@@ -11,20 +11,24 @@ export const profileFlags = {
 const mostSteps = 5
 const enoughSeconds = 5
 
-/** Runs a step for its kernels' times, prints them as a table, and ends the process. */
-export async function profileStep<Outputs>(
+/** Times the kernels of a step, given as one part or several, prints them as a table, and ends the process. */
+export async function profileStep(
   backend: Backend,
-  step: Pick<Compiled<Outputs>, 'profile'>,
-  inputs: Inputs,
+  ...parts: readonly (() => Promise<StepTime[]>)[]
 ): Promise<never> {
   const start = performance.now()
-  let times = await step.profile(inputs)
-  for (let i = 1; i < mostSteps && performance.now() - start < enoughSeconds * 1000; i++) {
-    const again = await step.profile(inputs)
-    times = times.map((time, at) => (again[at].milliseconds < time.milliseconds ? again[at] : time))
+  const times: StepTime[][] = []
+  while (times.length < mostSteps && performance.now() - start < enoughSeconds * 1000) {
+    const step: StepTime[] = []
+    for (const part of parts) step.push(...(await part()))
+    times.push(step)
   }
+  const [first, ...others] = times
+  const shortest = first.map((time, i) =>
+    others.reduce((best, step) => (step[i].milliseconds < best.milliseconds ? step[i] : best), time),
+  )
   console.log(headerText({ backend: backend.description, peak: `${backend.peakGflops.toFixed(0)} GFLOP/s` }))
-  console.log(kernelTable(times))
+  console.log(kernelTable(shortest))
   await backend.close()
   process.exit(0)
 }

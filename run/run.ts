@@ -1,5 +1,5 @@
 import type { Corpus } from '../data/corpus.ts'
-import type { Parameters } from '../engine/index.ts'
+import type { Backend, Parameters } from '../engine/index.ts'
 import type { RunOptions } from './flags.ts'
 import { watchInterrupt } from './interrupt.ts'
 import { logTo } from './log.ts'
@@ -22,7 +22,7 @@ export type Counters = {
 /** What a script trains, and on what. */
 export type Training<Own> = {
   readonly corpus: Corpus
-  readonly backend: { readonly description: string; readonly peakGflops: number }
+  readonly backend: Pick<Backend, 'description' | 'peakGflops' | 'capacity'>
   readonly network: Parameters
   /** Momenta, sums and whatever else the optimizers remember. */
   readonly optimizer: Parameters
@@ -87,11 +87,15 @@ export async function startRun<Own extends Readonly<Record<string, number>> = Re
 ): Promise<Run<Own>> {
   const { steps, seconds = Infinity } = options
   const at = Object.assign({ step: 0, tokens: 0, seconds: 0, flops: 0, done: 0 }, own)
-  // A sample takes the tokenizer, unlike the text.
-  const record = await openRecord(
-    { ...options, tokenizer: corpus.tokenizer.name },
-    { network, optimizer, at },
-  )
+  const { usual } = backend.capacity
+  const saved = {
+    ...options,
+    // A sample takes the tokenizer, unlike the text.
+    tokenizer: corpus.tokenizer.name,
+    // In how many pieces a batch is computed shows in the last bits of its gradient.
+    memory: options.memory ?? (usual < Infinity ? `${Math.floor(usual)}B` : undefined),
+  }
+  const record = await openRecord(saved, { network, optimizer, at })
   const doneNow = () => Math.min(1, steps === undefined ? at.seconds / seconds : at.step / steps)
   at.done = doneNow() // perhaps it goes on with more steps than it had
   const progress = createProgress()

@@ -167,3 +167,16 @@ Hyperparameters, with their defaults (set one with --group.name VALUE):
 `,
   )
 })
+
+test('a list of any length may be longer, shorter or empty', () => {
+  const of = (text: string) =>
+    parseOptions([`--rows=${text}`], {
+      summary: '',
+      flags: {},
+      hyperparameters: { rows: [4, 8] },
+      rules: { rows: { length: 'any' } },
+    }).hyperparameters.rows
+  assert.deepEqual(['', '5', '1,2,3'].map(of), [[], [5], [1, 2, 3]])
+  assert.throws(() => of('1,,2'), /--rows takes whole numbers of at least 1/)
+  assert.throws(() => of('0'), UserError)
+})

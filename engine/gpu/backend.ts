@@ -57,6 +57,7 @@ export class GpuBackend implements Backend {
   /** NaN until it has been measured. */
   peakGflops = NaN
   private readonly device: GPUDevice
+  readonly capacity = { most: Infinity, usual: Infinity }
   private readonly hasTimestamps: boolean
   private readonly pipelines: Pipelines
   private readonly pool: Pool
@@ -120,6 +121,7 @@ export class GpuBackend implements Backend {
     this.check()
     const planned = plan(given, this.precision, this.target)
     const { program, typeOf, halves, kept, dispatches, slots, sizes } = planned
+    this.checkSize(Math.max(0, ...sizes))
     const homes = new Map(given.variables.map((buffer, i) => [buffer, owned(storages[i])]))
     const homeOf = (root: Buffer): GpuStorage => {
       const home = [...homes].find(([{ variable }]) => variable === root.variable)?.[1]
@@ -269,20 +271,27 @@ export class GpuBackend implements Backend {
     )
   }
 
-  /** Throws MemoryError when the GPU does not have so much. */
-  private async reserve(bytes: number): Promise<GPUBuffer> {
+  /** Throws MemoryError when the GPU never gives so much in one piece. */
+  private checkSize(bytes: number): void {
     const { maxBufferSize, maxStorageBufferBindingSize } = this.device.limits
     const most = Math.min(maxBufferSize, maxStorageBufferBindingSize)
     if (bytes > most) {
       throw new MemoryError(
-        `one tensor takes ${megabytes(bytes)} and this GPU gives ${megabytes(most)} in one piece: take a smaller batch or network`,
+        `one tensor takes ${megabytes(bytes)} and this GPU gives ${megabytes(most)} in one piece: take less at once (--memory), or a smaller network`,
       )
     }
+  }
+
+  /** Throws MemoryError when the GPU does not have so much. */
+  private async reserve(bytes: number): Promise<GPUBuffer> {
+    this.checkSize(bytes)
     this.device.pushErrorScope('out-of-memory')
     const buffer = this.device.createBuffer({ size: bytes, usage: storageUsage() })
     const error = await this.device.popErrorScope()
     if (error) {
-      throw new MemoryError(`the GPU has no ${megabytes(bytes)} left: take a smaller batch or network`)
+      throw new MemoryError(
+        `the GPU has no ${megabytes(bytes)} left: take less at once (--memory), or a smaller network`,
+      )
     }
     return buffer
   }
