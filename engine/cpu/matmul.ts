@@ -639,7 +639,7 @@ export function matmulPlan(
   // Cycles to fetch an element of a matrix from where it fits: L2, L3, or memory.
   const fetch = (elements: number) => (elements <= 2 ** 18 ? 0.1 : elements <= 2 ** 23 ? 0.7 : 2)
   const [columnOfA, rowOfB] = [fetch(m * k) + (transposeA ? 1 : 0), fetch(k * n)]
-  // Each thread packs its share of B, and then waits for the others.
+  // Packed beforehand, B goes through memory once more; each thread packs its share and waits for the others.
   const packBefore = (6 * n * rowOfB) / threads / usesOfB + 20_000 / k
   const packRow = transposeB ? 1.5 : 1
   const mostRows = transposeA ? Math.floor(mostOfA / kBlock) : 48
