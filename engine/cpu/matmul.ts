@@ -603,7 +603,7 @@ function transpose4(load: (row: number) => string, store: (row: number, value: s
 export const deepestBlock = 768
 
 /**
- * The same for products that stand alone: there, 48 rows of A are all that has to stay in L2 beside B. Where A
+ * The same for products that stand alone: there, a few rows of A are all that has to stay in L2 beside B. Where A
  * has to be packed, the pages and cache lines that a block touches count more.
  */
 const [deepestAlone, deepestPacked] = [1024, 384]
@@ -638,11 +638,14 @@ export function matmulPlan(
   const kBlock = kBlockOf(k, kMultiple, transposeA ? deepestPacked : deepestAlone)
   // Cycles to fetch an element of a matrix from where it fits: L2, L3, or memory.
   const fetch = (elements: number) => (elements <= 2 ** 18 ? 0.1 : elements <= 2 ** 23 ? 0.7 : 2)
-  const [columnOfA, rowOfB] = [fetch(m * k) + (transposeA ? 1 : 0), fetch(k * n)]
+  // The rows of A that a tile goes along are fetched ahead of it; those of Aᵀ are packed first.
+  const columnOfA = transposeA ? fetch(m * k) + 1 : fetch(m * k) / 2
+  const rowOfB = fetch(k * n)
   // Packed beforehand, B goes through memory once more; each thread packs its share and waits for the others.
   const packBefore = (6 * n * rowOfB) / threads / usesOfB + 20_000 / k
-  const packRow = transposeB ? 1.5 : 1
-  const mostRows = transposeA ? Math.floor(mostOfA / kBlock) : 48
+  // Short pieces of the rows of B take longer to fetch.
+  const packRow = transposeB ? 1.5 : 1 + rowOfB / 2
+  const mostRows = Math.min(128, Math.floor(mostOfA / kBlock))
   let best: (MatmulPlan & { readonly packsB: boolean }) | undefined
   let bestCost = Infinity
   for (const rowBlock of blocksOf(m, tile.rows, 2 * tile.rows)) {
