@@ -266,8 +266,8 @@ function batchAt(tokensSeen: number, length: number) {
   return sampleBatch(corpus.train, sequences, length, { seed: options.seed, tokensSeen })
 }
 
-const longest = { ...batchAt(0, batch.length), rate: 0, step: 1 }
-if (options.profile) await profileStep(backend, () => train.profile(longest))
+const longest = () => ({ ...batchAt(0, batch.length), rate: 0, step: 1 })
+if (options.profile) await profileStep(backend, () => train.profile(longest()))
 
 const tables = ngramTables.map(({ table }) => table)
 const run = await startRun(options, {
@@ -282,7 +282,7 @@ const run = await startRun(options, {
 const { at } = run // step, tokens, seconds, done (0 to 1): all else of a run follows from these and the variables
 
 if (run.trains) {
-  const plan = await train.prepare(longest)
+  const plan = await train.prepare(longest())
   await run.begin({
     network: `${countOf(net)} parameters in ${size.blocks} blocks of ${dim} channels, ${countOf(tables)} in n-gram tables`,
     batch: `${batch.tokens} tokens a step, in sequences of ${batch.firstLength} to ${batch.length}`,

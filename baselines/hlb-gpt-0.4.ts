@@ -244,9 +244,9 @@ function batchAt(tokensSeen: number, length: number) {
   return { ...tokens, rarity: array(rarity, tokens.inputs.shape) }
 }
 
-const longest = { ...batchAt(0, batch.length), share: 1 }
+const longest = () => ({ ...batchAt(0, batch.length), share: 1 })
 const first = { bodyRate: 0, outputRate: 0, biasRate: 0, weightDecay: 0, step: 1 }
-const parts = [() => accumulate.profile(longest), () => update.profile(first)]
+const parts = [() => accumulate.profile(longest()), () => update.profile(first)]
 if (options.profile) await profileStep(backend, ...parts)
 
 const toFixed2 = (value: number) => value.toFixed(2)
@@ -269,7 +269,7 @@ const { least, most } = safeParameters
 if (run.trains) {
   await update.prepare(first)
   // The longest sequences take the most memory: if they do not fit, it is said now.
-  const plan = await accumulate.prepare(longest)
+  const plan = await accumulate.prepare(longest())
   await run.begin({
     network: `${parameterCount} parameters in ${blocks} blocks of ${dim} channels`,
     batch: `microbatches of ${tokensPerMicrobatch} tokens, in sequences of ${batch.firstLength} to ${batch.length}`,

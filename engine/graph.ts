@@ -82,6 +82,8 @@ export class Trace {
   readonly assignments = new Map<Variable, Tensor>()
   /** The stage of the nodes that are made now: see Tensor.stage. */
   stage = 0
+  /** Slices that were made from slices of what a tensor is computed from: they do not depend on it. */
+  private readonly slices = new Map<Tensor, Tensor[]>()
   private readonly nodes = new Map<string, Tensor>()
 
   /** The node with this key if there is one already (common subexpressions are made once in a stage). */
@@ -92,6 +94,15 @@ export class Trace {
     const node = make()
     this.nodes.set(inStage, node)
     return node
+  }
+
+  noteSlice(of: Tensor, slice: Tensor): void {
+    this.slices.set(of, [...this.slicesOf(of), slice])
+  }
+
+  /** The slices of a tensor that do not depend on it in the graph. */
+  slicesOf(tensor: Tensor): readonly Tensor[] {
+    return this.slices.get(tensor) ?? []
   }
 
   private static current: Trace | undefined

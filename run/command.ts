@@ -35,6 +35,8 @@ export async function readOptions<const Flags extends Record<string, Flag>, Grou
   let options = parse()
   if (onGpu && !run && options.data === undefined && (await findsGpu(options)))
     options = parse(...onGpu.trim().split(/\s+/))
+  if (options.profile && (options.repeat > 1 || !options.train))
+    throw new UserError('--profile times one step of training: leave --repeat and --no-train out.')
   if (options.repeat > 1) await repeatRun(options)
   return options
 }

@@ -507,3 +507,19 @@ test('grad refuses what is no scalar', async () => {
   const x: NDArray = array(Float32Array.of(1, 2))
   await assert.rejects(compile(({ x }) => ({ g: grad(x, [x])[0] }))({ x }), /ShapeError: grad: .*\[2\]/)
 })
+
+test('a gradient that a slice would not show in is refused, and one of a reshape is right', async () => {
+  const x = array(Float32Array.of(1, 2, 3))
+  const gradientBy = (slice: (y: Tensor) => Tensor) =>
+    compile(({ x }) => {
+      const y = x.mul(2)
+      const [gradient] = grad(slice(y).square().sum(), [y])
+      return { gradient }
+    })({ x })
+  await assert.rejects(
+    gradientBy(y => y.slice(0, 0, 2)),
+    /^ShapeError: grad: the loss uses a slice of the float32 \[3\] whose gradient/,
+  )
+  const { gradient } = await gradientBy(y => y.reshape(1, 3).slice(1, 0, 2))
+  assert.deepEqual([...gradient.data], [4, 8, 0])
+})

@@ -89,6 +89,7 @@ for (const [args, message] of [
   [['--net.dim', 'wide'], /net\.dim.*number/],
   [['--threads', '0'], /threads/],
   [['--device', 'tpu'], /cpu, gpu/],
+  [['--profile', '--repeat', '2'], /--repeat/],
   [['--device', 'cpu', '--precision', 'f16'], /float32/],
 ] as const) {
   test(`refused in one sentence: ${args.join(' ').replaceAll(folder, '')}`, () => {

@@ -62,17 +62,15 @@ export function matricesKernel(
   const left = `subgroup_matrix_left<f16, ${shape.k}, ${shape.m}>`
   const right = `subgroup_matrix_right<f16, ${shape.n}, ${shape.k}>`
   const result = `subgroup_matrix_result<f32, ${shape.n}, ${shape.m}>`
-  const multiply = lines(
-    tile.depth / shape.k,
-    step => `{
-      ${lines(blockRows, i => `let left${i} = ${sides.a.load(left, `stage * ${elements.a}u`, `own_row + ${i * shape.m}u`, step * shape.k)};`)}
+  const multiply = `
+    for (var k = 0u; k < ${tile.depth}u; k += ${shape.k}u) {
+      ${lines(blockRows, i => `let left${i} = ${sides.a.load(left, `stage * ${elements.a}u`, `own_row + ${i * shape.m}u`)};`)}
       ${lines(
         blockColumns,
-        j => `let right${j} = ${sides.b.load(right, `stage * ${elements.b}u`, `own_column + ${j * shape.n}u`, step * shape.k)};
+        j => `let right${j} = ${sides.b.load(right, `stage * ${elements.b}u`, `own_column + ${j * shape.n}u`)};
       ${lines(blockRows, i => `${sum(i, j)} = subgroupMatrixMultiplyAccumulate(left${i}, right${j}, ${sum(i, j)});`)}`,
       )}
-    }`,
-  )
+    }`
   /** For subgroups that have something to do. */
   const ifActive = (text: string) => (layout.isFixed ? text : `if (is_active) { ${text} }`)
 
@@ -281,11 +279,11 @@ class Side {
     )
   }
 
-  /** A matrix from a row of a or column of b on, and from a k. */
-  load(type: string, base: string, across: string, k: number): string {
+  /** A matrix from a row of a or column of b on, and from step k of those in the tile. */
+  load(type: string, base: string, across: string): string {
     const { operand, pitch } = this
     const { side, isAlongK } = operand
-    const at = isAlongK ? plus(base, times(across, pitch), `${k}u`) : plus(base, `${k * pitch}u`, across)
+    const at = isAlongK ? plus(base, times(across, pitch), 'k') : plus(base, times('k', pitch), across)
     const order = isAlongK === (side === 'a') ? 'row_major' : 'col_major'
     return `subgroupMatrixLoad<${type}, ${order}>(&tile_${side}, ${at}, ${pitch}u)`
   }

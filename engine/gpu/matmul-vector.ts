@@ -92,9 +92,9 @@ export function vectorKernel(
     const added =
       residual && matrixResidual ? `total += f32(${residual.array}[${placeOf(matrixResidual, row)}]);` : ''
     return `{
-      let from = ${row * sumsEach * size}u + ${times(`thread % ${columnsEach}u`, isAlongK ? size : 0)} + thread / ${columnsEach}u;
+      let own = ${row * sumsEach * size}u + ${times(`thread % ${columnsEach}u`, isAlongK ? size : 0)} + thread / ${columnsEach}u;
       var total = 0.0;
-      for (var i = 0u; i < ${members}u; i++) { total += sums[from + i * ${teams}u]${isAlongK ? '' : '[thread % 4u]'}; }
+      for (var i = 0u; i < ${members}u; i++) { total += sums[own + i * ${teams}u]${isAlongK ? '' : '[thread % 4u]'}; }
       ${added}
       ${c.array}[${placeOf(matrixC, row)}] = ${converted('total', c.type)};
     }`
