@@ -200,11 +200,14 @@ export class Scheduler {
   }
 }
 
-/** Whether an instruction's result may be written where it reads a variable from. */
+/** Whether an instruction may write its result over a variable, which it may itself read. */
 function writesOver({ work }: Emitted, target: Buffer, result: Buffer): boolean {
   if (work.kind === 'rows') {
     const store = work.stores.find(({ access }) => access.buffer === result)
     return store !== undefined && overwritable(work, target, store.access, store.value)
+  }
+  if (work.kind === 'matmul') {
+    return work.a.buffer !== target && work.b.buffer !== target && work.residual?.buffer !== target
   }
   return (
     work.kind === 'scatterAdd' &&
