@@ -61,6 +61,8 @@ export class GpuBackend implements Backend {
   private readonly hasTimestamps: boolean
   private readonly pipelines: Pipelines
   private readonly pool: Pool
+  /** Bytes of variables, and of what products read instead of them. */
+  private variableBytes = 0
   private readonly readback: Readback
   private failure: Error | undefined
   /** Commands are queued one after the other. */
@@ -92,7 +94,14 @@ export class GpuBackend implements Backend {
   }
 
   async allocate(size: number): Promise<Storage> {
-    return new GpuStorage(await this.reserve(Math.max(4, size * 4)))
+    const buffer = await this.reserve(Math.max(4, size * 4))
+    this.variableBytes += buffer.size
+    return new GpuStorage(buffer)
+  }
+
+  /** What is taken of the GPU's memory: by variables for good, by temporaries for all programs in turn. */
+  get allocated(): { readonly variableBytes: number; readonly temporaryBytes: number } {
+    return { variableBytes: this.variableBytes, temporaryBytes: this.pool.bytes }
   }
 
   async read(storage: Storage, size: number, dtype: DType): Promise<Float32Array | Int32Array> {
@@ -158,7 +167,11 @@ export class GpuBackend implements Backend {
     const begin = async (inputs: readonly (Float32Array | Int32Array)[]): Promise<Bound[]> => {
       this.check()
       await this.pool.grow(sizes)
-      for (const [half, { home }] of copies) home.half ??= await this.reserve(storedBytes(half, typeOf))
+      for (const [half, { home }] of copies) {
+        if (home.half) continue
+        home.half = await this.reserve(storedBytes(half, typeOf))
+        this.variableBytes += home.half.size
+      }
       if (generation !== this.pool.generation) {
         generation = this.pool.generation
         bound = bind(prepared)

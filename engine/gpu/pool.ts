@@ -15,6 +15,10 @@ export class Pool {
     return piece
   }
 
+  get bytes(): number {
+    return this.pieces.reduce((sum, piece) => sum + (piece?.size ?? 0), 0)
+  }
+
   /**
    * Makes the n-th piece at least as large as the n-th of these sizes. What the pieces hold is lost. When there is no
    * memory for one, those before it have grown, and it is none until the next time.
