@@ -642,9 +642,9 @@ export function matmulPlan(
   const columnOfA = transposeA ? fetch(m * k) + 1 : fetch(m * k) / 2
   const rowOfB = fetch(k * n)
   // Packed beforehand, B goes through memory once more; each thread packs its share and waits for the others.
-  const packBefore = (6 * n * rowOfB) / threads / usesOfB + 20_000 / k
-  // Short pieces of the rows of B take longer to fetch.
-  const packRow = transposeB ? 1.5 : 1 + rowOfB / 2
+  const packBefore = (7 * n * rowOfB) / threads / usesOfB + 20_000 / k
+  // Pieces of the rows of B take longer to fetch than whole ones.
+  const packRow = (columns: number) => (transposeB ? 1.5 : columns < n ? 1 + rowOfB / 2 : 1)
   const mostRows = Math.min(128, Math.floor(mostOfA / kBlock))
   let best: (MatmulPlan & { readonly packsB: boolean }) | undefined
   let bestCost = Infinity
@@ -656,7 +656,7 @@ export function matmulPlan(
         const cycles =
           (rowBlock * columnBlock) / 16 +
           rowBlock * columnOfA +
-          columnBlock * (rowOfB + (packsB ? packRow : 0))
+          columnBlock * (rowOfB + (packsB ? packRow(columnBlock) : 0))
         // Threads seldom run at the same speed: in the end they wait for a part of an item more.
         const cost = (Math.ceil(items / threads) + 0.25) * cycles + (packsB ? 0 : batch * packBefore)
         if (cost >= bestCost) continue
