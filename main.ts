@@ -3,7 +3,7 @@
 // This file is the experiment. It reads from top to bottom: hyperparameters, data, network, optimizers,
 // schedules, training, sampling. Change something and run it again: npm start
 import { sampleBatch, validationBatches } from './data/batches.ts'
-import { loadCorpus, tokenizerNames } from './data/corpus.ts'
+import { loadCorpus } from './data/corpus.ts'
 import { sampleToken } from './data/sample.ts'
 import {
   type Tensor,
@@ -13,9 +13,11 @@ import {
   attentionCache,
   compile,
   concat,
+  countOf,
   full,
   gelu,
   grad,
+  items,
   linearCrossEntropy,
   norm,
   parametersOf,
@@ -26,36 +28,24 @@ import {
   useBackend,
   variable,
 } from './engine/index.ts'
-import { chooseBackend, deviceFlags } from './run/device.ts'
-import { handleErrors } from './run/errors.ts'
-import { watchInterrupt } from './run/interrupt.ts'
-import { logTo } from './run/log.ts'
-import { parseOptions } from './run/options.ts'
-import { createProgress } from './run/progress.ts'
-import { repeatRun } from './run/repeat.ts'
-import { withSavedOptions } from './run/resume.ts'
-import { runFlags, startRun } from './run/run.ts'
-import { createTable, trainingColumns } from './run/table.ts'
+import { compilerWithin } from './run/budget.ts'
+import { readOptions } from './run/command.ts'
+import { chooseBackend } from './run/device.ts'
+import { meanOver } from './run/mean.ts'
+import { memoryLimit, memoryText } from './run/memory.ts'
+import { profileStep } from './run/profile.ts'
+import { startRun } from './run/run.ts'
 import { textWriter } from './run/text-writer.ts'
-
-handleErrors()
 
 // ---------- Hyperparameters: each is an option too, by its name, such as --net.dim 192 ----------
 
-const options = parseOptions(await withSavedOptions(process.argv.slice(2)), {
+const options = await readOptions({
   summary: 'Trains a GPT on text, prints how it goes, then writes text of its own.',
   flags: {
-    data: { type: 'string', value: 'TEXT', help: 'wikitext-103, a file or a folder (State of the Union)' },
-    tokenizer: { type: 'string', choices: tokenizerNames, help: 'what a token is (bytes; of WikiText gpt2)' },
-    mirror: { type: 'string', value: 'URL', help: 'where to get wikitext-103 from instead' },
     seconds: { type: 'number', default: 180, minimum: 0, help: 'seconds of training' },
     steps: { type: 'integer', minimum: 1, help: 'steps instead of seconds: such runs repeat exactly' },
-    seed: { type: 'integer', default: 0, minimum: 0, help: 'of the first weights and the order of the data' },
-    ...deviceFlags,
     prompt: { type: 'string', default: 'The American people', help: 'what the sample starts with' },
     sample: { type: 'integer', default: 600, minimum: 0, help: 'tokens to sample at the end' },
-    log: { type: 'string', value: 'FILE', help: 'append every evaluation to FILE, as JSON lines' },
-    ...runFlags,
   },
   hyperparameters: {
     net: {
@@ -84,24 +74,15 @@ const options = parseOptions(await withSavedOptions(process.argv.slice(2)), {
     temperature: 0.8, // of the sample: 0 takes the likeliest token, 1 goes by the probabilities
     topK: 0, // sample from so many of the likeliest tokens; 0 is all
   },
-  rules: {
-    'net.dim': { integer: true, minimum: 1 },
-    'net.blocks': { integer: true, minimum: 1 },
-    'net.keyDim': { integer: true, minimum: 1 },
-    'net.expand': { integer: true, minimum: 1 },
-    'batch.tokens': { integer: true, minimum: 1 },
-    'batch.firstLength': { integer: true, minimum: 1 },
-    'batch.length': { integer: true, minimum: 1 },
-    'evaluation.tokens': { integer: true, minimum: 1 },
-    temperature: { minimum: 0 },
-    topK: { integer: true, minimum: 0 },
-  },
+  rules: { 'net.ngramRows': { length: 'any' }, 'optimizer.gradNorm': { integer: false } },
+  // A GPU does what hlb-gpt does: 46 million parameters, trained on WikiText-103 until the loss is 3.8.
+  onGpu: `--data wikitext-103 --target 3.8 --seconds 300 --net.dim 384 --net.blocks 8 --net.keyDim 48
+    --net.ngramRows= --batch.tokens 32768 --batch.firstLength 32 --batch.length 1024`,
 })
 const { net: size, batch, optimizer, evaluation, temperature, topK } = options.hyperparameters
 const { dim, keyDim } = size
 const wide = dim * size.expand
 
-if (options.repeat > 1) await repeatRun(options)
 const backend = await chooseBackend(options)
 useBackend(backend)
 
@@ -250,10 +231,14 @@ const lengthAt = (done: number) =>
 
 // ---------- Training ----------
 
-const train = compile(({ inputs, targets, rate, step }) => {
+const memory = memoryLimit(options.memory, backend)
+const compileWithin = compilerWithin(memory)
+
+const train = compileWithin(({ inputs, targets, rate, step }, meansOf) => {
   const ngrams = ngramsOf(inputs)
   const embedded = embed(inputs, ngrams)
-  const { loss, accuracy } = lossOf(embedded, targets)
+  // In one piece, or where memory is short in several, one after the other: the gradients are the same.
+  const { loss, accuracy } = meansOf(part => lossOf(part(embedded), part(targets)))
   const variables = parameters.map(({ parameter }) => parameter)
   const [embeddedGradient, ...gradients] = grad(loss, [embedded, ...variables])
   const gradNorm = norm(gradients)
@@ -267,110 +252,52 @@ const train = compile(({ inputs, targets, rate, step }) => {
   return { loss, accuracy, gradNorm }
 })
 
-const evaluate = compile(({ inputs, targets }) => lossOf(embed(inputs, ngramsOf(inputs)), targets))
+const evaluate = compileWithin(({ inputs, targets }, meansOf) =>
+  meansOf(part => lossOf(embed(part(inputs), ngramsOf(part(inputs))), part(targets))),
+)
 
 /** Loss and accuracy on the first tokens of the validation text. */
-async function validate() {
-  let [loss, accuracy, sequences] = [0, 0, 0]
-  const limit = { tokenLimit: evaluation.tokens }
-  for (const { inputs, targets, batchSize } of validationBatches(
-    corpus.validation,
-    16,
-    batch.length,
-    limit,
-  )) {
-    const shape = [batchSize, batch.length]
-    const means = await evaluate({ inputs: array(inputs, shape), targets: array(targets, shape) })
-    loss += means.loss.item() * batchSize
-    accuracy += means.accuracy.item() * batchSize
-    sequences += batchSize
-  }
-  return { loss: loss / sequences, accuracy: accuracy / sequences }
-}
+const validate = () =>
+  meanOver(validationBatches(corpus.validation, 16, batch.length, evaluation.tokens), evaluate)
 
-/** The training batch after so many tokens, as arguments of train. */
+/** The training batch after so many tokens, in sequences of this length. */
 function batchAt(tokensSeen: number, length: number) {
   const sequences = Math.max(1, Math.round(batch.tokens / length))
-  const { inputs, targets } = sampleBatch(corpus.train, sequences, length, { seed: options.seed, tokensSeen })
-  return { inputs: array(inputs, [sequences, length]), targets: array(targets, [sequences, length]) }
+  return sampleBatch(corpus.train, sequences, length, { seed: options.seed, tokensSeen })
 }
 
-/** How far the run is. With the variables it makes a checkpoint: all else follows from these. */
-const at = { step: 0, seconds: 0, tokens: 0, flops: 0, done: 0, nextEvaluation: 0 }
-const settings = { ...options, tokenizer: corpus.tokenizer.name } // which a sample takes, unlike the text
-const run = await startRun(settings, {
-  network: { ...net, ngrams: ngramTables.map(({ table }) => table) },
+const longest = () => ({ ...batchAt(0, batch.length), rate: 0, step: 1 })
+if (options.profile) await profileStep(backend, () => train.profile(longest()))
+
+const tables = ngramTables.map(({ table }) => table)
+const run = await startRun(options, {
+  corpus,
+  backend,
+  network: { ...net, ngrams: tables },
   optimizer: {
     squares: ngramTables.map(({ squares }) => squares),
     ...Object.fromEntries(parameters.map(({ name, momentum, variance }) => [name, { momentum, variance }])),
   },
-  at,
 })
+const { at } = run // step, tokens, seconds, done (0 to 1): all else of a run follows from these and the variables
 
 if (run.trains) {
-  const longest = await train.prepare({ ...batchAt(0, batch.length), rate: 0, step: 0 })
-  const [inNetwork, inTables] = [net, ngramTables.map(({ table }) => table)].map(part =>
-    parametersOf(part).reduce((sum, [, { size }]) => sum + size, 0),
-  )
-  const mebibytes = (bytes: number) => `${Math.round(bytes / 2 ** 20)} MiB`
+  const plan = await train.prepare(longest())
   await run.begin({
-    text: `${corpus.name}, ${corpus.train.length} tokens to train on and ${corpus.validation.length} to validate with`,
-    network: `${inNetwork} parameters in ${size.blocks} blocks of ${dim} channels, ${inTables} in n-gram tables`,
+    network: `${countOf(net)} parameters in ${size.blocks} blocks of ${dim} channels, ${countOf(tables)} in n-gram tables`,
     batch: `${batch.tokens} tokens a step, in sequences of ${batch.firstLength} to ${batch.length}`,
-    memory: `${mebibytes(longest.variableBytes)} for variables, ${mebibytes(longest.temporaryBytes)} for a step`,
-    backend: backend.description,
+    memory: memoryText(plan, memory),
   })
 }
 
-const progress = createProgress()
-const table = createTable(trainingColumns, progress.print, process.stdout.columns)
-const interrupt = watchInterrupt()
-const doneNow = () => Math.min(1, options.steps ? at.step / options.steps : at.seconds / options.seconds)
-if (at.step > 0) {
-  // It goes on, perhaps with more steps than it had.
-  at.done = doneNow()
-  at.nextEvaluation = Math.min(at.nextEvaluation, at.done + evaluation.every)
-}
-for (const evaluation of run.evaluations) table.row(evaluation)
-let before = { ...at }
-
-while (run.trains && at.done < 1 && !interrupt.requested) {
-  const start = performance.now()
-  const inputs = { ...batchAt(at.tokens, lengthAt(at.done)), rate: rateAt(at.done), step: ++at.step }
-  const { loss, accuracy, gradNorm } = await train(inputs)
+while (run.goesOn()) {
+  const inputs = { ...batchAt(at.tokens, lengthAt(at.done)), rate: rateAt(at.done), step: at.step + 1 }
   const { flops } = await train.prepare(inputs)
-  at.seconds += (performance.now() - start) / 1000
-  at.tokens += inputs.inputs.data.length
-  at.flops += flops
-  at.done = doneNow()
-  progress.update(at.done, `step ${at.step}  loss ${loss.item().toFixed(3)}`)
-
-  // Evaluation is off the clock.
-  if (at.done < 1 && at.done < at.nextEvaluation) continue
-  at.nextEvaluation += evaluation.every
-  const validation = await validate()
-  const seconds = at.seconds - before.seconds
-  const row = {
-    epoch: at.tokens / corpus.train.length,
-    step: at.step,
-    trainLoss: loss.item(),
-    valLoss: validation.loss,
-    valPerplexity: Math.exp(validation.loss),
-    trainAccuracy: accuracy.item(),
-    valAccuracy: validation.accuracy,
-    gradNorm: gradNorm.item(),
-    bitsPerByte: validation.loss / Math.LN2 / corpus.bytesPerToken,
-    tokensPerSecond: (at.tokens - before.tokens) / seconds,
-    peakShare: (at.flops - before.flops) / seconds / 1e9 / backend.peakGflops,
-    seconds: at.seconds,
-  }
-  table.row(row)
-  logTo(options.log, { seconds: at.seconds, step: at.step, tokens: at.tokens, val_loss: validation.loss })
-  await run.evaluated({ ...row, tokens: at.tokens, done: at.done })
-  before = { ...at }
+  const step = train(inputs)
+  await run.stepped({ loss: step.then(({ loss }) => loss.item()), tokens: inputs.inputs.size, flops })
+  if (await run.passed(evaluation.every))
+    await run.row({ ...items(await step), validation: await validate() })
 }
-progress.clear()
-table.close()
 await run.trained()
 
 // ---------- Sampling ----------
@@ -388,7 +315,7 @@ const tokens = [...corpus.tokenizer.encode(options.prompt || '\n')]
 const end = tokens.length + options.sample
 const text = textWriter(corpus.tokenizer.decoder())
 text.write(tokens)
-for (let i = 1; tokens.length < end && !interrupt.requested; i++) {
+for (let i = 1; tokens.length < end && !run.interrupted; i++) {
   const recent = Int32Array.from({ length: reach }, (_, place) => tokens[i - reach + place] ?? 0)
   const { logits } = await predict({ recent: array(recent, [1, reach]) })
   if (i < tokens.length) continue

@@ -15,9 +15,11 @@ import {
   attention,
   compile,
   concat,
+  countOf,
   full,
   gelu,
   grad,
+  items,
   layerNorm,
   linearCrossEntropy,
   norm,
@@ -28,17 +30,15 @@ import {
   useBackend,
   variable,
 } from '../engine/index.ts'
-import { chooseBackend, deviceFlags } from '../run/device.ts'
-import { handleErrors } from '../run/errors.ts'
-import { headerText } from '../run/header.ts'
-import { watchInterrupt } from '../run/interrupt.ts'
-import { logTo } from '../run/log.ts'
-import { choosePieces, memoryLimit, pieceRanges, showBytes } from '../run/memory.ts'
-import { parseOptions } from '../run/options.ts'
-import { createProgress } from '../run/progress.ts'
-import { createTable, trainingColumns } from '../run/table.ts'
-import { loadWeights } from '../run/weights.ts'
-import { wrapText } from '../run/wrap.ts'
+import { compilerWithin } from '../run/budget.ts'
+import { readOptions } from '../run/command.ts'
+import { chooseBackend } from '../run/device.ts'
+import { meanOver } from '../run/mean.ts'
+import { memoryLimit, memoryText } from '../run/memory.ts'
+import { profileStep } from '../run/profile.ts'
+import { startRun } from '../run/run.ts'
+import { trainingColumns } from '../run/table.ts'
+import { textWriter } from '../run/text-writer.ts'
 import {
   clampParameters,
   dither,
@@ -52,22 +52,14 @@ import {
   weightDecayAfter,
 } from './schedules-0.4.ts'
 
-handleErrors()
-
 // ---------- Hyperparameters ----------
 
-const options = parseOptions(process.argv.slice(2), {
+const options = await readOptions({
   summary: 'hlb-gpt 0.4: trains its network by its recipe, prints how it goes, then writes text of its own.',
   flags: {
-    data: { type: 'string', value: 'FILE', help: 'text to train on (State of the Union addresses)' },
     steps: { type: 'integer', default: 1000, minimum: 1, help: 'steps of the optimizer' },
-    seed: { type: 'integer', default: 0, minimum: 0, help: 'of the first weights and the order of the data' },
-    init: { type: 'string', value: 'FILE', help: 'first weights, as .safetensors by their names in PyTorch' },
-    memory: { type: 'string', value: 'SIZE', help: 'such as 4GB (three quarters of what is free)' },
-    ...deviceFlags,
     prompt: { type: 'string', default: 'In 1856, Abraham Lincoln', help: 'what the sample starts with' },
     sample: { type: 'integer', default: 512, minimum: 0, help: 'tokens to sample at the end' },
-    log: { type: 'string', value: 'FILE', help: 'append every row of the table to FILE, as JSON lines' },
   },
   hyperparameters: {
     modelScale: 1, // the size of the network, in multiples of about 46 million parameters
@@ -101,22 +93,15 @@ const options = parseOptions(process.argv.slice(2), {
     temperature: 1,
   },
   rules: {
-    modelScale: { minimum: 0 },
-    'net.dim': { integer: true, minimum: 0 },
-    'net.blocks': { integer: true, minimum: 0 },
-    'net.keyDimDivisor': { integer: true, minimum: 1 },
-    'net.expand': { integer: true, minimum: 1 },
-    'batch.capacity': { integer: true, minimum: 1 },
-    'batch.firstLength': { integer: true, minimum: 1 },
-    'batch.length': { integer: true, minimum: 1 },
-    'batch.growEvery': { integer: true, minimum: 1 },
-    'optimizer.warmup': { integer: true, minimum: 0 },
-    'microbatch.sampleEvery': { integer: true, minimum: 1 },
-    'microbatch.most': { minimum: 1 },
-    'microbatch.mostOutside': { minimum: 1 },
-    'evaluation.every': { integer: true, minimum: 1 },
-    'evaluation.tokens': { integer: true, minimum: 1 },
-    temperature: { minimum: 0 },
+    modelScale: { integer: false },
+    'optimizer.nonDotProductRate': { integer: false },
+    'optimizer.outputRate': { integer: false },
+    'optimizer.positionBiasRate': { integer: false },
+    'optimizer.weightDecay': { integer: false },
+    'optimizer.warmup': { minimum: 0 },
+    'microbatch.most': { integer: false, minimum: 1 },
+    'microbatch.mostOutside': { integer: false, minimum: 1 },
+    temperature: { integer: false },
   },
 })
 const { modelScale, net: size, batch, optimizer, evaluation, temperature } = options.hyperparameters
@@ -127,13 +112,12 @@ const keyDim = Math.max(1, Math.floor(dim / size.keyDimDivisor))
 const wide = dim * size.expand
 const tokensPerMicrobatch = tokensPerBatch(batch.capacity, modelScale)
 
-const memory = memoryLimit(options.memory)
 const backend = await chooseBackend(options)
 useBackend(backend)
 
 // ---------- Data ----------
 
-const corpus = await loadCorpus({ data: options.data, sequenceLength: batch.length, report: console.error })
+const corpus = await loadCorpus({ ...options, sequenceLength: batch.length, report: console.error })
 const vocabulary = 64 * Math.ceil(corpus.tokenizer.vocabularySize / 64) // 50,304 for GPT-2's 50,257
 
 // ---------- Network: named as in the original's state_dict, net_dict.attn_layers.0.expand and so on ----------
@@ -154,8 +138,6 @@ const net = {
   norm: { weight: constant([dim], 1) },
   outputs: { weight: weights(vocabulary, dim, 0.5) },
 }
-
-if (options.init !== undefined) await loadWeights(options.init, { net_dict: net })
 
 /** Linear queries and keys; the values are half of a GEGLU, whose other half attention does not move. */
 function block(
@@ -188,7 +170,7 @@ const parameters = parametersOf(net).map(([name, parameter]) => ({
   momentum: constant(parameter.shape, 0),
   variance: constant(parameter.shape, 0),
 }))
-const parameterCount = parameters.reduce((sum, { parameter }) => sum + parameter.size, 0)
+const parameterCount = countOf(net)
 const scaledCount = clampParameters(parameterCount)
 const scaling = scalingOf(scaledCount)
 const rate = scaling.baseRate * optimizer.rate
@@ -198,10 +180,16 @@ const mostMicrobatches = isOutside ? Math.min(bounds.most, bounds.mostOutside) :
 
 // ---------- Optimizer: gradients add up over microbatches, then AdamW takes one step ----------
 
-/** Adds the gradient of a piece of the step's batch. `share`: how much of the batch it is. */
-const accumulate = compile(({ inputs, targets, rarity, share }) => {
+const memory = memoryLimit(options.memory, backend)
+const compileWithin = compilerWithin(memory)
+
+/**
+ * Adds the gradient of a microbatch, which goes through the network in as many pieces as memory asks for.
+ * share: how much of the step's batch it is; rarity: one over how often each token is among its inputs.
+ */
+const accumulate = compileWithin(({ inputs, targets, rarity, share }, meansOf) => {
   const embedded = embed(inputs)
-  const { loss, accuracy } = lossOf(embedded, targets)
+  const { loss, accuracy } = meansOf(part => lossOf(part(embedded), part(targets)))
   const [embedding, ...others] = parameters
   const [embeddedGradient, ...gradients] = grad(loss, [embedded, ...others.map(({ parameter }) => parameter)])
   // PyTorch's scale_grad_by_freq: a token's row learns as much from a batch whether it is common or rare.
@@ -212,7 +200,7 @@ const accumulate = compile(({ inputs, targets, rarity, share }) => {
 })
 
 /** AdamW (Loshchilov & Hutter 2019) on the gradients that have added up. step counts from 1. */
-const update = compile(({ bodyRate, outputRate, biasRate, weightDecay, step }) => {
+const update = compileWithin(({ bodyRate, outputRate, biasRate, weightDecay, step }) => {
   for (const { name, parameter, gradient, momentum, variance } of parameters) {
     const isOutput = name.startsWith('outputs')
     const beta1 = isOutput ? 0.6 : 0.9
@@ -234,80 +222,55 @@ const update = compile(({ bodyRate, outputRate, biasRate, weightDecay, step }) =
   return { gradNorm: norm(parameters.map(({ gradient }) => gradient)) }
 })
 
-// ---------- Memory: a microbatch goes through the network in as many pieces as it takes ----------
-
-const updatePlan = await update.prepare({ bodyRate: 0, outputRate: 0, biasRate: 0, weightDecay: 0, step: 0 })
-const sequencesOf = (length: number) => Math.max(1, Math.floor(tokensPerMicrobatch / length))
-
-async function temporaryBytes(sequences: number, length: number) {
-  const shape = [sequences, length]
-  const tokens = array(new Int32Array(sequences * length), shape)
-  const rarity = array(new Float32Array(sequences * length), shape)
-  const plan = await accumulate.prepare({ inputs: tokens, targets: tokens, rarity, share: 0 })
-  return Math.max(plan.temporaryBytes, updatePlan.temporaryBytes)
-}
-const { variableBytes } = updatePlan
-const piecesFor = (length: number, limit: number) =>
-  choosePieces({ sequences: sequencesOf(length), length, limit, variableBytes, temporaryBytes })
-// The longest sequences take the most memory: if they do not fit, it is said now. The others make do with theirs.
-const largestPiece = Math.ceil(sequencesOf(batch.length) / (await piecesFor(batch.length, memory)))
-const planned = await temporaryBytes(largestPiece, batch.length)
-
 // ---------- Training ----------
 
-/** Sends a microbatch through the network and back, and adds its gradient to that of the step. */
-async function learn(length: number, pieces: number, tokensSeen: number, shareOfStep: number) {
-  const sequences = sequencesOf(length)
-  const { inputs, targets } = sampleBatch(corpus.train, sequences, length, { seed: options.seed, tokensSeen })
-  const counts = new Int32Array(vocabulary)
-  for (const token of inputs) counts[token]++
-  const rarity = Float32Array.from(inputs, token => 1 / counts[token])
-  let [loss, accuracy, flops] = [0, 0, 0]
-  for (const { start, end } of pieceRanges(sequences, pieces)) {
-    const part = <Data extends Float32Array | Int32Array>(data: Data) =>
-      array(data.subarray(start * length, end * length), [end - start, length])
-    const share = (end - start) / sequences
-    const piece = {
-      inputs: part(inputs),
-      targets: part(targets),
-      rarity: part(rarity),
-      share: share * shareOfStep,
-    }
-    const means = await accumulate(piece)
-    loss += means.loss.item() * share
-    accuracy += means.accuracy.item() * share
-    flops += (await accumulate.prepare(piece)).flops
-  }
-  return { loss, accuracy, flops }
-}
-
-const evaluate = compile(({ inputs, targets }) => lossOf(embed(inputs), targets))
+const evaluate = compileWithin(({ inputs, targets }, meansOf) =>
+  meansOf(part => lossOf(embed(part(inputs)), part(targets))),
+)
 
 /** Loss and accuracy on the first tokens of the validation text, at full length. */
-async function validate() {
-  let [loss, accuracy, sequences] = [0, 0, 0]
-  const limit = { tokenLimit: Math.max(evaluation.tokens, batch.length) }
-  const together = Math.min(16, largestPiece)
-  for (const { inputs, targets, batchSize } of validationBatches(
-    corpus.validation,
-    together,
-    batch.length,
-    limit,
-  )) {
-    const shape = [batchSize, batch.length]
-    const means = await evaluate({ inputs: array(inputs, shape), targets: array(targets, shape) })
-    loss += means.loss.item() * batchSize
-    accuracy += means.accuracy.item() * batchSize
-    sequences += batchSize
-  }
-  return { loss: loss / sequences, accuracy: accuracy / sequences }
+const validate = () => {
+  const tokens = Math.max(evaluation.tokens, batch.length)
+  return meanOver(validationBatches(corpus.validation, 16, batch.length, tokens), evaluate)
 }
+
+/** The microbatch after so many tokens, in sequences of this length. */
+function batchAt(tokensSeen: number, length: number) {
+  const sequences = Math.max(1, Math.floor(tokensPerMicrobatch / length))
+  const tokens = sampleBatch(corpus.train, sequences, length, { seed: options.seed, tokensSeen })
+  const counts = new Int32Array(vocabulary)
+  for (const token of tokens.inputs.data) counts[token]++
+  const rarity = Float32Array.from(tokens.inputs.data, token => 1 / counts[token])
+  return { ...tokens, rarity: array(rarity, tokens.inputs.shape) }
+}
+
+const longest = () => ({ ...batchAt(0, batch.length), share: 1 })
+const first = { bodyRate: 0, outputRate: 0, biasRate: 0, weightDecay: 0, step: 1 }
+const parts = [() => accumulate.profile(longest()), () => update.profile(first)]
+if (options.profile) await profileStep(backend, ...parts)
+
+const toFixed2 = (value: number) => value.toFixed(2)
+const run = await startRun(options, {
+  corpus,
+  backend,
+  network: { net_dict: net },
+  optimizer: parameters.map(({ momentum, variance }) => ({ momentum, variance })),
+  // microbatches is what a step should have, estimate the fraction that it is drawn from.
+  at: { length: batch.firstLength, microbatches: 1, estimate: 0, weightDecay: optimizer.weightDecay },
+  columns: {
+    ...trainingColumns,
+    estimate: { heading: 'microbatches', width: 5, format: toFixed2, spare: 5 },
+  },
+})
+const { at } = run
 
 const millions = (count: number) => `${(count / 1e6).toFixed(count < 1e7 ? 2 : 0)} million`
 const { least, most } = safeParameters
-console.log(
-  headerText({
-    text: `${corpus.name}, ${corpus.train.length} tokens to train on and ${corpus.validation.length} to validate with`,
+if (run.trains) {
+  await update.prepare(first)
+  // The longest sequences take the most memory: if they do not fit, it is said now.
+  const plan = await accumulate.prepare(longest())
+  await run.begin({
     network: `${parameterCount} parameters in ${blocks} blocks of ${dim} channels`,
     batch: `microbatches of ${tokensPerMicrobatch} tokens, in sequences of ${batch.firstLength} to ${batch.length}`,
     rate: `${rate.toPrecision(3)} for the blocks`,
@@ -316,91 +279,45 @@ console.log(
         `the recipe is made for ${millions(least)} to ${millions(most)} parameters: ` +
         `these ${millions(parameterCount)} get the rates of ${millions(scaledCount)}, and at most ${mostMicrobatches} microbatches`,
     }),
-    memory:
-      `${showBytes(variableBytes)} for variables, ${showBytes(planned)} ` +
-      `for ${largestPiece} of the longest sequences at a time; ${showBytes(memory)} allowed`,
-    backend: backend.description,
-  }),
-)
-
-const progress = createProgress()
-const columns = {
-  ...trainingColumns,
-  microbatches: { heading: 'microbatches', width: 5, format: toFixed2, spare: 5 },
-}
-const table = createTable(columns, progress.print, process.stdout.columns)
-const interrupt = watchInterrupt()
-let [seconds, tokens, length] = [0, 0, batch.firstLength]
-let pieces = await piecesFor(length, variableBytes + planned)
-let [microbatches, microbatchCount, weightDecay] = [0, 1, optimizer.weightDecay]
-let since = { seconds: 0, tokens: 0, flops: 0 }
-
-for (let step = 0; step < options.steps && !interrupt.requested; step++) {
-  const start = performance.now()
-  let [loss, accuracy] = [0, 0]
-  for (let i = 0; i < microbatchCount; i++) {
-    const result = await learn(length, pieces, tokens, 1 / microbatchCount)
-    ;[loss, accuracy] = [result.loss, result.accuracy]
-    tokens += sequencesOf(length) * length
-    since.tokens += sequencesOf(length) * length
-    since.flops += result.flops
-  }
-  const multiples = rateMultiples(step, optimizer.warmup)
-  const { gradNorm: gradNormNow } = await update({
-    bodyRate: rate * multiples.body,
-    outputRate: rate * multiples.output,
-    biasRate: rate * multiples.positionBias,
-    weightDecay,
-    step: step + 1,
+    memory: memoryText(plan, memory),
   })
-  const gradNorm = gradNormNow.item()
+}
 
-  const record = { tokens, length, microbatches: microbatchCount, train_loss: loss, grad_norm: gradNorm }
+training: while (run.goesOn()) {
+  const { length, microbatches, weightDecay } = at
+  let [tokens, flops, result] = [0, 0, { loss: 0, accuracy: 0 }]
+  for (let i = 0; i < microbatches; i++) {
+    if (run.interrupted) break training // what has added up of this step is done again when the run goes on
+    const microbatch = { ...batchAt(at.tokens + tokens, length), share: 1 / microbatches }
+    result = items(await accumulate(microbatch))
+    tokens += microbatch.inputs.size
+    flops += (await accumulate.prepare(microbatch)).flops
+  }
+  const multiples = rateMultiples(at.step, optimizer.warmup)
+  const { gradNorm } = items(
+    await update({
+      bodyRate: rate * multiples.body,
+      outputRate: rate * multiples.output,
+      biasRate: rate * multiples.positionBias,
+      weightDecay,
+      step: at.step + 1,
+    }),
+  )
 
   // The next step's weight decay follows from this one's loss, its batch from the gradient norm.
-  weightDecay = weightDecayAfter(loss, scaling, optimizer.weightDecay)
-  const sequence = { growEvery: batch.growEvery, longest: batch.length }
-  const nextLength = lengthAfter(step, length, sequence)
-  if (nextLength !== length) pieces = await piecesFor((length = nextLength), variableBytes + planned)
+  at.weightDecay = weightDecayAfter(result.loss, scaling, optimizer.weightDecay)
+  at.length = lengthAfter(at.step, length, { growEvery: batch.growEvery, longest: batch.length })
   const looks = { sampleEvery, rate: microbatchRate, most: mostMicrobatches }
-  microbatches = microbatchesAfter(step, microbatches, { ...looks, parameters: scaledCount, gradNorm })
-  microbatchCount = dither(microbatches, hash(options.seed, step) / 2 ** 32)
+  at.estimate = microbatchesAfter(at.step, at.estimate, { ...looks, parameters: scaledCount, gradNorm })
+  at.microbatches = dither(at.estimate, hash(options.seed, at.step) / 2 ** 32)
 
-  const elapsed = (performance.now() - start) / 1000
-  seconds += elapsed
-  since.seconds += elapsed
-  const done = step + 1
-  progress.update(done / options.steps, `step ${done}  loss ${loss.toFixed(3)}`)
-
-  // Evaluation is off the clock.
-  const isEvaluated = done % evaluation.every === 0 || done === options.steps
-  if (!isEvaluated && done % 10 !== 0) continue
+  await run.stepped({ loss: result.loss, tokens, flops })
+  const isEvaluated = at.step % evaluation.every === 0 || at.done === 1
   const validation = isEvaluated ? await validate() : undefined
-  table.row({
-    epoch: tokens / corpus.train.length,
-    step: done,
-    trainLoss: loss,
-    valLoss: validation?.loss,
-    valPerplexity: validation && Math.exp(validation.loss),
-    trainAccuracy: accuracy,
-    valAccuracy: validation?.accuracy,
-    gradNorm,
-    microbatches,
-    bitsPerByte: validation && validation.loss / Math.LN2 / corpus.bytesPerToken,
-    tokensPerSecond: since.tokens / since.seconds,
-    peakShare: since.flops / since.seconds / 1e9 / backend.peakGflops,
-    seconds,
-  })
-  const times = { seconds, step: done }
-  logTo(options.log, { ...times, ...record, ...(validation && { val_loss: validation.loss }) })
-  since = { seconds: 0, tokens: 0, flops: 0 }
+  const more = { length, microbatches, estimate: at.estimate }
+  if (isEvaluated || at.step % 10 === 0) await run.row({ ...result, gradNorm, validation, more })
 }
-progress.clear()
-table.close()
-
-function toFixed2(value: number): string {
-  return value.toFixed(2)
-}
+await run.trained()
 
 // ---------- Sampling ----------
 
@@ -409,20 +326,18 @@ const predict = compile(({ tokens, last }) => ({
   logits: transform(embed(tokens)).reshape(-1, dim).gather(last).matmul(net.outputs.weight.T),
 }))
 
-const context = [...corpus.tokenizer.encode(options.prompt)]
-const decode = corpus.tokenizer.decoder()
-const text = wrapText(piece => process.stdout.write(piece))
-text.write(decode(context))
-for (let i = 0; i < options.sample && !interrupt.requested; i++) {
-  const recent = context.slice(-batch.length)
+const tokens = [...corpus.tokenizer.encode(options.prompt || '\n')]
+const text = textWriter(corpus.tokenizer.decoder())
+text.write(tokens)
+for (let i = 0; i < options.sample && !run.interrupted; i++) {
+  const recent = tokens.slice(-batch.length)
   const room = Math.min(batch.length, 2 ** Math.ceil(Math.log2(recent.length)))
   const window = Int32Array.from({ length: room }, (_, place) => recent[place] ?? 0)
   const last = array(Int32Array.of(recent.length - 1))
   const { logits } = await predict({ tokens: array(window, [1, room]), last })
   const isToken = logits.data.subarray(0, corpus.tokenizer.vocabularySize)
-  const token = sampleToken(isToken, { temperature, seed: options.seed, index: i })
-  context.push(token)
-  text.write(decode([token]))
+  tokens.push(sampleToken(isToken, { temperature, seed: options.seed, index: i }))
+  text.write(tokens.slice(-1))
 }
-text.end()
+await run.sampled(text.end())
 await backend.close()

@@ -4,12 +4,21 @@ import { availableParallelism, cpus } from 'node:os'
 import { UserError, handleErrors } from '../run/errors.ts'
 import { parseOptions } from '../run/options.ts'
 import { createProgress } from '../run/progress.ts'
-import { type Measurement, type Rival, jax, measure, ours, pyTorch } from './rivals.ts'
+import {
+  type Measurement,
+  type Rival,
+  jax,
+  measure,
+  ours,
+  oursOnGpu,
+  pyTorch,
+  pyTorchOnGpu,
+} from './rivals.ts'
 import { median, table } from './show.ts'
-import { type Work, bytesOf, flopsOf, nameOf, tokensOf, works } from './work.ts'
+import { type Work, bytesOf, flopsOf, gpuWorks, nameOf, tokensOf, works } from './work.ts'
 
 handleErrors()
-const { rounds, only, threads } = parseOptions(process.argv.slice(2), {
+const { rounds, only, threads, device } = parseOptions(process.argv.slice(2), {
   summary:
     'Measures matrix products and training steps of this project, PyTorch and jax-js, in turn, and sampling.',
   flags: {
@@ -25,6 +34,12 @@ const { rounds, only, threads } = parseOptions(process.argv.slice(2), {
       value: 'NAMES',
       help: 'rows that have one of these in their name: "matmul,latent 128"',
     },
+    device: {
+      type: 'string',
+      choices: ['cpu', 'gpu'],
+      default: 'cpu',
+      help: 'what to measure on',
+    },
     threads: {
       type: 'integer',
       minimum: 1,
@@ -35,15 +50,17 @@ const { rounds, only, threads } = parseOptions(process.argv.slice(2), {
   hyperparameters: {},
 })
 const parts = only.split(',').map(part => part.trim())
-const chosen = works.filter(work => parts.some(part => nameOf(work).includes(part)))
+const all = device === 'gpu' ? gpuWorks : works
+const chosen = all.filter(work => parts.some(part => nameOf(work).includes(part)))
 if (!chosen.length) {
   throw new UserError(
-    `--only ${only}: no row has that in its name. The rows:\n  ${works.map(nameOf).join('\n  ')}`,
+    `--only ${only}: no row has that in its name. The rows:\n  ${all.map(nameOf).join('\n  ')}`,
   )
 }
 
-const torch = await pyTorch(threads)
-const rivals = [ours(threads), ...torch, jax].filter(rival => chosen.some(rival.command))
+const torch = device === 'gpu' ? await pyTorchOnGpu() : await pyTorch(threads)
+const everyone = device === 'gpu' ? [...oursOnGpu.toReversed(), ...torch] : [ours(threads), ...torch, jax]
+const rivals = everyone.filter(rival => chosen.some(rival.command))
 header(rivals)
 
 /** The measurements of each work by each rival, or why there is none. */

@@ -1,18 +1,38 @@
-// Times one work on this project's engine; usage: ours.ts NAME... [--threads N], the names as in work.ts.
+// Times one work on this project's engine; usage: ours.ts NAME... [--threads N], or
+// [--device gpu --precision f32|f16|matrix], the names as in work.ts.
 // Prints one JSON line. A process of its own, so that its memory and its threads are its own as well.
 import { readFileSync } from 'node:fs'
 import { parseArgs } from 'node:util'
 import { sampleToken } from '../data/sample.ts'
-import { array, assign, attentionCache, compile, cpuBackend, useBackend } from '../engine/index.ts'
+import {
+  array,
+  assign,
+  attentionCache,
+  compile,
+  cpuBackend,
+  gpuBackend,
+  useBackend,
+} from '../engine/index.ts'
 import { type Repetition, constant, latentNetwork, normal, trainingStep } from './latent.ts'
 import { type Matmul, type Sample, bytesOf, parseWork } from './work.ts'
 
 const { values, positionals } = parseArgs({
-  options: { threads: { type: 'string' } },
+  options: {
+    threads: { type: 'string' },
+    device: { type: 'string', default: 'cpu' },
+    precision: { type: 'string', default: 'f32' },
+  },
   allowPositionals: true,
 })
 const work = parseWork(positionals)
-const backend = await cpuBackend(values.threads ? { threads: Number(values.threads) } : {})
+const isGpu = values.device === 'gpu'
+const backend = isGpu
+  ? // 'matrix' is f16 in subgroup matrices, where there are some.
+    await gpuBackend({
+      precision: values.precision === 'f32' ? 'f32' : 'f16',
+      subgroupMatrix: values.precision === 'matrix',
+    })
+  : await cpuBackend(values.threads ? { threads: Number(values.threads) } : {})
 useBackend(backend)
 
 function matrixProduct({ m, n, k }: Matmul): Repetition {
@@ -37,9 +57,12 @@ async function measureRepetitions({ compiled, inputs }: Repetition) {
   const times: number[] = []
   let total = 0
   while (work.kind === 'step' ? times.length < work.steps : times.length < 3 || total < 0.5) {
-    const seconds = await secondsOf(() => compiled(inputs))
+    // A GPU is told ahead, as it is in training.
+    const atOnce = isGpu ? 4 : 1
+    const calls = () => Promise.all(Array.from({ length: atOnce }, () => compiled(inputs)))
+    const seconds = await secondsOf(calls)
     total += seconds
-    times.push(seconds)
+    times.push(seconds / atOnce)
   }
   return { seconds: Math.min(...times), compile_s: compileTime / 1000 }
 }
@@ -89,5 +112,5 @@ const measured =
   work.kind === 'sample'
     ? await measureSample(work)
     : await measureRepetitions(work.kind === 'step' ? trainingStep(work) : matrixProduct(work))
-console.log(JSON.stringify({ ...measured, peak_mib: peakMebibytes() }))
+console.log(JSON.stringify({ ...measured, peak_mib: peakMebibytes(), device: backend.description }))
 await backend.close()

@@ -24,6 +24,7 @@ export class Planner implements Backend {
   readonly scalesLoss: boolean
   readonly peakGflops = 0
   readonly logitsAtOnce = 2 ** 27
+  readonly capacity = { most: Infinity, usual: Infinity }
   /** The last program's. */
   plan: Plan | undefined
   private readonly precision: Precision

@@ -65,6 +65,47 @@ export function ours(threads: number): Rival {
   return { name: 'ours', description: `ours: Node ${process.versions.node}, ${threads} threads`, command }
 }
 
+/** This project on the GPU, in each form of its products. */
+export const oursOnGpu: readonly Rival[] = [
+  ['f32', 'float32 products'],
+  ['f16', 'float16 products, float32 sums'],
+  ['matrix', 'the same in subgroup matrices (tensor cores), where the GPU has them'],
+].map(([precision, description]) => ({
+  name: `ours ${precision}`,
+  description: `ours ${precision}: ${description}`,
+  command: work => [
+    process.execPath,
+    ...process.execArgv,
+    beside('ours.ts'),
+    ...words(work),
+    '--device=gpu',
+    `--precision=${precision}`,
+  ],
+}))
+
+/** PyTorch on the GPU, if there is a Python that has it and a GPU that it knows: float32, and autocast to float16. */
+export async function pyTorchOnGpu(): Promise<Rival[]> {
+  const python = await findPython()
+  if (!python) return []
+  const about = await run([python, beside('torch_machine.py')])
+  const { torch, gpu } = JSON.parse(about) as TorchMachine
+  if (!gpu) return []
+  const rival = (name: string, flags: readonly string[], how: string): Rival => ({
+    name,
+    description: `${name}: ${torch}, ${gpu}, ${how}`,
+    command: work => {
+      if (work.kind === 'sample') return undefined
+      const script = work.kind === 'matmul' ? 'torch_matmul.py' : 'torch_step.py'
+      const name = work.kind === 'matmul' ? words(work).slice(1) : words(work)
+      return [python, beside(script), ...name, '--gpu', ...flags]
+    },
+  })
+  return [
+    rival('PyTorch f32', [], 'float32 without TF32; steps through torch.compile'),
+    rival('PyTorch f16', ['--half'], 'float16 by autocast; steps through torch.compile'),
+  ]
+}
+
 /** jax-js, the nearest library: WebAssembly, on the one thread that it has in Node. */
 export const jax: Rival = {
   name: 'jax-js',
@@ -109,6 +150,7 @@ interface TorchMachine {
   readonly blas: string
   readonly aten: string
   readonly threads: number
+  readonly gpu?: string
   readonly warning?: string
 }
 

@@ -6,6 +6,7 @@ torch    the version
 blas     the library behind torch.mm, with the kernels that it chose for this processor
 aten     the instruction set of PyTorch's own loops
 threads  how many PyTorch uses, all of the cores unless told
+gpu      the GPU that PyTorch knows, if any
 warning  what makes the numbers meaningless, if anything: Debian's python3-torch runs on the reference
          BLAS, plain loops in Fortran, unless libopenblas0-pthread is installed as well
 """
@@ -87,7 +88,15 @@ def describe():
     aten = re.search(r'CPU capability usage: (\S+)', torch.__config__.show())
     described = {'torch': torch.__version__, 'blas': name, 'aten': aten[1] if aten else 'unknown',
                  'threads': torch.get_num_threads()}
+    if torch.cuda.is_available():
+        described['gpu'] = torch.cuda.get_device_name()
     return {**described, 'warning': warning} if warning else described
+
+
+def wait(gpu):
+    """Until the GPU has done what it was told."""
+    if gpu:
+        torch.cuda.synchronize()
 
 
 if __name__ == '__main__':

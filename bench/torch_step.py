@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""Throughput of one training step in PyTorch on the CPU: the peer to measure beside.
+"""Throughput of one training step in PyTorch: the peer to measure beside.
 
 Needs python3-torch, and libopenblas0-pthread beside it; run with the system's own python3.
-usage: torch_step.py NET DIM BLOCKS VOCAB LENGTH BATCH [STEPS] [--threads N]
+usage: torch_step.py NET DIM BLOCKS VOCAB LENGTH BATCH [STEPS] [--threads N] [--gpu [--half]]
 NET is 'latent' (the hlb-gpt 0.4 block: one LayerNorm, one fused expand, GEGLU, single-head
 attention with a learned linear position bias, one project) or 'gpt' (the nanoGPT block: LayerNorm,
 multi-head attention with heads of 32, LayerNorm, 4x GELU MLP, learned positions).
+--gpu runs it on CUDA's first GPU, through torch.compile; --half with autocast to float16.
 Prints one JSON line: seconds, tokens a second and GFLOP/s of the fastest step, by 6 FLOP a matmul
 weight a token plus the causal half of the attention products; the peak of the process's memory; and
 what PyTorch ran on (torch_machine.py).
@@ -22,6 +23,8 @@ for name in ('dim', 'blocks', 'vocab', 'length', 'batch'):
     cli.add_argument(name, type=int)
 cli.add_argument('steps', type=int, nargs='?', default=8)
 cli.add_argument('--threads', type=int, default=0)
+cli.add_argument('--gpu', action='store_true')
+cli.add_argument('--half', action='store_true')
 o = cli.parse_args()
 torch_machine.use_threads(o.threads)
 torch.manual_seed(0)
@@ -83,23 +86,38 @@ class Net(nn.Module):
         return self.head(self.norm(x))
 
 
-net = Net()
-opt = torch.optim.AdamW(net.parameters(), lr=1e-3)
-tokens = torch.randint(vocab, (batch, length + 1))
+device = 'cuda' if o.gpu else 'cpu'
+net = Net().to(device)
+opt = torch.optim.AdamW(net.parameters(), lr=1e-3, **({'fused': True} if o.gpu else {}))
+tokens = torch.randint(vocab, (batch, length + 1), device=device)
+
+
+def loss_of(tokens):
+    return F.cross_entropy(net(tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten())
+
+
+if o.gpu:
+    loss_of = torch.compile(loss_of)
+scaler = torch.cuda.amp.GradScaler(enabled=o.half)
 
 
 def step():
-    loss = F.cross_entropy(net(tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten())
+    with torch.autocast(device, torch.float16 if o.half else torch.bfloat16, enabled=o.half):
+        loss = loss_of(tokens)
     opt.zero_grad()
-    loss.backward()
-    opt.step()
+    scaler.scale(loss).backward()
+    scaler.step(opt)
+    scaler.update()
 
 
-step()
+for _ in range(3 if o.gpu else 1):
+    step()
+torch_machine.wait(o.gpu)
 times = []
 for _ in range(o.steps):
     start = time.perf_counter()
     step()
+    torch_machine.wait(o.gpu)
     times.append(time.perf_counter() - start)
 best, n = min(times), batch * length
 if net_kind == 'latent':

@@ -46,6 +46,13 @@ export const works: readonly Work[] = [
   { kind: 'sample', dim: 384, blocks: 8, vocabulary: 50304, length: 1024, tokens: 400 },
 ]
 
+/** And on a GPU: products as large as it likes, and the step of hlb-gpt's network of 46 million parameters. */
+export const gpuWorks: readonly Work[] = [
+  { kind: 'matmul', m: 4096, n: 4096, k: 4096 },
+  { kind: 'matmul', m: 8192, n: 8192, k: 8192 },
+  { kind: 'step', dim: 384, blocks: 8, vocabulary: 50304, length: 1024, batch: 56, steps: 6 },
+]
+
 /** The work's name in the table, and what --only looks in. */
 export function nameOf(work: Work): string {
   if (work.kind === 'matmul') return `matmul ${work.m} ${work.n} ${work.k}`

@@ -1,12 +1,11 @@
+import { type NDArray, array } from '../engine/index.ts'
 import { hash, shuffled } from './shuffle.ts'
 import type { Tokens } from './tokenizer.ts'
 
-/** Windows of text, a row each: a target is the token that follows its input. */
+/** Windows of text, a row each, as int32 [batchSize, sequenceLength]: a target is the token that follows its input. */
 export type Batch = {
-  /** [batchSize, sequenceLength], row after row. */
-  inputs: Int32Array
-  targets: Int32Array
-  batchSize: number
+  inputs: NDArray
+  targets: NDArray
 }
 
 /** Which windows a batch draws: all of them follow from these two, so a run repeats and resumes exactly. */
@@ -44,7 +43,7 @@ export function* validationBatches(
   tokens: Tokens,
   batchSize: number,
   sequenceLength: number,
-  { tokenLimit = Infinity } = {},
+  tokenLimit = Infinity,
 ): Generator<Batch> {
   const windows = Math.floor(Math.min(tokenLimit, tokens.length - 1) / sequenceLength)
   for (let first = 0; first < windows; first += batchSize) {
@@ -71,5 +70,6 @@ function readWindows(tokens: Tokens, starts: number[], sequenceLength: number): 
     inputs.set(tokens.subarray(start, start + sequenceLength), row * sequenceLength)
     targets.set(tokens.subarray(start + 1, start + 1 + sequenceLength), row * sequenceLength)
   }
-  return { inputs, targets, batchSize: starts.length }
+  const shape = [starts.length, sequenceLength]
+  return { inputs: array(inputs, shape), targets: array(targets, shape) }
 }

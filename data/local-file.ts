@@ -1,7 +1,7 @@
 import { open, readdir, stat } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
 import { codeOf, reasonOf, UserError } from '../run/errors.ts'
-import { nearestName } from '../run/nearest.ts'
+import { nearestName } from '../run/names.ts'
 
 export type LocalFile = {
   path: string

@@ -45,6 +45,11 @@ export interface Backend {
   readonly scalesLoss: boolean
   /** About how many logits linearCrossEntropy keeps at once: each chunk of them reads and writes all of the weights. */
   readonly logitsAtOnce: number
+  /**
+   * Bytes of variables and temporaries together: what can be had at most, and what should be taken if nobody says how
+   * much. Infinity where only trying tells.
+   */
+  readonly capacity: { readonly most: number; readonly usual: number }
   /** Reserves memory for a variable of this many elements. */
   allocate(size: number): Promise<Storage>
   read(storage: Storage, size: number, dtype: DType): Promise<Float32Array | Int32Array>

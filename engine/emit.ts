@@ -13,7 +13,7 @@ import {
 } from './program.ts'
 import { reachable } from './residuals.ts'
 import type { Shape } from './shape.ts'
-import { type Tensor, constantValue } from './tensor.ts'
+import { Tensor, constantValue } from './tensor.ts'
 import { type Partition, partitionOf, rowBlockOf } from './partition.ts'
 import type { Variable } from './variable.ts'
 import { broadcastView, collapse, reshapeView, sliceView, transposeView, wholeView } from './views.ts'
@@ -26,6 +26,8 @@ export interface Emitted {
   readonly partition: Partition | undefined
   /** The graph's node that it was made for; orders instructions that could run in any order. */
   readonly rank: number
+  /** The latest stage of what it makes. */
+  readonly stage: number
   /** What must be made before: stored tensors, and buffers that only instructions know. */
   readonly needs: readonly (Tensor | Buffer)[]
   readonly makes: readonly (Tensor | Buffer)[]
@@ -428,12 +430,14 @@ export class Emitter {
     after: readonly Emitted[] = [],
   ): void {
     const { reads, writes } = buffersOf(work)
+    const stages = makes.flatMap(made => (made instanceof Tensor ? [made.stage] : []))
     this.instructions.push({
       work,
       reads,
       writes,
       partition: partitionOf(work),
       rank,
+      stage: Math.max(0, ...stages),
       needs,
       makes,
       after: new Set(after),

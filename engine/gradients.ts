@@ -1,5 +1,7 @@
 import { attentionGradient } from './attention.ts'
 import { scalesLoss } from './backend.ts'
+import { Trace, inStage } from './graph.ts'
+import { reachable } from './residuals.ts'
 import { ShapeError, showShape } from './shape.ts'
 import { type Tensor, concat, constantValue, full, scatterAdd, sumRows, where } from './tensor.ts'
 
@@ -12,7 +14,8 @@ interface Contribution {
 
 /**
  * Gradients of a scalar with respect to tensors, by reverse-mode differentiation of the graph.
- * One that the scalar does not depend on gets zeros. Throws ShapeError when loss is no float32 scalar.
+ * One that the scalar does not depend on gets zeros. Throws ShapeError when loss is no float32 scalar,
+ * or uses a slice of one of the tensors that would have no part in its gradient.
  */
 export function grad(loss: Tensor, tensors: readonly Tensor[]): Tensor[] {
   if (loss.size !== 1 || loss.dtype !== 'float32') {
@@ -20,6 +23,12 @@ export function grad(loss: Tensor, tensors: readonly Tensor[]): Tensor[] {
       `grad: the loss must be a float32 scalar, not ${loss.dtype} ${showShape(loss.shape)}`,
     )
   }
+  // Each gradient is of the stage of what it is computed from.
+  return inStage(0, () => reverse(loss, tensors))
+}
+
+function reverse(loss: Tensor, tensors: readonly Tensor[]): Tensor[] {
+  for (const tensor of tensors) checkSlices(loss, tensor)
   const needed = dependents(loss, tensors)
   const scale = scalesLoss() ? nearestPower(1 / weightOf(loss)) : 1
   const arrived = new Map<Tensor, Contribution[]>([[loss, [{ to: loss, gradient: full(loss.shape, scale) }]]])
@@ -41,9 +50,22 @@ export function grad(loss: Tensor, tensors: readonly Tensor[]): Tensor[] {
   return tensors.map(tensor => gradients.get(tensor)?.mul(1 / scale) ?? full(tensor.shape, 0))
 }
 
-/** What a sum counts for in a scalar: 1/n in a mean. */
+/** Throws where a gradient would lack what a slice of the tensor contributes. */
+function checkSlices(loss: Tensor, tensor: Tensor): void {
+  const slices = Trace.active?.slicesOf(tensor) ?? []
+  const used = slices.length > 0 ? new Set(reachable([loss])) : undefined
+  if (!slices.some(slice => used?.has(slice))) return
+  const { dtype, shape } = tensor
+  throw new ShapeError(
+    `grad: the loss uses a slice of the ${dtype} ${showShape(shape)} whose gradient is asked for, and a slice of ` +
+      `a result is computed from slices of its operands; slice x.reshape(1, ...x.shape) along the next axis instead`,
+  )
+}
+
+/** What a sum counts for in a scalar: 1/n in a mean, and the least of several. */
 function weightOf({ operation, inputs }: Tensor): number {
   if (operation.kind === 'reshape') return weightOf(inputs[0])
+  if (operation.kind === 'binary' && operation.name === 'add') return Math.min(...inputs.map(weightOf))
   if (operation.kind !== 'binary' || operation.name !== 'multiply') return 1
   const factors = inputs.map(constantValue)
   const other = inputs[factors[0] === undefined ? 0 : 1]

@@ -80,15 +80,29 @@ export const isVariable = (tensor: Tensor): tensor is Variable => tensor.operati
 /** The tensors made while compile() traces a function, and the variables that it assigns. */
 export class Trace {
   readonly assignments = new Map<Variable, Tensor>()
+  /** The stage of the nodes that are made now: see Tensor.stage. */
+  stage = 0
+  /** Slices that were made from slices of what a tensor is computed from: they do not depend on it. */
+  private readonly slices = new Map<Tensor, Tensor[]>()
   private readonly nodes = new Map<string, Tensor>()
 
-  /** The node with this key if there is one already (common subexpressions are made once). */
+  /** The node with this key if there is one already (common subexpressions are made once in a stage). */
   shared(key: string, make: () => Tensor): Tensor {
-    const found = this.nodes.get(key)
+    const inStage = `${this.stage}|${key}`
+    const found = this.nodes.get(inStage)
     if (found) return found
     const node = make()
-    this.nodes.set(key, node)
+    this.nodes.set(inStage, node)
     return node
+  }
+
+  noteSlice(of: Tensor, slice: Tensor): void {
+    this.slices.set(of, [...this.slicesOf(of), slice])
+  }
+
+  /** The slices of a tensor that do not depend on it in the graph. */
+  slicesOf(tensor: Tensor): readonly Tensor[] {
+    return this.slices.get(tensor) ?? []
   }
 
   private static current: Trace | undefined
@@ -106,5 +120,18 @@ export class Trace {
     } finally {
       Trace.current = outer
     }
+  }
+}
+
+/** Makes nodes of a stage (see Tensor.stage), or of a later one if their inputs are. */
+export function inStage<T>(stage: number, body: () => T): T {
+  const trace = Trace.active
+  if (!trace) return body()
+  const outer = trace.stage
+  trace.stage = stage
+  try {
+    return body()
+  } finally {
+    trace.stage = outer
   }
 }

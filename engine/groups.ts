@@ -85,7 +85,7 @@ export class Groups {
           Math.min(base.size, input.size) < rows * columns
         )
           continue
-        const key = `${input.id}|${this.level(tensor)}|${JSON.stringify(this.domain(tensor))}`
+        const key = `${tensor.stage}|${input.id}|${this.level(tensor)}|${JSON.stringify(this.domain(tensor))}`
         const reader = readers.get(key)
         if (reader) join(reader, tensor)
         else readers.set(key, tensor)
@@ -113,7 +113,7 @@ export class Groups {
 
   /** Whether one row operation's value is at hand where the same rows of another are computed. */
   fusable(source: Tensor, reader: Tensor): boolean {
-    if (source.operation.kind === 'columnSum') return false
+    if (source.operation.kind === 'columnSum' || source.stage !== reader.stage) return false
     const [a, b] = [this.domain(source), this.domain(reader)]
     return a.rows === b.rows && a.columns === b.columns
   }

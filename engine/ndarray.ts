@@ -18,11 +18,23 @@ export class NDArray {
     return this.data instanceof Float32Array ? 'float32' : 'int32'
   }
 
+  /** How many elements it has. */
+  get size(): number {
+    return this.data.length
+  }
+
   /** The one number of a scalar. */
   item(): number {
     if (this.data.length !== 1) throw new ShapeError(`item: shape ${showShape(this.shape)} is no scalar`)
     return this.data[0]
   }
+}
+
+/** The numbers of scalars, by their names. */
+export function items<Name extends string>(scalars: Readonly<Record<Name, NDArray>>): Record<Name, number> {
+  const numbers = Object.entries<NDArray>(scalars).map(([name, scalar]) => [name, scalar.item()])
+  // The names are those of the scalars.
+  return Object.fromEntries(numbers) as Record<Name, number>
 }
 
 /** An NDArray of these numbers; without a shape, one axis of them. */

@@ -10,3 +10,7 @@ export function parametersOf(network: Parameters, path = ''): [name: string, par
     parametersOf(part, path ? `${path}.${name}` : name),
   )
 }
+
+/** How many numbers a network has. */
+export const countOf = (network: Parameters): number =>
+  parametersOf(network).reduce((sum, [, { size }]) => sum + size, 0)

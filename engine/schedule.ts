@@ -79,7 +79,9 @@ export class Scheduler {
     const ordered: Instruction[] = []
     let phase = new Phase()
     while (ready.length > 0) {
-      const choices = ready.map(instruction => ({
+      const stage = Math.min(...ready.map(instruction => instruction.stage))
+      const current = ready.filter(instruction => instruction.stage === stage)
+      const choices = current.map(instruction => ({
         instruction,
         joins: phase.continues(instruction),
         growth: growth(instruction),
@@ -125,6 +127,8 @@ export class Scheduler {
         !from.root.variable && !into.variable && !this.kept.has(from) && !taken.has(from) && !into.shares
       const alike = from.size === into.size && from.dtype === into.dtype
       if (!free || !alike || from.root === into.root || this.readers.get(from)?.length !== 1) return
+      // A GPU's memory is of one type.
+      if (from.dtype !== into.dtype) return
       // Others that write pieces of the result might do so before the operand is made.
       if (this.writers.get(into)?.length !== 1) return
       into.shares = from
@@ -196,11 +200,14 @@ export class Scheduler {
   }
 }
 
-/** Whether an instruction's result may be written where it reads a variable from. */
+/** Whether an instruction may write its result over a variable, which it may itself read. */
 function writesOver({ work }: Emitted, target: Buffer, result: Buffer): boolean {
   if (work.kind === 'rows') {
     const store = work.stores.find(({ access }) => access.buffer === result)
     return store !== undefined && overwritable(work, target, store.access, store.value)
+  }
+  if (work.kind === 'matmul') {
+    return work.a.buffer !== target && work.b.buffer !== target && work.residual?.buffer !== target
   }
   return (
     work.kind === 'scatterAdd' &&

@@ -14,6 +14,8 @@ let made = 0
 export class Tensor {
   /** Nodes are numbered as they are made, so inputs have smaller numbers. */
   readonly id: number = made++
+  /** What is of an earlier stage is computed before what is of a later one, wherever that can be. */
+  readonly stage: number
   readonly operation: Operation
   readonly inputs: readonly Tensor[]
   readonly shape: Shape
@@ -22,6 +24,7 @@ export class Tensor {
   constructor(operation: Operation, inputs: readonly Tensor[], shape: Shape, dtype: DType) {
     this.operation = operation
     this.inputs = inputs
+    this.stage = Math.max(Trace.active?.stage ?? 0, ...inputs.map(input => input.stage))
     this.shape = shape
     this.dtype = dtype
   }
@@ -429,6 +432,13 @@ function withoutTranspose(x: Tensor): [Tensor, boolean] {
 }
 
 function slice(x: Tensor, axis: number, start: number, end: number): Tensor {
+  const piece = sliceOf(x, axis, start, end)
+  if (piece !== x && piece.inputs[0] !== x) Trace.active?.noteSlice(x, piece)
+  return piece
+}
+
+/** A slice, made from slices of the operands where that is the same: what nobody asks for is then never computed. */
+function sliceOf(x: Tensor, axis: number, start: number, end: number): Tensor {
   const { shape, operation, inputs } = x
   if (!(
     Number.isInteger(start) &&
@@ -441,8 +451,7 @@ function slice(x: Tensor, axis: number, start: number, end: number): Tensor {
   }
   if (start === 0 && end === shape[axis]) return x
   const sliced = shape.map((extent, i) => (i === axis ? end - start : extent))
-  const part = (input: Tensor) => slice(input, axis, start, end)
-  // A piece of an elementwise result is computed from pieces: what nobody asks for is never made.
+  const part = (input: Tensor) => sliceOf(input, axis, start, end)
   if (operation.kind === 'unary' || operation.kind === 'binary' || operation.kind === 'where') {
     return node(operation, inputs.map(part), sliced, x.dtype)
   }
@@ -450,18 +459,18 @@ function slice(x: Tensor, axis: number, start: number, end: number): Tensor {
     const inner = inputs[0]
     const innerAxis = axis - shape.length + inner.shape.length
     const fixed = innerAxis < 0 || inner.shape[innerAxis] === 1
-    return (fixed ? inner : slice(inner, innerAxis, start, end)).broadcastTo(sliced)
+    return (fixed ? inner : sliceOf(inner, innerAxis, start, end)).broadcastTo(sliced)
   }
   if (operation.kind === 'concat' && operation.axis === axis) {
     let offset = 0
     for (const input of inputs) {
       const extent = input.shape[axis]
-      if (start >= offset && end <= offset + extent) return slice(input, axis, start - offset, end - offset)
+      if (start >= offset && end <= offset + extent) return sliceOf(input, axis, start - offset, end - offset)
       offset += extent
     }
   }
   if (operation.kind === 'slice' && operation.axis === axis) {
-    return slice(inputs[0], axis, start + operation.start, end + operation.start)
+    return sliceOf(inputs[0], axis, start + operation.start, end + operation.start)
   }
   return node({ kind: 'slice', axis, start }, [x], sliced, x.dtype)
 }

@@ -1,4 +1,5 @@
 import { type Backend, GpuError, type Precision, cpuBackend, gpuBackend } from '../engine/index.ts'
+import { nodeGpu } from '../engine/gpu/node.ts'
 import { UserError } from './errors.ts'
 import type { Flag } from './options.ts'
 
@@ -25,7 +26,7 @@ export async function chooseBackend(options: DeviceOptions): Promise<Backend> {
   const { threads } = options
   const precision: Precision | undefined =
     options.precision === 'f16' || options.precision === 'f32' ? options.precision : undefined
-  const device = options.device ?? (threads !== undefined ? 'cpu' : precision === 'f16' ? 'gpu' : undefined)
+  const device = deviceAsked(options)
   if (device === 'cpu' && precision === 'f16')
     throw new UserError('The CPU computes in float32: --precision f16 is for a GPU (--device gpu).')
   const onCpu = { ...(threads !== undefined && { threads }) }
@@ -45,3 +46,19 @@ export async function chooseBackend(options: DeviceOptions): Promise<Backend> {
     return cpuBackend({ reason: message.slice(0, message.lastIndexOf(':')) })
   }
 }
+
+/** Whether chooseBackend would take a real GPU, and not a driver that computes on the CPU. */
+export async function findsGpu(options: DeviceOptions): Promise<boolean> {
+  if (deviceAsked(options) === 'cpu') return false
+  try {
+    const adapter = await (await nodeGpu()).requestAdapter({ powerPreference: 'high-performance' })
+    return adapter !== null && !adapter.info.isFallbackAdapter
+  } catch (error) {
+    if (error instanceof GpuError) return false
+    throw error
+  }
+}
+
+/** Who names threads means the CPU, who names f16 a GPU. */
+const deviceAsked = ({ device, threads, precision }: DeviceOptions): string | undefined =>
+  device ?? (threads !== undefined ? 'cpu' : precision === 'f16' ? 'gpu' : undefined)

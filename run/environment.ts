@@ -26,7 +26,7 @@ export function environment(): Record<string, string> {
 /** Stands for the code that results come from: the script, the engine and the data. */
 export function codeVersion(): string {
   const hash = createHash('sha256')
-  const files = ['engine', 'data'].flatMap(folder =>
+  const files = ['engine', 'data', 'baselines'].flatMap(folder =>
     readdirSync(join(project, folder), { recursive: true, encoding: 'utf8' }).map(name => join(folder, name)),
   )
   for (const name of [scriptName(), ...files.toSorted()]) {

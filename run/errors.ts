@@ -11,12 +11,16 @@ export class UserError extends Error {
 const isOfMachine = (error: unknown): error is Error =>
   error instanceof GpuError || error instanceof MemoryError
 
+let isHandling = false
+
 /**
  * Ends the process as its users expect when something goes wrong: a UserError prints its message alone, and so
  * does what the machine is to blame for; anything else its stack too, since that one is ours to mend; both exit with code 1. A reader that went away
  * (npm start | head) is no error at all.
  */
 export function handleErrors(): void {
+  if (isHandling) return
+  isHandling = true
   process.stdout.on('error', stopAtClosedPipe)
   process.stderr.on('error', stopAtClosedPipe)
   // A rejected promise, a top-level await's included, arrives here as well.

@@ -1,7 +1,7 @@
 import { readFile, readdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import { UserError, codeOf, reasonOf } from './errors.ts'
-import { nearestName } from './nearest.ts'
+import { nearestName } from './names.ts'
 
 /** What a run's config.json says of it. */
 export type Config = {

@@ -2,7 +2,7 @@
 import { join } from 'node:path'
 import { handleErrors } from './errors.ts'
 import { type Config, filesOf, listRuns } from './folders.ts'
-import { readEvaluations } from './metrics.ts'
+import { evaluationsIn, readRows } from './metrics.ts'
 import { parseOptions } from './options.ts'
 import { duration } from './progress.ts'
 
@@ -28,10 +28,10 @@ else
     )
 
 async function describe({ name, started, about }: Config): Promise<string[]> {
-  const last = (await readEvaluations(filesOf(join(runs, name)).metrics)).at(-1)
+  const last = evaluationsIn(await readRows(filesOf(join(runs, name)).metrics)).at(-1)
   const when = new Date(started).toLocaleString('sv').slice(0, 16)
   const text = about.text ?? ''
   if (!last) return [name, when, '', '', '', '', text]
-  const done = 'done' in last ? `${Math.floor(100 * last.done)}%` : ''
+  const done = last.done === undefined ? '' : `${Math.floor(100 * last.done)}%`
   return [name, when, done, String(last.step), duration(last.seconds), last.valLoss.toFixed(4), text]
 }

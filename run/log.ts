@@ -1,9 +1,14 @@
 import { appendFileSync } from 'node:fs'
 import { UserError, reasonOf } from './errors.ts'
+import { snakeCase } from './names.ts'
 
-/** Appends a record to a file of JSON lines, if there is one. Throws UserError when it cannot be written. */
-export function logTo(file: string | undefined, record: Readonly<Record<string, number>>): void {
+/**
+ * Appends a record to a file of JSON lines, if there is one, with its names in snake case. Throws UserError when it
+ * cannot be written.
+ */
+export function logTo(file: string | undefined, row: Readonly<Record<string, number | undefined>>): void {
   if (file === undefined) return
+  const record = Object.fromEntries(Object.entries(row).map(([name, value]) => [snakeCase(name), value]))
   try {
     appendFileSync(file, `${JSON.stringify(record)}\n`)
   } catch (error) {

@@ -1,9 +1,6 @@
-import { freemem } from 'node:os'
-import { MemoryError } from '../engine/index.ts'
+import type { Backend } from '../engine/index.ts'
 import { UserError } from './errors.ts'
 
-/** What 32-bit addresses reach, less some room for the programs themselves: more the CPU backend cannot use. */
-const addressable = 2 ** 32 - 2 ** 26
 const units = new Map(
   ['', 'K', 'M', 'G', 'T'].flatMap((prefix, power) => [
     [`${prefix}B`, 1000 ** power],
@@ -11,15 +8,16 @@ const units = new Map(
   ]),
 )
 
-/** Bytes that a run may take: what --memory says, by default three quarters of what is free. */
-export function memoryLimit(text: string | undefined, free = freemem()): number {
-  const bytes = text === undefined ? 0.75 * free : parseBytes(text)
+/** Bytes that a run may take: what --memory says, or else what is usual with the backend, three quarters of free memory. */
+export function memoryLimit(text: string | undefined, { capacity }: Pick<Backend, 'capacity'>): number {
+  if (text === undefined) return capacity.usual
+  const bytes = parseBytes(text)
   if (bytes === undefined) {
     throw new UserError(
       `--memory takes an amount such as 4GB, 1.5GiB or 800MB${text === '' ? '' : `, not "${text}"`}.`,
     )
   }
-  return Math.min(addressable, bytes)
+  return Math.min(capacity.most, bytes)
 }
 
 function parseBytes(text: string): number | undefined {
@@ -38,91 +36,12 @@ export function showBytes(bytes: number): string {
   return `${value} ${['', 'k', 'M', 'G'][power]}B`
 }
 
-export type PieceRequest = {
-  /** Sequences in the batch that is to be split. */
-  sequences: number
-  /** Tokens in each of them. */
-  length: number
-  /** Bytes that may be taken in all. */
-  limit: number
-  /** Bytes of variables: parameters, gradients, optimizer state. */
-  variableBytes: number
-  /** Bytes of temporaries for so many sequences of this length, as the compiled program plans them. */
-  temporaryBytes: (sequences: number, length: number) => Promise<number>
-}
-
-/**
- * In how many pieces a batch has to go through the network, so that each one fits the memory: as few as do.
- * No piece is run to find out. Throws UserError, which says what would fit, when not even one sequence does.
- */
-export async function choosePieces(request: PieceRequest): Promise<number> {
-  const { sequences, length, limit, variableBytes } = request
-  const bytesOf = async (count: number, tokens = length) =>
-    variableBytes + (await planned(request, count, tokens))
-  /** Sequences in the largest of so many pieces. */
-  const inLargest = (pieces: number) => Math.ceil(sequences / pieces)
-
-  const one = await bytesOf(1)
-  if (one > limit) throw await tooLarge(request, one, bytesOf)
-  let [fits, takes, tooMany, bytesEach] = [1, one, sequences + 1, Infinity]
-  /** The next count to plan, if any: each sequence takes about as much, so a line guesses it. */
-  const next = (): number | undefined => {
-    const guess = Math.min(sequences, Math.floor(fits + (limit - takes) / bytesEach))
-    let count = inLargest(Math.ceil(sequences / guess))
-    if (count >= tooMany) count = inLargest(Math.ceil(sequences / tooMany) + 1)
-    if (count <= fits) count = inLargest(Math.ceil(sequences / fits) - 1)
-    return count > fits && count < tooMany ? count : undefined
-  }
-  for (let count = next(); count !== undefined; count = next()) {
-    const bytes = await bytesOf(count)
-    if (bytes < Infinity) bytesEach = (bytes - takes) / (count - fits)
-    if (bytes <= limit) [fits, takes] = [count, bytes]
-    else tooMany = count
-  }
-  return Math.ceil(sequences / fits)
-}
-
-async function planned({ temporaryBytes }: PieceRequest, sequences: number, length: number): Promise<number> {
-  try {
-    return await temporaryBytes(sequences, length)
-  } catch (error) {
-    if (error instanceof MemoryError) return Infinity
-    throw error
-  }
-}
-
-async function tooLarge(
-  { length, limit, variableBytes }: PieceRequest,
-  bytes: number,
-  bytesOf: (sequences: number, length: number) => Promise<number>,
-): Promise<UserError> {
-  const shorter = variableBytes < limit ? await longestThatFits(length >> 1, limit, bytesOf) : undefined
-  const remedies = [
-    ...(shorter ? [`a sequence length of ${shorter}`] : []),
-    ...(bytes <= addressable ? [`--memory ${showBytes(bytes).replace(' ', '')}`] : []),
-    'a smaller network',
-  ]
-  const takes = bytes < Infinity ? `${showBytes(bytes)}` : `more than ${showBytes(addressable)}`
-  return new UserError(
-    `${showBytes(limit)} of memory is not enough: with one sequence of ${length} tokens a step takes ${takes}, ` +
-      `${showBytes(variableBytes)} of it for parameters, gradients and optimizer state. What would fit: ` +
-      `${remedies.join(', or ')}.`,
-  )
-}
-
-async function longestThatFits(
-  length: number,
+/** What a step takes, for the header of a run. */
+export function memoryText(
+  step: { readonly variableBytes: number; readonly temporaryBytes: number; readonly pieces: number },
   limit: number,
-  bytesOf: (sequences: number, length: number) => Promise<number>,
-): Promise<number | undefined> {
-  if (length < 8) return undefined
-  return (await bytesOf(1, length)) <= limit ? length : longestThatFits(length >> 1, limit, bytesOf)
-}
-
-/** Rows of a batch in pieces of equal size, or one more: [start, end) of each. */
-export function pieceRanges(rows: number, pieces: number): { start: number; end: number }[] {
-  return Array.from({ length: pieces }, (_, i) => ({
-    start: Math.floor((i * rows) / pieces),
-    end: Math.floor(((i + 1) * rows) / pieces),
-  }))
+): string {
+  const split = step.pieces === 1 ? '' : `, its batch in ${step.pieces} pieces`
+  const allowed = limit < Infinity ? `; ${showBytes(limit)} allowed` : ''
+  return `${showBytes(step.variableBytes)} for variables, ${showBytes(step.temporaryBytes)} for a step${split}${allowed}`
 }

@@ -1,6 +1,6 @@
 import { parseArgs } from 'node:util'
 import { UserError } from './errors.ts'
-import { nearestName } from './nearest.ts'
+import { nearestName } from './names.ts'
 
 /** An option of the command: what it takes, what it is without one given, and its line of --help. */
 export type Flag =
@@ -13,8 +13,14 @@ export type Hyperparameters = {
   readonly [name: string]: number | string | boolean | readonly number[] | Hyperparameters
 }
 
-/** What a hyperparameter may be, beyond the type of its default. */
-export type Rule = { integer?: boolean; minimum?: number; choices?: readonly string[] }
+/** What a hyperparameter may be, where its default says too much or too little. */
+export type Rule = {
+  integer?: boolean
+  minimum?: number
+  choices?: readonly string[]
+  /** Of a list that may have any number of numbers, none as well. */
+  length?: 'any'
+}
 
 /** The dotted names of all hyperparameters: 'net.dim'. */
 export type DottedName<Group> = Group extends Hyperparameters
@@ -49,25 +55,32 @@ type Opened<Group> = Group extends number
         ? readonly number[]
         : { -readonly [Name in keyof Group]: Opened<Group[Name]> }
 
-export type Options<Flags extends Record<string, Flag>, Group extends Hyperparameters> = {
+export type FlagValues<Flags extends Readonly<Record<string, Flag>>> = {
   [Name in keyof Flags]: FlagValue<Flags[Name]>
-} & { hyperparameters: Opened<Group> }
+}
+
+export type Options<
+  Flags extends Readonly<Record<string, Flag>>,
+  Group extends Hyperparameters,
+> = FlagValues<Flags> & { hyperparameters: Opened<Group> }
 
 type Value = number | string | boolean | readonly number[]
 
 /** What is known of one option, a flag's or a hyperparameter's. */
 type Setting = {
-  kind: 'integer' | 'number' | 'string' | 'boolean' | 'list'
+  kind: 'integer' | 'number' | 'string' | 'boolean'
   example: string
   minimum?: number | undefined
   choices?: readonly string[] | undefined
-  /** Of a list. */
-  length?: number | undefined
+  /** How many, if it is a list of numbers. */
+  length?: number | 'any' | undefined
 }
 
 /**
- * Reads the command line: the command's own flags, and every hyperparameter by its dotted name. The defaults
- * say which type each one takes. --help prints the help and ends the process.
+ * Reads the command line: the command's own flags, and every hyperparameter by its dotted name. Its default says
+ * what a hyperparameter takes: a whole number takes whole numbers, and 0 only if it is 0 itself; no number takes
+ * negative ones unless it is one; a list takes as many numbers of the same kind. What is otherwise has a rule.
+ * --help prints the help and ends the process.
  */
 export function parseOptions<const Flags extends Record<string, Flag>, Group extends Hyperparameters>(
   args: readonly string[],
@@ -103,6 +116,12 @@ export function argumentsOf(options: { readonly hyperparameters: Hyperparameters
   return [...Object.entries(flags), ...flatten(hyperparameters)]
     .filter(([, value]) => value !== undefined)
     .map(([name, value]) => `--${name}=${String(value)}`)
+}
+
+/** Whether an argument as argumentsOf makes them is an option of the command. */
+export function isOption(command: Command<Record<string, Flag>, Hyperparameters>, argument: string): boolean {
+  const name = argument.slice(2).split('=')[0]
+  return name in command.flags || flatten(command.hyperparameters).some(([known]) => known === name)
 }
 
 /** Every option on the command line with its value, in order; a UserError for the first wrong one. */
@@ -164,25 +183,25 @@ function inCamelCase(arg: string, settings: Map<string, Setting>): string {
 }
 
 function readValue(name: string, setting: Setting, text: string): Value {
-  const { kind, minimum = -Infinity, choices } = setting
+  const { kind, choices, length } = setting
   if (kind === 'boolean' && (text === 'true' || text === 'false')) return text === 'true'
   if (kind === 'string' && (choices?.includes(text) ?? true)) return text
-  if (kind === 'list') {
-    const list = text.split(',').map(readNumber)
-    if (list.length === setting.length && list.every(number => number !== undefined)) return list
-  }
   if (kind === 'number' || kind === 'integer') {
-    const number = readNumber(text)
-    const fits =
-      number !== undefined && number >= minimum && (kind === 'number' || Number.isSafeInteger(number))
-    if (fits) return number
+    const parts = length === undefined ? [text] : text === '' ? [] : text.split(',')
+    const numbers = parts.flatMap(part => readNumber(part, setting) ?? [])
+    const isAll = numbers.length === parts.length
+    if (length !== undefined && isAll && (length === 'any' || numbers.length === length)) return numbers
+    if (length === undefined && numbers.length === 1) return numbers[0]
   }
   throw wrongValue(name, setting, text)
 }
 
-function readNumber(text: string): number | undefined {
+/** A number, if it is of the kind that the setting asks for. */
+function readNumber(text: string, { kind, minimum = -Infinity }: Setting): number | undefined {
   const number = Number(text)
-  return text.trim() !== '' && Number.isFinite(number) ? number : undefined
+  const fits =
+    Number.isFinite(number) && number >= minimum && (kind === 'number' || Number.isSafeInteger(number))
+  return text.trim() !== '' && fits ? number : undefined
 }
 
 function wrongValue(
@@ -191,15 +210,17 @@ function wrongValue(
   text: string | undefined,
 ): UserError {
   const atLeast = minimum === undefined ? '' : ` of at least ${minimum}`
+  const whole = kind === 'integer' ? 'whole ' : ''
   const kinds = {
-    integer: `a whole number${atLeast}`,
-    number: `a number${atLeast}`,
+    number:
+      length === undefined ? `a ${whole}number` : `${length === 'any' ? '' : `${length} `}${whole}numbers`,
     string: choices ? `one of ${choices.join(', ')}` : 'a text',
     boolean: 'true or false',
-    list: `${length} numbers, a comma between them`,
   }
+  const list = length === undefined ? '' : ', a comma between them'
+  const takes = kinds[kind === 'integer' ? 'number' : kind]
   const but = text === undefined ? '' : `, not "${text}"`
-  return new UserError(`--${name} takes ${kinds[kind]}${but}. For example: --${name} ${example}`)
+  return new UserError(`--${name} takes ${takes}${atLeast}${list}${but}. For example: --${name} ${example}`)
 }
 
 function unknownOption(rawName: string, settings: Map<string, Setting>): UserError {
@@ -226,19 +247,16 @@ function flagSetting(flag: Flag): Setting {
   return { kind: type, example: String(value ?? examples[type]), ...limits }
 }
 
-function hyperparameterSetting(value: Value, { integer, minimum, choices }: Rule = {}): Setting {
-  const kind =
-    typeof value === 'number'
-      ? integer
-        ? 'integer'
-        : 'number'
-      : typeof value === 'string'
-        ? 'string'
-        : typeof value === 'boolean'
-          ? 'boolean'
-          : 'list'
-  const length = isList(value) ? value.length : undefined
-  return { kind, example: String(value), minimum, choices, length }
+function hyperparameterSetting(value: Value, rule: Rule = {}): Setting {
+  const example = String(value)
+  if (typeof value === 'boolean') return { kind: 'boolean', example }
+  if (typeof value === 'string') return { kind: 'string', example, choices: rule.choices }
+  const numbers = typeof value === 'number' ? [value] : value
+  const isWhole = rule.integer ?? numbers.every(Number.isInteger)
+  const least = Math.min(...numbers)
+  const minimum = rule.minimum ?? (least < 0 ? undefined : isWhole && least > 0 ? 1 : 0)
+  const length = typeof value === 'number' ? undefined : (rule.length ?? numbers.length)
+  return { kind: isWhole ? 'integer' : 'number', example, minimum, length }
 }
 
 /** All hyperparameters with their dotted names. */
@@ -258,7 +276,7 @@ function replaced(group: Hyperparameters, given: Map<string, Value>, prefix = ''
   )
 }
 
-function isList(value: unknown): value is readonly unknown[] {
+function isList(value: Value | Hyperparameters): value is readonly number[] {
   return Array.isArray(value)
 }
 

@@ -3,13 +3,13 @@ import { once } from 'node:events'
 import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 import { UserError } from './errors.ts'
+import type { RunOptions } from './flags.ts'
 import { dateName, filesOf } from './folders.ts'
 import { headerText } from './header.ts'
-import { type Evaluation, readEvaluations } from './metrics.ts'
-import type { RunOptions } from './run.ts'
+import { type Evaluation, evaluationsIn, readRows } from './metrics.ts'
 
 /** Runs this script once for each of --repeat seeds, one after another, compares them, and ends the process. */
-export async function repeatRun(options: RunOptions & { readonly seed: number }): Promise<never> {
+export async function repeatRun(options: RunOptions): Promise<never> {
   const { repeat, runs, resume, target } = options
   if (resume !== undefined) throw new UserError('--repeat starts new runs: leave it out to go on with one.')
   const base = options.run ?? dateName()
@@ -24,7 +24,8 @@ export async function repeatRun(options: RunOptions & { readonly seed: number })
     console.log()
     if (code !== 0) process.exit(code)
   }
-  const curves = await Promise.all(seeds.map(seed => readEvaluations(filesOf(folderOf(seed)).metrics)))
+  const rowsOf = async (seed: number) => evaluationsIn(await readRows(filesOf(folderOf(seed)).metrics))
+  const curves = await Promise.all(seeds.map(rowsOf))
   console.log(summary(curves, target))
   process.exit(0)
 }

@@ -2,27 +2,27 @@ import { readFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { dirname, join } from 'node:path'
 import type { Config } from './folders.ts'
-import type { Evaluation } from './metrics.ts'
+import { type MetricsRow, evaluationsIn } from './metrics.ts'
 
 /** What a report shows. */
 export type Report = {
   readonly config: Config
   readonly options: Readonly<Record<string, unknown>>
-  readonly evaluations: readonly Evaluation[]
+  readonly rows: readonly MetricsRow[]
   readonly sample: string
 }
 
 /** A page that draws a run, with all it takes inside: it can be sent to somebody, and needs no network. */
-export function reportHtml({ config, options, evaluations, sample }: Report): string {
+export function reportHtml({ config, options, rows, sample }: Report): string {
   const chart = dirname(createRequire(import.meta.url).resolve('uplot/dist/uPlot.iife.min.js'))
-  const of = (name: string) => evaluations.map(evaluation => evaluation[name])
+  const of = (name: string) => rows.map(row => row[name] ?? null)
   const data = {
     seconds: of('seconds'),
     tokens: of('tokens'),
     train: of('trainLoss'),
     validation: of('valLoss'),
   }
-  const last = evaluations.at(-1)
+  const last = evaluationsIn(rows).at(-1)
   const { hyperparameters, ...flags } = options
   return `<!doctype html>
 <html lang="en">
@@ -44,7 +44,7 @@ ${sample ? `<h2>Sample</h2>\n<pre>${escape(sample)}</pre>` : ''}
 <section><h2>Environment</h2>${table(config.environment)}</section>
 </div>
 <h2>Evaluations</h2>
-${evaluationTable(evaluations)}
+${rowTable(rows)}
 <script>${readFileSync(join(chart, 'uPlot.iife.min.js'), 'utf8')}</script>
 <script>
 const data = ${JSON.stringify(data).replaceAll('<', '\\u003c')}
@@ -94,7 +94,7 @@ for (const name of ['seconds', 'tokens']) {
     series: [
       { label: name, value: (_, value) => value == null ? '–' : value.toLocaleString('en') },
       { label: 'training', stroke: '#8a8f98', width: 1, points: { size: 4, fill: '#8a8f98' }, value: format },
-      { label: 'validation', stroke: '#2f7de1', width: 2, points: { size: 4, fill: '#2f7de1' }, value: format },
+      { label: 'validation', stroke: '#2f7de1', width: 2, spanGaps: true, points: { size: 4, fill: '#2f7de1' }, value: format },
     ],
   }, [data[name], data.train, data.validation], box)
   addEventListener('resize', () => plot.setSize({ width: box.clientWidth, height: 320 }))
@@ -106,12 +106,12 @@ function table(entries: Readonly<Record<string, unknown>>): string {
   return `<table>${rows.map(([name, value]) => `<tr><th>${escape(name)}<td>${escape(String(value))}`).join('')}</table>`
 }
 
-function evaluationTable(evaluations: readonly Evaluation[]): string {
-  const names = Object.keys(evaluations.at(-1) ?? {})
+function rowTable(rows: readonly MetricsRow[]): string {
+  const names = [...new Set([...evaluationsIn(rows).slice(-1), ...rows].flatMap(row => Object.keys(row)))]
   const number = (value: number | null | undefined) =>
     typeof value !== 'number' ? '' : Number.isInteger(value) ? String(value) : value.toPrecision(5)
-  const rows = evaluations.map(row => `<tr>${names.map(name => `<td>${number(row[name])}`).join('')}`)
-  return `<table class="numbers"><tr>${names.map(name => `<th>${escape(name)}`).join('')}${rows.join('')}</table>`
+  const lines = rows.map(row => `<tr>${names.map(name => `<td>${number(row[name])}`).join('')}`)
+  return `<table class="numbers"><tr>${names.map(name => `<th>${escape(name)}`).join('')}${lines.join('')}</table>`
 }
 
 /** The members of groups by their dotted names. */

@@ -1,26 +1,32 @@
-import { scriptName } from './environment.ts'
-import { UserError } from './errors.ts'
-import { findRun } from './folders.ts'
+import { type Config, findRun } from './folders.ts'
 
-/**
- * The command line, with the saved options of the run that it goes on with (--resume) or only samples from
- * (--no-train) ahead of its own, which win. Without a name that is the run started last.
- */
-export async function withSavedOptions(args: readonly string[]): Promise<string[]> {
-  const resume = find(args, 'resume')
-  const samples = args.includes('--no-train')
-  if ((!resume && !samples) || args.includes('--help') || args.includes('-h')) return [...args]
-  const [run, runs] = [find(args, 'run'), find(args, 'runs')]
-  const config = await findRun(runs?.value ?? 'runs', resume?.value ?? run?.value)
-  const { script } = config.environment
-  if (script !== scriptName())
-    throw new UserError(`The run ${config.name} is one of ${script}, not of ${scriptName()}.`)
-  // That a run wrote no sample at its end is no reason not to write one now.
-  const saved = config.arguments.filter(argument => !samples || !argument.startsWith('--sample='))
-  const own = args.filter((_, i) => !resume?.places.includes(i))
-  return [...saved, ...own, `--resume=${config.name}`]
+/** A command line that goes on with a run (--resume), or only samples from one (--no-train). */
+export type Resumed = {
+  readonly config: Config
+  /** The options that the run has, as arguments. */
+  readonly saved: readonly string[]
+  /** The command line's own, which win. */
+  readonly own: readonly string[]
 }
 
+/**
+ * The run that a command line is about: the one that it names, or the one started last. Undefined where it starts a
+ * new one. Throws UserError when there is no such run.
+ */
+export async function resumed(args: readonly string[]): Promise<Resumed | undefined> {
+  const resume = find(args, 'resume')
+  const samples = args.includes('--no-train')
+  if ((!resume && !samples) || args.includes('--help') || args.includes('-h')) return undefined
+  const [run, runs] = [find(args, 'run'), find(args, 'runs')]
+  const config = await findRun(runs?.value ?? 'runs', resume?.value ?? run?.value)
+  // That a run wrote no sample at its end is no reason not to write one now; and --seconds replaces --steps.
+  const replaced = [...(samples ? ['sample'] : []), ...(find(args, 'seconds') ? ['steps'] : [])]
+  return {
+    config,
+    saved: config.arguments.filter(argument => !replaced.some(name => argument.startsWith(`--${name}=`))),
+    own: [...args.filter((_, i) => !resume?.places.includes(i)), `--resume=${config.name}`],
+  }
+}
 /** Where an option is among the arguments, and its value if one follows. */
 function find(
   args: readonly string[],

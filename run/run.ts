@@ -1,191 +1,193 @@
-import { existsSync } from 'node:fs'
-import { mkdir } from 'node:fs/promises'
-import { join } from 'node:path'
-import { type State, checkpointsIn } from './checkpoint.ts'
-import { environment } from './environment.ts'
-import { UserError, codeOf, reasonOf } from './errors.ts'
-import { type Config, dateName, filesOf, findRun } from './folders.ts'
-import { headerText } from './header.ts'
-import { type Evaluation, appendEvaluation, rewind } from './metrics.ts'
-import { type Flag, type Hyperparameters, argumentsOf } from './options.ts'
-import { reportHtml } from './report.ts'
-import { loadWeights } from './weights.ts'
-import { writeWhole } from './whole-file.ts'
+import type { Corpus } from '../data/corpus.ts'
+import type { Backend, Parameters } from '../engine/index.ts'
+import type { RunOptions } from './flags.ts'
+import { watchInterrupt } from './interrupt.ts'
+import { logTo } from './log.ts'
+import { createProgress } from './progress.ts'
+import { openRecord } from './record.ts'
+import { type Column, createTable, trainingColumns } from './table.ts'
 
-/** The options of every script that trains. */
-export const runFlags = {
-  run: { type: 'string', value: 'NAME', help: 'name of the run (date and time)' },
-  runs: { type: 'string', value: 'FOLDER', default: 'runs', help: 'where each run has a folder' },
-  resume: { type: 'string', value: '[NAME]', help: 'go on with a run: with the newest, or the one named' },
-  init: { type: 'string', value: 'FILE', help: 'first weights, from a .safetensors file' },
-  checkpoint: { type: 'integer', default: 1, minimum: 0, help: 'evaluations to a checkpoint; 0 for none' },
-  target: { type: 'number', help: 'stop once the validation loss is this low' },
-  repeat: { type: 'integer', default: 1, minimum: 1, help: 'seeds to run, and to compare at the end' },
-  train: { type: 'boolean', default: true, help: '--no-train writes a sample from a run, and that is all' },
-} as const satisfies Record<string, Flag>
-
-/** What runFlags gives, and a script's own options. */
-export type RunOptions = {
-  readonly run: string | undefined
-  readonly runs: string
-  readonly resume: string | undefined
-  readonly init: string | undefined
-  readonly checkpoint: number
-  readonly target: number | undefined
-  readonly repeat: number
-  readonly train: boolean
-  readonly hyperparameters: Hyperparameters
-  readonly [own: string]: unknown
+/** How far a run is: from these numbers its batches and its schedules follow. */
+export type Counters = {
+  /** Steps that are done. */
+  step: number
+  tokens: number
+  /** Of training; evaluations do not count. */
+  seconds: number
+  flops: number
+  /** Share of the run that is done, 0 to 1. */
+  done: number
 }
 
-/** What a run leaves behind in its folder, and where it goes on from. */
-export type Run = {
+/** What a script trains, and on what. */
+export type Training<Own> = {
+  readonly corpus: Corpus
+  readonly backend: Pick<Backend, 'description' | 'peakGflops' | 'capacity'>
+  readonly network: Parameters
+  /** Momenta, sums and whatever else the optimizers remember. */
+  readonly optimizer: Parameters
+  /** What the script's schedules remember from step to step, beside the counters. */
+  readonly at?: Own
+  /** The table's columns, if they are not the usual ones. */
+  readonly columns?: Readonly<Record<string, Column>>
+}
+
+/** What a row of the table is made from. */
+export type Measured = {
+  readonly loss: number
+  readonly accuracy: number
+  readonly gradNorm: number
+  /** On the validation text. */
+  readonly validation?: { readonly loss: number; readonly accuracy: number } | undefined
+  /** Other columns, and what is noted without one. */
+  readonly more?: Readonly<Record<string, number>>
+}
+
+/** A run under way: it counts and shows what is done, and keeps what a checkpoint takes. */
+export type Run<Own> = {
+  /** With the variables it makes a checkpoint: all else of a run follows from these. */
+  readonly at: Counters & Own
   /** Whether there is something to train: not for a sample only, nor once the target is reached. */
   readonly trains: boolean
-  /** Those so far; a run that goes on has its earlier ones. */
-  readonly evaluations: readonly Evaluation[]
-  /** Prints what the run is, and notes it. */
+  /** Whether Ctrl-C was pressed. */
+  readonly interrupted: boolean
+  /** Prints what the run is. */
   begin(about: Readonly<Record<string, string>>): Promise<void>
-  /** Notes an evaluation, and writes a checkpoint when one is due. */
-  evaluated(evaluation: Evaluation): Promise<void>
-  /** The end of training, an early one too: writes the last checkpoint. */
+  /** Whether another step is to be done. Starts the clock. */
+  goesOn(): boolean
+  /**
+   * Counts a step, and stops the clock until its row is done, or the next step begins. Of a step whose loss is yet to
+   * come it waits for the one before: one is queued while another runs, so that a GPU is never idle.
+   */
+  stepped(step: {
+    readonly tokens: number
+    readonly flops: number
+    readonly loss: number | Promise<number>
+  }): Promise<void>
+  /**
+   * Whether the last step was the first or the last one, or the run has passed a multiple of this share in it: then
+   * the step is done.
+   */
+  passed(share: number): Promise<boolean>
+  /** Prints a row of the table and notes it; where it has a validation loss, writes a checkpoint if one is due. */
+  row(measured: Measured): Promise<void>
+  /** Closes the table, and writes the last checkpoint. */
   trained(): Promise<void>
   /** Notes the sample. */
   sampled(text: string): Promise<void>
 }
 
 /**
- * Starts a run: a new one in a folder of its own, or (--resume) one that was there, whose state gets the values of
- * the last checkpoint. All that a run is made of is in `state`: it goes on from there to the last bit.
+ * Starts a run of --steps, or else of --seconds: a new one, or (--resume) one that was there, which goes on from its
+ * last checkpoint to the last bit.
  */
-export async function startRun(options: RunOptions, state: State): Promise<Run> {
-  const { runs, resume, init, target, train } = options
-  if (resume !== undefined && options.run !== undefined && options.run !== resume) {
-    throw new UserError(`--resume ${resume} goes on under that name: leave --run ${options.run} out.`)
+export async function startRun<Own extends Readonly<Record<string, number>> = Record<never, number>>(
+  options: RunOptions & { readonly steps: number | undefined; readonly seconds?: number },
+  { corpus, backend, network, optimizer, at: own, columns = trainingColumns }: Training<Own>,
+): Promise<Run<Own>> {
+  const { steps, seconds = Infinity } = options
+  const at = Object.assign({ step: 0, tokens: 0, seconds: 0, flops: 0, done: 0 }, own)
+  const { usual } = backend.capacity
+  const saved = {
+    ...options,
+    // A sample takes the tokenizer, unlike the text.
+    tokenizer: corpus.tokenizer.name,
+    // In how many pieces a batch is computed shows in the last bits of its gradient.
+    memory: options.memory ?? (usual < Infinity ? `${Math.floor(usual)}B` : undefined),
   }
-  const before = resume === undefined ? undefined : await findRun(runs, resume)
-  if (!before && init !== undefined) await loadWeights(init, state.network)
-  const name = before?.name ?? (await makeFolder(runs, options.run))
-  const folder = join(runs, name)
-  const files = filesOf(folder)
-  const checkpoints = checkpointsIn(files.checkpoints, console.error)
-  const place = environment()
-  const evaluations: Evaluation[] = []
-  let config: Config = {
-    name,
-    started: before?.started ?? new Date().toISOString(),
-    arguments: argumentsOf(options).filter(argument => !/^--(run|runs|resume|repeat|train)=/.test(argument)),
-    environment: place,
-    about: {},
+  const record = await openRecord(saved, { network, optimizer, at })
+  const doneNow = () => Math.min(1, steps === undefined ? at.seconds / seconds : at.step / steps)
+  at.done = doneNow() // perhaps it goes on with more steps than it had
+  const progress = createProgress()
+  const table = createTable(columns, progress.print, process.stdout.columns)
+  const interrupt = watchInterrupt()
+  let clock = 0
+  let doneBefore = at.done
+  let lastRow = { ...at }
+  let loss: number | Promise<number> = NaN
+  /** Adds what the clock shows to the seconds, and starts it anew. */
+  const takeTime = () => {
+    const now = performance.now()
+    at.seconds += (now - clock) / 1000
+    clock = now
+    at.done = doneNow()
   }
-  let sample = ''
-
-  // A sample takes the network alone.
-  const needed = train ? state : { ...state, optimizer: {} }
-  const isResumed = before !== undefined && (await checkpoints.load(needed))
-  if (before && before.environment.code !== place.code && train) {
-    console.error(`The code has changed since ${folder} was started: it may not go on as it would have.`)
-  }
-  if (!isResumed && !train)
-    throw new UserError(`${folder} has no checkpoint yet: there is nothing to sample from.`)
-  if (before && !isResumed && init !== undefined) await loadWeights(init, state.network)
-
-  /** Writes to the run's folder; what goes wrong there, such as a full disk, is not the program's fault. */
-  async function write(action: () => Promise<void>): Promise<void> {
-    try {
-      await action()
-    } catch (error) {
-      if (error instanceof UserError) throw error
-      throw new UserError(`${folder} cannot be written to (${reasonOf(error)}); its checkpoints are whole.`)
-    }
-  }
-  const report = () => writeWhole(files.report, reportHtml({ config, options, evaluations, sample }))
-  const reached = () => target !== undefined && evaluations.some(({ valLoss }) => valLoss <= target)
-
-  // What came after the checkpoint is found anew.
-  if (before && train)
-    await write(async () => void evaluations.push(...(await rewind(files.metrics, state.at.step))))
 
   return {
-    evaluations,
+    at,
     get trains() {
-      return train && !reached()
+      return record.trains
+    },
+    get interrupted() {
+      return interrupt.requested
     },
 
     async begin(about) {
-      config = { ...config, about }
-      await write(() => writeWhole(files.config, `${JSON.stringify(config, undefined, 2)}\n`))
-      const from = isResumed ? `, from step ${state.at.step} on` : ''
-      console.log(headerText({ ...about, run: `${folder}${from}` }))
+      await record.begin({ text: textOf(corpus), ...about, backend: backend.description })
+      for (const row of record.rows) table.row(row)
     },
 
-    async evaluated(evaluation) {
-      evaluations.push(evaluation)
-      await write(async () => {
-        await appendEvaluation(files.metrics, evaluation)
-        const isDue = options.checkpoint > 0 && evaluations.length % options.checkpoint === 0
-        if (isDue) await checkpoints.save(state, notes(options, place))
-        await report()
-      })
+    goesOn() {
+      clock = performance.now()
+      return record.trains && at.done < 1 && !interrupt.requested
+    },
+
+    async stepped(step) {
+      const before = step.loss instanceof Promise ? loss : step.loss
+      loss = step.loss
+      // Whoever waits for it is told of a failure.
+      void Promise.resolve(loss).catch(() => {})
+      const shown = await before
+      at.step++
+      at.tokens += step.tokens
+      at.flops += step.flops
+      doneBefore = at.done
+      takeTime()
+      progress.update(at.done, `step ${at.step}${shown > 0 ? `  loss ${shown.toFixed(3)}` : ''}`)
+    },
+
+    async passed(share) {
+      const isPassed = Math.floor(at.done / share) > Math.floor(doneBefore / share)
+      if (!isPassed && at.step > 1 && at.done < 1) return false
+      await loss
+      takeTime()
+      return true
+    },
+
+    async row({ loss, accuracy, gradNorm, validation, more }) {
+      const seconds = at.seconds - lastRow.seconds
+      const row = {
+        epoch: at.tokens / corpus.train.length,
+        step: at.step,
+        trainLoss: loss,
+        valLoss: validation?.loss,
+        valPerplexity: validation && Math.exp(validation.loss),
+        trainAccuracy: accuracy,
+        valAccuracy: validation?.accuracy,
+        gradNorm,
+        bitsPerByte: validation && validation.loss / Math.LN2 / corpus.bytesPerToken,
+        ...more,
+        tokensPerSecond: (at.tokens - lastRow.tokens) / seconds,
+        peakShare: (at.flops - lastRow.flops) / seconds / 1e9 / backend.peakGflops,
+        seconds: at.seconds,
+        tokens: at.tokens,
+        done: at.done,
+      }
+      lastRow = { ...at }
+      table.row(row)
+      logTo(options.log, row)
+      await record.add(row)
     },
 
     async trained() {
-      if (!train || state.at.step === 0) return
-      if (options.checkpoint > 0) await write(() => checkpoints.save(state, notes(options, place)))
-      if (target !== undefined) console.log(targetText(target, evaluations))
+      progress.clear()
+      table.close()
+      await record.trained()
     },
 
-    async sampled(text) {
-      sample = text
-      if (!train) return
-      await write(async () => {
-        await writeWhole(files.sample, `${text}\n`)
-        await report()
-      })
-    },
+    sampled: record.sampled,
   }
 }
 
-/** Makes the folder of a new run, and says its name. */
-async function makeFolder(runs: string, wanted: string | undefined): Promise<string> {
-  if (wanted !== undefined && !/^\w[\w.-]*$/.test(wanted)) {
-    throw new UserError(`--run takes a name of letters, digits, - _ and ., not "${wanted}".`)
-  }
-  for (let i = 1; ; i++) {
-    const name = wanted ?? (i === 1 ? dateName() : `${dateName()}-${i}`)
-    const folder = join(runs, name)
-    if (await isMade(runs, folder)) return name
-    // A folder without a config is that of a run which was killed before it began.
-    if (wanted !== undefined && !existsSync(filesOf(folder).config)) return name
-    if (wanted !== undefined) {
-      throw new UserError(`${folder} exists: take another name, or go on with it: --resume ${name}`)
-    }
-  }
-}
-
-/** Makes a folder, and those above it. False when it was there before. */
-async function isMade(above: string, folder: string): Promise<boolean> {
-  try {
-    await mkdir(above, { recursive: true })
-    return await mkdir(folder).then(
-      () => true,
-      error => codeOf(error) !== 'EEXIST' && Promise.reject(error),
-    )
-  } catch (error) {
-    throw new UserError(`${folder} cannot be made (${reasonOf(error)}).`)
-  }
-}
-
-const notes = ({ hyperparameters, ...options }: RunOptions, { code }: Readonly<Record<string, string>>) => ({
-  options,
-  hyperparameters,
-  code,
-})
-
-function targetText(target: number, evaluations: readonly Evaluation[]): string {
-  const first = evaluations.find(({ valLoss }) => valLoss <= target)
-  const last = evaluations.at(-1)
-  if (first)
-    return `val_loss ${target} was reached after ${first.seconds.toFixed(1)} seconds, at step ${first.step}.`
-  return `val_loss ${target} was not reached${last ? `: it is ${last.valLoss.toFixed(4)} after ${last.seconds.toFixed(1)} seconds` : ''}.`
-}
+const textOf = ({ name, train, validation }: Corpus) =>
+  `${name}, ${train.length} tokens to train on and ${validation.length} to validate with`

@@ -1,5 +1,6 @@
 import { type Parameters, type Variable, parametersOf } from '../engine/index.ts'
 import { UserError } from './errors.ts'
+import { snakeCase } from './names.ts'
 import { type Safetensors, openSafetensors } from './safetensors.ts'
 
 /**
@@ -14,7 +15,7 @@ export function namedWeights(network: Parameters): [name: string, variable: Vari
 }
 
 function stateDictName(path: string): string {
-  const name = path.replace(/[A-Z]/g, capital => `_${capital.toLowerCase()}`)
+  const name = snakeCase(path)
   return /(^|\.)(embedding|norm|output|ngrams\.\d+)$/.test(name) ? `${name}.weight` : name
 }
 

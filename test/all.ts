@@ -15,5 +15,6 @@ function run(files: string, environment: NodeJS.ProcessEnv = {}): number {
 }
 
 process.exitCode = run('**/*.test.ts')
-const engine = '{attention-cache,compile,cpu-kernels,elementwise,fuzz,gradients,network,random}.test.ts'
+const engine =
+  '{attention-cache,compile,cpu-kernels,elementwise,fuzz,gradients,network,pieces,random}.test.ts'
 if (isRevectorizing()) process.exitCode ||= run(engine, { HLB_SIMD: '128' })

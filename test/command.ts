@@ -1,4 +1,4 @@
-/** Runs main.ts as its users do, on a text and a network so small that it takes a moment. */
+/** Runs experiments as their users do: main.ts, or the one named first, on a text and a network so small that it takes a moment. */
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import { once } from 'node:events'
@@ -7,7 +7,7 @@ import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 
 const project = resolve(import.meta.dirname, '..')
-const script = ['--import', './run/node.js', 'main.ts']
+const script = ['--import', './run/node.js', 'run/start.ts']
 
 /** A folder with a text in it, in which the runs of a test go. */
 export function makeFolder() {
@@ -16,7 +16,7 @@ export function makeFolder() {
   writeFileSync(text, 'the quick brown fox jumps over the lazy dog. '.repeat(200))
   const tiny =
     '--net.dim 24 --net.blocks 1 --net.keyDim 4 --net.ngramRows 16,16,16 --batch.tokens 64 ' +
-    '--batch.firstLength 8 --batch.length 16 --evaluation.tokens 64 --sample 30'
+    '--batch.firstLength 8 --batch.length 16 --evaluation.tokens 64 --sample 30 --device cpu'
   return {
     folder,
     runs,

@@ -38,6 +38,10 @@ const counting = (...shape: number[]) =>
     Float32Array.from({ length: shape.reduce((a, b) => a * b, 1) }, (_, i) => i),
     shape,
   )
+const identity8 = array(
+  Float32Array.from({ length: 64 }, (_, i) => Number(i % 9 === 0)),
+  [8, 8],
+)
 const numbers = async (target: Variable) => [...(await target.read()).data]
 
 test('assign: all reads see the value before the call', async () => {
@@ -140,26 +144,43 @@ test('assign: one tensor to two variables, and one that others go on from', asyn
 })
 
 test('assign: what is computed elsewhere is not overwritten on its way', async () => {
-  // The product is read by one kernel, which could take over its memory, and assigned by a copy.
-  const v = variable(full([8, 8], 0))
+  // The product is read by one kernel, which could take over its memory, and assigned by a copy: it reads v.
+  const v = variable(full([8, 8], 2))
   const run = compile(({ x }) => {
-    const product = x.matmul(x)
+    const product = x.matmul(v)
     assign(v, product)
     return { next: product.add(1) }
   })
-  const { next } = await run({
-    x: array(
-      Float32Array.from({ length: 64 }, (_, i) => Number(i % 9 === 0)),
-      [8, 8],
-    ),
+  const { next } = await run({ x: identity8 })
+  assert.deepEqual(await numbers(v), Array<number>(64).fill(2))
+  assert.deepEqual([...next.data], Array<number>(64).fill(3))
+})
+
+test('assign: a product into the variable, once everything has read the old value', async () => {
+  const [v, w, sum] = [variable(full([8, 8], 2)), variable(full([8, 8], 3)), variable(full([8, 8], 1))]
+  const run = compile(({ x }) => {
+    const product = x.matmul(w)
+    assign(v, product)
+    assign(w, x.mul(5).matmul(product))
+    assign(sum, sum.add(x.matmul(x)))
+    return { old: v.add(w), next: product.mul(2) }
   })
-  assert.deepEqual(
-    await numbers(v),
-    Array.from({ length: 64 }, (_, i) => Number(i % 9 === 0)),
+  const { program } = await run.prepare({ x: identity8 })
+  const targets = program.instructions.flatMap(({ work }) =>
+    work.kind === 'matmul' ? [work.c.buffer.root] : [],
   )
+  assert.ok(
+    targets.some(({ variable }) => variable === v),
+    'written in place',
+  )
+  const { old, next } = await run({ x: identity8 })
+  assert.deepEqual([...old.data], Array<number>(64).fill(5))
+  assert.deepEqual([...next.data], Array<number>(64).fill(6))
+  assert.deepEqual(await numbers(v), Array<number>(64).fill(3))
+  assert.deepEqual(await numbers(w), Array<number>(64).fill(15))
   assert.deepEqual(
-    [...next.data],
-    Array.from({ length: 64 }, (_, i) => 1 + Number(i % 9 === 0)),
+    await numbers(sum),
+    [...identity8.data].map(value => value + 1),
   )
 })
 
@@ -171,10 +192,7 @@ test('a piece of a result is not written before the memory that it takes over', 
     return { joined: concat([product.slice(1, 0, 4).mul(2), other], 1) }
   })
   const { joined } = await run({
-    x: array(
-      Float32Array.from({ length: 64 }, (_, i) => Number(i % 9 === 0)),
-      [8, 8],
-    ),
+    x: identity8,
     y: array(new Float32Array(32), [8, 4]),
   })
   const expected = Array.from({ length: 64 }, (_, i) => (i % 8 < 4 ? 2 * Number(i % 9 === 0) : 1))

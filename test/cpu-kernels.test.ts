@@ -4,7 +4,14 @@ import { attentionBackward, attentionForward } from '../engine/cpu/attention.ts'
 import type { Kernel } from '../engine/cpu/kernel.ts'
 import { compileOptimized, isRevectorizing } from '../engine/cpu/flags.js'
 import { chooseMicroKernel } from '../engine/cpu/probe.ts'
-import { matmulKernel, matmulPlan, type MicroKernel, packedFloats, packKernel } from '../engine/cpu/matmul.ts'
+import {
+  type MatmulPlan,
+  matmulKernel,
+  matmulPlan,
+  type MicroKernel,
+  packedFloats,
+  packKernel,
+} from '../engine/cpu/matmul.ts'
 import { fewRows, matrixVectorKernel } from '../engine/cpu/matrix-vector.ts'
 
 // Every kernel beside plain JavaScript in doubles. Run again with HLB_SIMD=128 to test without AVX2.
@@ -75,14 +82,14 @@ interface Product {
   transposeB: boolean
   residual: boolean
   batch: number
-  plan?: { kBlock: number; rowBlock: number; columnBlock: number }
+  plan?: MatmulPlan
 }
 
 function testProduct(product: Product, tile: MicroKernel): void {
   const { m, n, k, transposeA, transposeB, residual, batch } = product
   const what = JSON.stringify([product, tile])
   const machine = new Machine()
-  const plan = product.plan ?? matmulPlan(m, n, k, transposeA, tile, 4)
+  const plan = product.plan ?? matmulPlan({ m, n, k, transposeA, transposeB, batch, usesOfB: 1 }, tile, 4)
   const [rowsA, columnsA] = transposeA ? [k, m] : [m, k]
   const [rowsB, columnsB] = transposeB ? [n, k] : [k, n]
   // Every matrix is a view into a wider one.
@@ -118,48 +125,39 @@ function testProduct(product: Product, tile: MicroKernel): void {
     transposeB ? 2 * tile.columns : plan.kBlock,
     tile,
   )
-  const matmul = matmulKernel(
-    {
-      m,
-      n,
-      k,
-      transposeA,
-      rowStrideA,
-      rowStrideC,
-      residual: residual ? { rowStride: rowStrideR, batchStride: m * rowStrideR } : undefined,
-      batch: { count: batch, strideA: rowsA * rowStrideA, strideC: m * rowStrideC },
-    },
-    plan,
-    tile,
-  )
+  const shape = {
+    m,
+    n,
+    k,
+    transposeA,
+    rowStrideA,
+    rowStrideC,
+    residual: residual ? { rowStride: rowStrideR, batchStride: m * rowStrideR } : undefined,
+  }
+  const strides = { count: batch, strideA: rowsA * rowStrideA, strideC: m * rowStrideC }
   const before = c.slice()
   machine.run(pack, b, packed)
-  machine.run(matmul, a, packed, c, ...(residual ? [from] : []))
+  const others = residual ? [from] : []
+  machine.run(matmulKernel({ ...shape, batch: strides }, plan, tile), a, packed, c, ...others)
   assertClose(c, want, what)
+
+  const sums = c.slice()
+  c.set(before)
+  const unpacked = {
+    unpackedB: { rowStride: rowStrideB, transposed: transposeB },
+    batch: { ...strides, strideB: rowsB * rowStrideB },
+  }
+  machine.run(matmulKernel({ ...shape, ...unpacked }, plan, tile), a, b, c, ...others)
+  assert.deepEqual(c, sums, `${what}, items packing B`)
   if (m > fewRows || transposeA) return
   const results = [1, 3, 64].map(threads => {
     const vector = matrixVectorKernel(
-      {
-        m,
-        n,
-        k,
-        transposeB,
-        rowStrideA,
-        rowStrideB,
-        rowStrideC,
-        residual: residual ? { rowStride: rowStrideR, batchStride: m * rowStrideR } : undefined,
-        batch: {
-          count: batch,
-          strideA: rowsA * rowStrideA,
-          strideB: rowsB * rowStrideB,
-          strideC: m * rowStrideC,
-        },
-      },
+      { ...shape, transposeB, rowStrideB, batch: unpacked.batch },
       threads,
       tile.fma,
     )
     c.set(before)
-    machine.run(vector, a, b, c, ...(residual ? [from] : []))
+    machine.run(vector, a, b, c, ...others)
     return c.slice()
   })
   for (const result of results) {
@@ -190,6 +188,8 @@ for (const tile of tiles) {
           }
           const plan = { kBlock: 12, rowBlock: 10, columnBlock: 32 }
           testProduct({ ...flags, batch: 2, m: 25, n: 80, k: 30, plan }, tile)
+          const inSteps = { kBlock: 13, rowBlock: 20, columnBlock: 48, rowStep: tile.rows }
+          testProduct({ ...flags, batch: 1, m: 47, n: 91, k: 30, plan: inSteps }, tile)
         }
       }
     }

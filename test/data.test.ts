@@ -257,9 +257,15 @@ describe('training batches', () => {
   const counting = Uint16Array.from({ length: 1009 }, (_, index) => index)
 
   test('predict each next token', () => {
-    const { inputs, targets, batchSize } = sampleBatch(counting, 3, 8, { seed: 1, tokensSeen: 0 })
-    assert.equal(batchSize, 3)
-    assert.equal(inputs.length, 24)
+    const batch = sampleBatch(counting, 3, 8, { seed: 1, tokensSeen: 0 })
+    assert.deepEqual(
+      [batch.inputs.shape, batch.targets.shape],
+      [
+        [3, 8],
+        [3, 8],
+      ],
+    )
+    const [inputs, targets] = [batch.inputs.data, batch.targets.data]
     for (let row = 0; row < 3; row++) {
       for (let i = 0; i < 8; i++) {
         assert.equal(inputs[row * 8 + i], inputs[row * 8]! + i, 'a row is one stretch of the text')
@@ -272,7 +278,7 @@ describe('training batches', () => {
     const draw = (batchSize: number, seed: number): number[] => {
       const rows: number[] = []
       for (let seen = 0; seen < 960; seen += batchSize * 8) {
-        rows.push(...sampleBatch(counting, batchSize, 8, { seed, tokensSeen: seen }).inputs)
+        rows.push(...sampleBatch(counting, batchSize, 8, { seed, tokensSeen: seen }).inputs.data)
       }
       return rows
     }
@@ -285,9 +291,9 @@ describe('training batches', () => {
     const windows = Math.floor(1009 / 8) - 1
     const epochs = [0, 1].map(epoch => {
       const at = { seed: 5, tokensSeen: epoch * windows * 8 }
-      const { inputs } = sampleBatch(counting, windows, 8, at)
+      const inputs = [...sampleBatch(counting, windows, 8, at).inputs.data]
       assert.equal(new Set(inputs).size, windows * 8)
-      return [...inputs]
+      return inputs
     })
     assert.notDeepEqual(epochs[0], epochs[1], 'each epoch has an order of its own')
     assert.notEqual(Math.min(...epochs[0]!) % 8, Math.min(...epochs[1]!) % 8, 'and its own cuts')
@@ -297,7 +303,7 @@ describe('training batches', () => {
     for (let length = 9; length < 40; length++) {
       for (let seed = 0; seed < 20; seed++) {
         const { targets } = sampleBatch(counting.subarray(0, length), 4, 8, { seed, tokensSeen: 0 })
-        assert.equal(targets.filter(target => target > 0 && target < length).length, 32)
+        assert.equal(targets.data.filter(target => target > 0 && target < length).length, 32)
       }
     }
     assert.throws(() => sampleBatch(counting.subarray(0, 8), 1, 8, { seed: 0, tokensSeen: 0 }), RangeError)
@@ -307,24 +313,24 @@ describe('training batches', () => {
 describe('validation batches', () => {
   test('are the windows from the start, side by side', () => {
     const tokens = Uint8Array.from({ length: 100 }, (_, index) => index)
-    const batches = [...validationBatches(tokens, 2, 16, { tokenLimit: 81 })]
+    const batches = [...validationBatches(tokens, 2, 16, 81)]
     assert.deepEqual(
-      batches.map(batch => batch.batchSize),
+      batches.map(batch => batch.inputs.shape[0]),
       [2, 2, 1],
     )
-    const inputs = batches.flatMap(batch => [...batch.inputs])
-    const targets = batches.flatMap(batch => [...batch.targets])
+    const inputs = batches.flatMap(batch => [...batch.inputs.data])
+    const targets = batches.flatMap(batch => [...batch.targets.data])
     assert.deepEqual(inputs, [...tokens.subarray(0, 80)])
     assert.deepEqual(targets, [...tokens.subarray(1, 81)])
   })
 
   test('leave out a last window that has no last target', () => {
     const tokens = new Uint8Array(32)
-    assert.equal([...validationBatches(tokens, 4, 16)].at(-1)!.batchSize, 1)
+    assert.equal([...validationBatches(tokens, 4, 16)].at(-1)!.inputs.shape[0], 1)
   })
 
   test('are 256 windows of 256 where 65,536 tokens are asked for', () => {
-    const batches = [...validationBatches(new Uint8Array(517_492), 16, 256, { tokenLimit: 65_536 })]
+    const batches = [...validationBatches(new Uint8Array(517_492), 16, 256, 65_536)]
     assert.equal(batches.length, 16)
   })
 })

@@ -10,15 +10,13 @@ import { type Attention, Buffer, type View } from '../engine/program.ts'
 
 // Attention and its gradients on the GPU beside plain JavaScript in float64.
 
-const gpus: GPU[] = []
 const open = await openOrSkip()
 const skip = open ? false : 'no GPU'
 after(() => open?.device.destroy())
 
 async function openOrSkip(): Promise<OpenDevice | undefined> {
   try {
-    gpus.push(await nodeGpu())
-    return await openDevice(gpus[0])
+    return await openDevice(await nodeGpu())
   } catch (error) {
     if (error instanceof GpuError) return undefined
     throw error
@@ -109,7 +107,10 @@ interface Shape {
   slope: boolean
 }
 
-type Names = 'query' | 'key' | 'value' | 'out' | 'outGradient' | 'queryGradient' | 'keyGradient' | 'valueGradient'
+type Names =
+  'query' | 'key' | 'value' | 'out' | 'outGradient' | 'queryGradient' | 'keyGradient' | 'valueGradient'
+
+const gradientNames = ['queryGradient', 'keyGradient', 'valueGradient'] as const
 
 /** Plain attention: all numbers in float64, matrices [batch * length, heads * width]. */
 function reference(
@@ -136,8 +137,7 @@ function reference(
         }
         const scores = Array.from(
           { length: i + 1 },
-          (_, j) =>
-            scale * dot(query, keyAt(i), key, keyAt(j), keyDim) + (slope ? slopes[h] * (j - i) : 0),
+          (_, j) => scale * dot(query, keyAt(i), key, keyAt(j), keyDim) + (slope ? slopes[h] * (j - i) : 0),
         )
         const top = Math.max(...scores)
         const total = scores.reduce((sum, score) => sum + Math.exp(score - top), 0)
@@ -148,8 +148,7 @@ function reference(
         const mean = dot(out, valueAt(i), outGradient, valueAt(i), valueDim)
         for (let j = 0; j <= i; j++) {
           const weight = weights[j]
-          const gradient =
-            weight * (dot(outGradient, valueAt(i), value, valueAt(j), valueDim) - mean)
+          const gradient = weight * (dot(outGradient, valueAt(i), value, valueAt(j), valueDim) - mean)
           slopeGradient[b * heads + h] += gradient * (j - i)
           for (let c = 0; c < valueDim; c++)
             valueGradient[valueAt(j) + c] += weight * outGradient[valueAt(i) + c]
@@ -173,7 +172,10 @@ function numbers(count: number, seed: number): Float64Array {
   })
 }
 
-/** How operands lie in memory: those of a list are columns of one buffer, after some columns of something else. */
+/**
+ * How operands lie in memory: those of a list are columns of one buffer, after some columns of something
+ * else.
+ */
 interface Layout {
   groups: readonly (readonly Names[])[]
   before: number
@@ -181,12 +183,26 @@ interface Layout {
 }
 
 const apart: Layout = {
-  groups: [['query'], ['key'], ['value'], ['out'], ['outGradient'], ['queryGradient'], ['keyGradient'], ['valueGradient']],
+  groups: [
+    ['query'],
+    ['key'],
+    ['value'],
+    ['out'],
+    ['outGradient'],
+    ['queryGradient'],
+    ['keyGradient'],
+    ['valueGradient'],
+  ],
   before: 0,
   after: 0,
 }
 const together = (before: number, after: number): Layout => ({
-  groups: [['query', 'key', 'value'], ['out'], ['outGradient'], ['queryGradient', 'keyGradient', 'valueGradient']],
+  groups: [
+    ['query', 'key', 'value'],
+    ['out'],
+    ['outGradient'],
+    ['queryGradient', 'keyGradient', 'valueGradient'],
+  ],
   before,
   after,
 })
@@ -196,7 +212,11 @@ type Errors = Record<string, number>
 /** Runs both passes; the largest errors, relative to the largest element of each result. */
 async function errorsOf(
   shape: Shape,
-  { half = [], layout = together(4, 8), target = open!.target }: { half?: readonly Names[]; layout?: Layout; target?: Target },
+  {
+    half = [],
+    layout = together(4, 8),
+    target = open!.target,
+  }: { half?: readonly Names[]; layout?: Layout; target?: Target },
 ): Promise<Errors> {
   const { batch, heads, length, keyDim, valueDim, slope } = shape
   const machine = new Machine(open!)
@@ -209,13 +229,21 @@ async function errorsOf(
     let offset = layout.before
     for (const name of names) {
       const width = widthOf(name)
-      views.set(name, { buffer, offset, shape: [batch, length, width], strides: [length * stride, stride, 1] })
+      views.set(name, {
+        buffer,
+        offset,
+        shape: [batch, length, width],
+        strides: [length * stride, stride, 1],
+      })
       offset += width
     }
   }
   const view = (name: Names) => views.get(name)!
   const plain = (...extents: number[]): View => ({
-    buffer: new Buffer(extents.reduce((a, b) => a * b, 1), 'float32'),
+    buffer: new Buffer(
+      extents.reduce((a, b) => a * b, 1),
+      'float32',
+    ),
     offset: 0,
     shape: extents,
     strides: extents.map((_, i) => extents.slice(i + 1).reduce((a, b) => a * b, 1)),
@@ -224,15 +252,20 @@ async function errorsOf(
   const allElements = (name: Names, all: Float64Array) => {
     const { offset, strides } = view(name)
     const width = widthOf(name)
-    return Float64Array.from({ length: batch * length * width }, (_, i) =>
-      all[offset + Math.floor(i / width) * strides[1] + (i % width)],
+    return Float64Array.from(
+      { length: batch * length * width },
+      (_, i) => all[offset + Math.floor(i / width) * strides[1] + (i % width)],
     )
   }
   const initial = new Map<Buffer, Float64Array>()
   for (const { buffer } of views.values())
-    if (!initial.has(buffer)) initial.set(buffer, machine.write(buffer, numbers(buffer.size, initial.size + 1)))
+    if (!initial.has(buffer))
+      initial.set(buffer, machine.write(buffer, numbers(buffer.size, initial.size + 1)))
   const given = (name: Names) => allElements(name, initial.get(view(name).buffer)!)
-  const slopeValues = machine.write(slopes.buffer, numbers(heads, 99).map(x => Math.abs(x) * 0.5))
+  const slopeValues = machine.write(
+    slopes.buffer,
+    numbers(heads, 99).map(x => Math.abs(x) * 0.5),
+  )
   // Large scores, so that weights differ much.
   const scale = 4 / Math.sqrt(keyDim)
   const sizes = { batch, heads, length, keyDim, valueDim, scale, slope }
@@ -248,6 +281,13 @@ async function errorsOf(
   const dispatches = [forward, backward].flatMap(work => attentionDispatches(work, machine.typeOf, target))
   for (const { buffers } of dispatches) assert(buffers.length <= 8, 'more buffers than every GPU has')
   await machine.run(dispatches)
+  const results = [
+    ...new Set([...views.values(), logSumExp, ...(slope ? [slopeGradient] : [])].map(({ buffer }) => buffer)),
+  ]
+  const first = await Promise.all(results.map(buffer => machine.read(buffer)))
+  await machine.run(dispatches)
+  for (const [i, buffer] of results.entries())
+    assert.deepEqual(await machine.read(buffer), first[i], 'a second run has other bits')
 
   const names = ['query', 'key', 'value', 'outGradient'] as const
   const [query, key, value, outGradient] = names.map(given)
@@ -260,57 +300,116 @@ async function errorsOf(
     const all = await machine.read(view(name).buffer)
     got[name] = allElements(name, all)
     const isOurs = new Set(
-      [...views].filter(([, other]) => other.buffer === view(name).buffer).flatMap(([, { offset, shape }]) =>
-        Array.from({ length: shape[2] }, (_, c) => offset + c),
-      ),
+      [...views]
+        .filter(([, other]) => other.buffer === view(name).buffer)
+        .flatMap(([, { offset, shape }]) => Array.from({ length: shape[2] }, (_, c) => offset + c)),
     )
     const before = initial.get(view(name).buffer)!
     const stride = view(name).strides[1]
-    assert(all.every((x, i) => isOurs.has(i % stride) || x === before[i]), `${name}: its neighbours were changed`)
+    assert(
+      all.every((x, i) => isOurs.has(i % stride) || x === before[i]),
+      `${name}: its neighbours were changed`,
+    )
   }
   machine.free()
   return Object.fromEntries(
-    Object.entries(got).map(([name, values]) => [name, errorOf(values, Object.entries(want).find(([other]) => other === name)![1])]),
+    Object.entries(got).map(([name, values]) => [
+      name,
+      errorOf(values, Object.entries(want).find(([other]) => other === name)![1]),
+    ]),
   )
 }
 
 function errorOf(got: Float64Array, want: Float64Array): number {
-  const largest = want.reduce((most, x) => Math.max(most, Math.abs(x)), 1e-3)
+  const largest = want.reduce((most, x) => Math.max(most, Math.abs(x)), 0.1)
   return got.reduce((most, x, i) => {
     const error = Math.abs(x - want[i]) / largest
     return error <= most ? most : error
   }, 0)
 }
 
-const worst: Errors = {}
-const record = (kind: string, errors: Errors) => {
-  for (const [name, error] of Object.entries(errors)) worst[`${kind} ${name}`] = Math.max(worst[`${kind} ${name}`] ?? 0, error)
+/** What is run: in which form, with what as f16, laid out how. */
+interface Case extends Shape {
+  readonly form: 'float32' | 'f16 in memory' | 'subgroup matrices'
+  readonly half?: readonly Names[]
+  readonly layout?: Layout
+  readonly target?: Partial<Target>
 }
-if (process.env.ERRORS) after(() => console.log(worst))
 
-const shapes: Shape[] = [1, 7, 33, 64, 100].flatMap((length, i) =>
-  [
-    [8, 8],
-    [16, 24],
-    [48, 384],
-    [5, 9],
-  ].map(([keyDim, valueDim], j) => ({
-    batch: 1 + ((i + j) % 3),
-    heads: (i + j) % 2 ? 1 : 3,
-    length,
-    keyDim,
-    valueDim,
-    slope: j % 2 === 0 || i % 2 === 0,
-  })),
-)
+const shape = (
+  batch: number,
+  heads: number,
+  length: number,
+  keyDim: number,
+  valueDim: number,
+  slope: boolean,
+) => ({
+  batch,
+  heads,
+  length,
+  keyDim,
+  valueDim,
+  slope,
+})
+const everything: readonly Names[] = ['query', 'key', 'value', 'out', 'outGradient', ...gradientNames]
 
-for (const shape of shapes) {
-  const { batch, heads, length, keyDim, valueDim, slope } = shape
-  const title = `${batch} x ${heads} heads of ${keyDim} and ${valueDim}, length ${length}${slope ? ', slope' : ''}`
-  test(`attention in float32: ${title}`, { skip }, async () => {
-    const errors = await errorsOf(shape, { target: { ...open!.target, subgroupMatrix: undefined } })
-    record('f32', errors)
-    for (const [name, error] of Object.entries(errors))
-      assert(error <= (/Gradient/.test(name) ? 1e-4 : 1e-5), `${name}: ${error}`)
+/** What every GPU has. */
+const least: Partial<Target> = {
+  f16: false,
+  subgroups: undefined,
+  workgroupSize: 256,
+  workgroupBytes: 16384,
+  bindings: 8,
+}
+
+const cases: readonly Case[] = [
+  { form: 'float32', ...shape(3, 1, 1, 48, 384, true) },
+  { form: 'float32', ...shape(2, 3, 7, 5, 9, false), layout: apart },
+  { form: 'float32', ...shape(1, 3, 33, 8, 8, true), layout: apart },
+  { form: 'float32', ...shape(2, 1, 64, 48, 384, true), target: least },
+  { form: 'float32', ...shape(2, 3, 100, 16, 24, true), target: least },
+  { form: 'float32', ...shape(1, 1, 150, 5, 9, false), layout: together(1, 2) },
+  { form: 'f16 in memory', ...shape(3, 3, 100, 8, 8, true), half: everything },
+  { form: 'f16 in memory', ...shape(1, 1, 33, 5, 9, true), half: ['value', 'outGradient'], layout: apart },
+  { form: 'subgroup matrices', ...shape(2, 1, 100, 16, 24, true), half: ['out', 'outGradient'] },
+  // The subgroups are narrower than the widest, so that there are more of them than there is work for.
+  {
+    form: 'subgroup matrices',
+    ...shape(1, 3, 33, 5, 9, false),
+    half: everything,
+    target: { subgroups: { smallest: 4, largest: 2 * (open?.target.subgroups?.largest ?? 0) } },
+  },
+]
+
+/**
+ * The bounds on errors, relative to a result's largest element. A number that is stored as f16 is off by at
+ * most u = 2^-10 of itself, since GPUs may round either way. In matrices weights are rounded as well, which
+ * moves a weighted mean of values by at most u times the largest; and operands that lie in memory as float32.
+ * What gradients are made from, out and weights and gradients of scores, is off by as much each; where terms
+ * cancel, their sum's largest element is smaller than they are, but only a few times in numbers from -1 to 1.
+ */
+const u = 2 ** -10
+const bounds = {
+  float32: { logSumExp: 1e-5, out: 1e-5, gradients: 1e-4 },
+  'f16 in memory': { logSumExp: 1e-5, out: u, gradients: 4 * u },
+  'subgroup matrices': { logSumExp: 4 * u, out: 2 * u, gradients: 8 * u },
+}
+
+for (const { form, half = [], layout, target, ...sizes } of cases) {
+  const { batch, heads, length, keyDim, valueDim, slope } = sizes
+  const what = `${batch} x ${heads} heads of ${keyDim} and ${valueDim}, length ${length}${slope ? ', slope' : ''}`
+  const why = skip || (form !== 'float32' && !open?.target.f16 && 'no f16')
+  const noMatrices = form === 'subgroup matrices' && !open?.target.subgroupMatrix && 'no subgroup matrices'
+  test(`attention, ${form}: ${what}`, { skip: why || noMatrices }, async () => {
+    const { subgroupMatrix, ...rest } = open!.target
+    const matrices = form === 'subgroup matrices' ? subgroupMatrix : undefined
+    const all = { ...rest, ...target, subgroupMatrix: matrices }
+    const errors = await errorsOf(sizes, { half, layout, target: all })
+    for (const [name, error] of Object.entries(errors)) {
+      const { logSumExp, out, gradients } = bounds[form]
+      const bound = name === 'logSumExp' ? logSumExp : name === 'out' ? out : gradients
+      assert(error <= bound, `${name} is off by ${error} of its largest element, of ${bound} at most`)
+    }
+    if (process.env.ERRORS) console.log(form, what, errors)
   })
 }

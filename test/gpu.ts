@@ -4,7 +4,7 @@
  */
 import { execFile } from 'node:child_process'
 import { existsSync, mkdtempSync, readFileSync, readdirSync, rmSync } from 'node:fs'
-import { tmpdir } from 'node:os'
+import { availableParallelism, tmpdir } from 'node:os'
 import { dirname, join, resolve } from 'node:path'
 import { run } from 'node:test'
 import { spec } from 'node:test/reporters'
@@ -108,14 +108,15 @@ async function train({ driver, adapter }: Found, steps: number): Promise<void> {
   await compareLosses(driver, { hasHalf: adapter.precisions.includes('f16'), steps, tokens: options.batch })
 }
 
-async function testOn({ driver, adapter }: Found): Promise<number> {
+async function testOn(found: Found): Promise<number> {
+  const { adapter } = found
   console.log(`On ${adapter.name}${adapter.isReal ? '' : ', which computes on the CPU'}`)
   const lines: string[] = []
   let failed = 0
   const count = async (what: string, files: readonly string[], settings: NodeJS.ProcessEnv = {}) => {
     if (files.length === 0) return
     console.log(`\n${what}`)
-    const counts = await runTests(files, driver, settings)
+    const counts = await runTests(files, found, settings)
     failed += counts.failed
     const { passed, skipped, errors } = counts
     lines.push(`${what}: ${passed} passed, ${counts.failed} failed, ${skipped} skipped${errors}`)
@@ -139,10 +140,10 @@ interface Counts {
   readonly errors: string
 }
 
-/** Runs test files, one after the other: each has the device to itself. */
+/** Runs test files. A GPU is each one's in turn; a driver that computes on the CPU compiles kernels in one thread. */
 async function runTests(
   files: readonly string[],
-  { node, environment }: Driver,
+  { driver: { node, environment }, adapter }: Found,
   settings: NodeJS.ProcessEnv,
 ): Promise<Counts> {
   const notes = join(mkdtempSync(join(tmpdir(), 'hlb-gpt-')), 'errors.jsonl')
@@ -150,7 +151,7 @@ async function runTests(
   process.execPath = node
   const stream = run({
     files: files.map(name => `${folder}/${name}`),
-    concurrency: 1,
+    concurrency: adapter.isReal ? 1 : availableParallelism(),
     env: { ...process.env, ...environment, ...settings, HLB_ERRORS: notes },
     ...(options.test === undefined ? {} : { testNamePatterns: new RegExp(options.test) }),
   })

@@ -77,7 +77,12 @@ async function settle(beside: string, folder: string): Promise<Driver> {
 
 const driverIn = (folder: string): Driver => ({
   node: join(folder, 'node'),
-  environment: { VK_DRIVER_FILES: join(folder, 'driver.json'), HLB_NODE: process.execPath },
+  environment: {
+    HLB_NODE: process.execPath,
+    VK_DRIVER_FILES: join(folder, 'driver.json'),
+    // It takes most of its time to compile kernels, once.
+    MESA_SHADER_CACHE_DIR: join(dirname(folder), 'lavapipe-kernels'),
+  },
 })
 
 /** Fetches the packages and what they depend on, and unpacks what Node needs of them in a new folder. */

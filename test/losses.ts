@@ -4,7 +4,7 @@ import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { promisify } from 'node:util'
-import { type Evaluation, readEvaluations } from '../run/metrics.ts'
+import { type Evaluation, evaluationsIn, readRows } from '../run/metrics.ts'
 import type { Driver } from './lavapipe.ts'
 
 const project = resolve(import.meta.dirname, '..')
@@ -40,7 +40,7 @@ export async function compareLosses(
         cwd: project,
         env: { ...process.env, ...driver.environment },
       })
-      columns.push({ name, evaluations: await readEvaluations(join(folder, run, 'metrics.jsonl')) })
+      columns.push({ name, evaluations: evaluationsIn(await readRows(join(folder, run, 'metrics.jsonl'))) })
     }
   } finally {
     rmSync(folder, { recursive: true })

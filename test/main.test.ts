@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { spawn, spawnSync } from 'node:child_process'
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { after, before, test } from 'node:test'
@@ -12,7 +12,7 @@ const command = ['--import', './run/node.js', 'main.ts']
 /** A network that trains in a moment. */
 const tiny = (
   '--net.dim 24 --net.blocks 1 --net.keyDim 4 --net.ngramRows 16,16,16 --batch.tokens 64 ' +
-  `--batch.firstLength 8 --batch.length 16 --evaluation.tokens 64 --runs ${join(folder, 'runs')}`
+  `--batch.firstLength 8 --batch.length 16 --evaluation.tokens 64 --device cpu --runs ${join(folder, 'runs')}`
 ).split(' ')
 
 before(() => writeFileSync(textFile, 'the quick brown fox jumps over the lazy dog. '.repeat(200)))
@@ -41,7 +41,10 @@ test('a tiny run prints a header, a table and a sample, and logs what it evaluat
   assert.equal(status, 0, stderr)
   assert.equal(stderr, '', 'nothing but the result in a pipe')
   assert.match(stdout, /^text +text\.txt, 8550 tokens to train on and 450 to validate with$/m)
-  assert.match(stdout, /^backend +CPU, \d+ threads, (128|256)-bit WebAssembly; microkernel \d+x\d+/m)
+  assert.match(
+    stdout,
+    /^backend +CPU( \(.*\))?, \d+ threads, (128|256)-bit WebAssembly; microkernel \d+x\d+/m,
+  )
   const rows = stdout.split('\n').filter(line => /^\| *\d/.test(line))
   assert.equal(rows.length, 21)
   assert.match(
@@ -85,6 +88,9 @@ for (const [args, message] of [
   [['--net.dimm', '64'], /--net\.dim\b/],
   [['--net.dim', 'wide'], /net\.dim.*number/],
   [['--threads', '0'], /threads/],
+  [['--device', 'tpu'], /cpu, gpu/],
+  [['--profile', '--repeat', '2'], /--repeat/],
+  [['--device', 'cpu', '--precision', 'f16'], /float32/],
 ] as const) {
   test(`refused in one sentence: ${args.join(' ').replaceAll(folder, '')}`, () => {
     const { status, stdout, stderr } = run(...args)
@@ -101,6 +107,15 @@ test('an empty file is refused', () => {
   const { status, stderr } = run('--data', empty)
   assert.equal(status, 1)
   assert.match(stderr, /empty/)
+})
+
+test('--profile prints where the time of a step goes, and leaves no run behind', () => {
+  const runs = join(folder, 'none')
+  const { status, stdout, stderr } = run('--data', textFile, ...tiny, '--profile', '--runs', runs)
+  assert.equal(status, 0, stderr)
+  assert.match(stdout, /^backend +CPU.*\npeak +\d+ GFLOP\/s\n +ms +% +times +GFLOP\/s +GB\/s +kernel\n/)
+  assert.match(stdout, /\n *\d+\.\d{3} +100\.0 .*in all\n$/)
+  assert.ok(!existsSync(runs))
 })
 
 test('Ctrl-C ends a run with its table closed', async () => {

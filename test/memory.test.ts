@@ -3,22 +3,25 @@ import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
 import { resolve } from 'node:path'
 import { test } from 'node:test'
-import { MemoryError, array, compile, full, variable } from '../engine/index.ts'
+import { MemoryError, array, compile, full, grad, randomNormal, variable } from '../engine/index.ts'
 import { SharedMemory } from '../engine/cpu/memory.ts'
+import { compilerWithin, fewestPieces } from '../run/budget.ts'
 import { UserError } from '../run/errors.ts'
-import { choosePieces, memoryLimit, pieceRanges, showBytes } from '../run/memory.ts'
+import { memoryLimit, showBytes } from '../run/memory.ts'
 import { startBackend } from './backend.ts'
 
 await startBackend()
 
-test('--memory takes an amount with a unit; by default it is three quarters of what is free', () => {
-  assert.equal(memoryLimit('3GB'), 3e9)
-  assert.equal(memoryLimit('1.5gib'), 1.5 * 2 ** 30)
-  assert.equal(memoryLimit('800 MB'), 8e8)
-  assert.equal(memoryLimit('64GB'), 2 ** 32 - 2 ** 26, 'what the engine can address')
-  assert.equal(memoryLimit(undefined, 1e9), 7.5e8)
+const backend = { capacity: { most: 4e9, usual: 1.5e9 } }
+
+test('--memory takes an amount with a unit, up to what the backend has', () => {
+  assert.equal(memoryLimit('3GB', backend), 3e9)
+  assert.equal(memoryLimit('1.5gib', backend), 1.5 * 2 ** 30)
+  assert.equal(memoryLimit('800 MB', backend), 8e8)
+  assert.equal(memoryLimit('64GB', backend), 4e9)
+  assert.equal(memoryLimit(undefined, backend), 1.5e9)
   for (const wrong of ['', 'GB', '4', '4XB', '-4GB', '0GB', 'lots']) {
-    assert.throws(() => memoryLimit(wrong), UserError, wrong)
+    assert.throws(() => memoryLimit(wrong, backend), UserError, wrong)
   }
 })
 
@@ -30,35 +33,32 @@ test('an amount is shown so that --memory takes it, and is enough', () => {
     '2.5 GB',
     '42 GB',
   ])
-  for (let bytes = 7; bytes < 4e9; bytes = Math.floor(bytes * 1.37) + 1) {
-    const shown = memoryLimit(showBytes(bytes))
+  for (let bytes = 7; bytes < 3.9e9; bytes = Math.floor(bytes * 1.37) + 1) {
+    const shown = memoryLimit(showBytes(bytes), backend)
     assert.ok(shown >= bytes && shown <= bytes * 1.011, `${bytes} is shown as ${showBytes(bytes)}`)
   }
 })
 
-test('pieces are as few as fit, and few programs are planned to find them', async () => {
-  /** A head whose chunks stop growing, and the rest that does not. */
-  const plan = (count: number) => 1000 + 40 * count + 300 * Math.min(count, 9)
+test('pieces are about as few as fit, and few programs are planned to find them', async () => {
   for (const sequences of [1, 2, 3, 7, 16, 64, 333, 1788]) {
-    for (let limit = 1500; limit < 80_000; limit = Math.floor(limit * 1.3)) {
+    /** What stays, what is divided, and a head whose chunks stop growing. */
+    const bytes = (count: number) => 1000 + 5 * sequences + 40 * count + 300 * Math.min(count, 9)
+    const least = bytes(1)
+    for (let limit = least; limit < 2 * bytes(sequences); limit = Math.floor(limit * 1.3)) {
       let plans = 0
-      const temporaryBytes = (count: number) => {
+      const bytesInPieces = async (pieces: number) => {
         plans++
-        assert.ok(count <= sequences)
-        return count > 500 ? Promise.reject(new MemoryError('too much')) : Promise.resolve(plan(count))
-      }
-      const pieces = await choosePieces({ sequences, length: 64, limit, variableBytes: 100, temporaryBytes })
-      const fits = (pieces: number) => {
         const count = Math.ceil(sequences / pieces)
-        return count <= 500 && 100 + plan(count) <= limit
+        return count > 500 ? Infinity : bytes(count)
       }
-      assert.ok(fits(pieces), `${pieces} pieces of ${sequences} in ${limit}`)
-      const fewer =
-        Math.ceil(sequences / pieces) >= sequences
-          ? 0
-          : Math.ceil(sequences / Math.ceil(sequences / pieces)) - 1
-      assert.ok(fewer < 1 || !fits(fewer), `${fewer} pieces would do for ${sequences} in ${limit}`)
-      assert.ok(plans <= 10, `${plans} plans for ${sequences} in ${limit}`)
+      const request = { sequences, length: 64, limit, bytesInPieces, bytesOfOne: async () => least }
+      const pieces = await fewestPieces(request)
+      const inLargest = Math.ceil(sequences / pieces)
+      assert.ok(inLargest <= 500 && bytes(inLargest) <= limit, `${pieces} pieces of ${sequences} in ${limit}`)
+      assert.ok(plans <= 12, `${plans} plans for ${sequences} in ${limit}`)
+      // Of half as many pieces each would be too large.
+      const half = Math.ceil(sequences / Math.ceil(pieces / 2 - 1))
+      assert.ok(pieces < 3 || half > 500 || bytes(half) > limit, `${pieces} of ${sequences} in ${limit}`)
     }
   }
 })
@@ -67,42 +67,50 @@ test('when not even one sequence fits, what would is said', async () => {
   const request = {
     sequences: 8,
     length: 1024,
-    variableBytes: 1e8,
-    temporaryBytes: async (_: number, length: number) => length * 1e6,
+    bytesInPieces: async (pieces: number) => 1e8 + (8 / pieces) * 1024e6,
+    bytesOfOne: async (length: number) => 1e8 + length * 1e6,
   }
-  await assert.rejects(choosePieces({ ...request, limit: 5e8 }), {
+  await assert.rejects(fewestPieces({ ...request, limit: 5e8 }), {
     name: 'UserError',
     message:
-      '500 MB of memory is not enough: with one sequence of 1024 tokens a step takes 1.13 GB, 100 MB of it for ' +
-      'parameters, gradients and optimizer state. What would fit: a sequence length of 256, or --memory 1.13GB, or a smaller network.',
+      '500 MB of memory is not enough: with one sequence of 1024 tokens at a time a step takes 1.13 GB. What would fit: ' +
+      'a sequence length of 256, or --memory 1.13GB, or a smaller network.',
   })
   await assert.rejects(
-    choosePieces({ ...request, limit: 5e7 }),
+    fewestPieces({ ...request, limit: 5e7 }),
     /fit: --memory 1.13GB, or a smaller network\.$/,
   )
   await assert.rejects(
-    choosePieces({ ...request, variableBytes: 5e9, limit: 2 ** 32 }),
-    /fit: a smaller network\.$/,
+    fewestPieces({ ...request, bytesOfOne: async () => Infinity, limit: 2 ** 32 }),
+    /takes more than there can be\. What would fit: a smaller network\.$/,
   )
 })
 
-test('pieces cover the batch, the largest by at most one', () => {
-  for (const [rows, pieces] of [
-    [7, 3],
-    [1788, 41],
-    [5, 5],
-    [6, 1],
-  ] as const) {
-    const ranges = pieceRanges(rows, pieces)
-    const sizes = ranges.map(({ start, end }) => end - start)
-    assert.deepEqual(
-      ranges.flatMap(({ start, end }) => Array.from({ length: end - start }, (_, i) => start + i)),
-      [...Array(rows).keys()],
-    )
-    assert.ok(
-      Math.max(...sizes) === Math.ceil(rows / pieces) && Math.min(...sizes) >= Math.floor(rows / pieces),
-    )
-  }
+test('a function takes no more than it may, and finds the same', async () => {
+  const weights = variable(randomNormal([64, 64], 1, 0.2))
+  const step = (limit: number) =>
+    compilerWithin(limit)(({ x }, meansOf) => {
+      const { loss } = meansOf(part => {
+        const layers = [0, 1, 2, 3].reduce(y => y.matmul(weights).tanh(), part(x))
+        return { loss: layers.square().mean() }
+      })
+      return { loss, gradient: grad(loss, [weights])[0] }
+    })
+  const x = array(
+    Float32Array.from({ length: 32 * 16 * 64 }, (_, i) => Math.sin(i)),
+    [32, 16, 64],
+  )
+  const whole = await step(1e9).prepare({ x })
+  assert.equal(whole.pieces, 1)
+  const limit = whole.variableBytes + whole.temporaryBytes / 2
+  const split = await step(limit).prepare({ x })
+  assert.ok(split.pieces > 1)
+  assert.ok(split.variableBytes + split.temporaryBytes <= limit)
+  const [expected, found] = [await step(1e9)({ x }), await step(limit)({ x })]
+  assert.ok(Math.abs(found.loss.item() - expected.loss.item()) < 1e-6)
+  const apart = found.gradient.data.map((value, i) => Math.abs(value - expected.gradient.data[i]))
+  assert.ok(Math.max(...apart) < 1e-6)
+  await assert.rejects(step(1e4).prepare({ x }), /^UserError: 10 kB of memory is not enough/)
 })
 
 test('an arena that cannot grow stays as it was', () => {

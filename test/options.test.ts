@@ -20,7 +20,7 @@ const command = {
     net: { dim: 128, tied: false },
     optimizer: { name: 'adamw', learningRate: 4e-3, betas: [0.9, 0.95], scale: { embedding: 32 } },
   },
-  rules: { 'net.dim': { integer: true, minimum: 1 }, 'optimizer.name': { choices: ['adamw', 'muon'] } },
+  rules: { 'optimizer.name': { choices: ['adamw', 'muon'] } },
 } as const
 
 const parse = (...args: string[]) => parseOptions(args, command)
@@ -47,7 +47,7 @@ test('the defaults', () => {
 test('each type of value', () => {
   const given = [
     '--seed 7 --threads=2 --seconds 1.5 --data text.txt --no-progress --net.dim 192 --net.tied --optimizer.name muon',
-    '--optimizer.learningRate 1e-3 --optimizer.betas 0.8,-1 --optimizer.scale.embedding -2 --prompt',
+    '--optimizer.learningRate 1e-3 --optimizer.betas 0.8,1 --optimizer.scale.embedding 2 --prompt',
   ]
   const options = parse(...given.join(' ').split(' '), 'We the people')
   assert.deepEqual(options, {
@@ -59,7 +59,7 @@ test('each type of value', () => {
     progress: false,
     hyperparameters: {
       net: { dim: 192, tied: true },
-      optimizer: { name: 'muon', learningRate: 1e-3, betas: [0.8, -1], scale: { embedding: -2 } },
+      optimizer: { name: 'muon', learningRate: 1e-3, betas: [0.8, 1], scale: { embedding: 2 } },
     },
   })
   assert.equal(command.hyperparameters.net.dim, 128, 'the defaults themselves stay')
@@ -104,11 +104,38 @@ describe('refused', () => {
     ],
     [
       '--optimizer.betas 0.9',
-      '--optimizer.betas takes 2 numbers, a comma between them, not "0.9". For example: --optimizer.betas 0.9,0.95',
+      '--optimizer.betas takes 2 numbers of at least 0, a comma between them, not "0.9". For example: --optimizer.betas 0.9,0.95',
     ],
   ]
   for (const [args, message] of cases) {
     test(args, () => assert.throws(() => parse(...args.split(' ')), new UserError(message)))
+  }
+})
+
+test('a default says which numbers its hyperparameter takes, unless a rule does', () => {
+  const takes = (name: string, value: string) => {
+    const hyperparameters = { count: 3, zero: 0, share: 0.5, below: -1, counts: [4, 8], norm: 1, even: 2 }
+    const rules = { norm: { integer: false }, even: { minimum: 2 } }
+    try {
+      parseOptions([`--${name}`, value], { summary: '', flags: {}, hyperparameters, rules })
+      return true
+    } catch (error) {
+      assert.ok(error instanceof UserError)
+      return false
+    }
+  }
+  const cases = {
+    count: { taken: ['1', '7'], refused: ['0', '-1', '1.5'] },
+    zero: { taken: ['0', '7'], refused: ['-1', '0.5'] },
+    share: { taken: ['0', '1', '0.1'], refused: ['-0.1'] },
+    below: { taken: ['-7', '0', '7'], refused: ['0.5'] },
+    counts: { taken: ['1,2'], refused: ['1', '0,1', '1.5,2', '1,2,3', '1,x'] },
+    norm: { taken: ['0.5', '0', '2'], refused: ['-1'] },
+    even: { taken: ['2'], refused: ['1', '2.5'] },
+  }
+  for (const [name, { taken, refused }] of Object.entries(cases)) {
+    for (const value of taken) assert.ok(takes(name, value), `${name} ${value}`)
+    for (const value of refused) assert.ok(!takes(name, `${value}`), `${name} ${value}`)
   }
 })
 
@@ -139,4 +166,17 @@ Hyperparameters, with their defaults (set one with --group.name VALUE):
   --optimizer.scale.  embedding 32
 `,
   )
+})
+
+test('a list of any length may be longer, shorter or empty', () => {
+  const of = (text: string) =>
+    parseOptions([`--rows=${text}`], {
+      summary: '',
+      flags: {},
+      hyperparameters: { rows: [4, 8] },
+      rules: { rows: { length: 'any' } },
+    }).hyperparameters.rows
+  assert.deepEqual(['', '5', '1,2,3'].map(of), [[], [5], [1, 2, 3]])
+  assert.throws(() => of('1,,2'), /--rows takes whole numbers of at least 1/)
+  assert.throws(() => of('0'), UserError)
 })

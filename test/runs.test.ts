@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
+import { once } from 'node:events'
 import {
   copyFileSync,
   existsSync,
@@ -12,7 +13,8 @@ import {
 import { join, resolve } from 'node:path'
 import { after, before, describe, test } from 'node:test'
 import { summary } from '../run/repeat.ts'
-import { main, makeFolder, rowsOf } from './command.ts'
+import { memoryLimit } from '../run/memory.ts'
+import { main, makeFolder, rowsOf, start } from './command.ts'
 
 const { folder, runs, fresh, again } = makeFolder()
 const weights = join(folder, 'weights.safetensors')
@@ -67,6 +69,10 @@ test('the list of runs tells how far each one is', () => {
     /^first +\d{4}-\d\d-\d\d \d\d:\d\d +100% +30 +0:0\d +\d\.\d{4} +text\.txt, 8550 tokens.*$/m,
   )
   assert.doesNotMatch(stdout, /no run/)
+  // Killed before its first evaluation.
+  mkdirSync(join(folder, 'others', 'begun'), { recursive: true })
+  copyFileSync(join(runs, 'first', 'config.json'), join(folder, 'others', 'begun', 'config.json'))
+  assert.match(list(join(folder, 'others')).stdout, /^begun +\d{4}-\d\d-\d\d \d\d:\d\d +text\.txt, 8550 .*$/m)
   assert.match(list(join(folder, 'nowhere')).stdout, /^There is no run in \S+nowhere yet\.\n$/)
 })
 
@@ -93,6 +99,82 @@ test('a sample from a run: the run stays as it is, and the same seed gives the s
   const greedy = sample('--prompt', 'lazy', '--temperature', '0')
   assert.equal(sample('--prompt', 'lazy', '--temperature', '2', '--top-k', '1', '--seed', '5'), greedy)
   assert.equal(readdirSync(join(runs, 'first'), { recursive: true }).join(), before)
+})
+
+test('a run is one process at a time, and that of nobody when its process is dead', async () => {
+  const child = start([...fresh, '--steps', '1000000', '--run', 'busy'])
+  await once(child.stdout!, 'data')
+  const { status, stdout, stderr } = main([...again, '--resume', 'busy'])
+  assert.equal(status, 1)
+  assert.equal(stdout, '')
+  assert.match(
+    stderr,
+    new RegExp(`^\\S+busy is in use by process ${child.pid}: wait for it to end, or [^\\n]+\\n$`),
+  )
+  child.kill('SIGKILL')
+  await once(child, 'exit')
+  assert.ok(readdirSync(join(runs, 'busy')).some(name => name.startsWith('lock-')))
+  const freed = main([...again, '--resume', 'busy', '--steps', '1'])
+  assert.equal(freed.status, 0, freed.stderr)
+  assert.ok(!readdirSync(join(runs, 'busy')).some(name => name.startsWith('lock-')))
+})
+
+test('a run by steps goes on by seconds if it is told to', () => {
+  const argumentsOf = (): string[] =>
+    JSON.parse(readFileSync(join(runs, 'switched', 'config.json'), 'utf8')).arguments
+  main([...train, '--run', 'switched'])
+  assert.ok(argumentsOf().includes('--steps=30'))
+  const { status, stdout } = main([...again, '--resume', 'switched', '--seconds', '0.5'])
+  assert.equal(status, 0)
+  const seconds = Number(
+    /^\|.*\| *(\S+) \|$/m.exec(stdout.split('\n').findLast(line => /^\| *\d/.test(line))!)![1],
+  )
+  assert.ok(seconds >= 0.45, `${seconds} seconds`)
+  assert.ok(argumentsOf().includes('--seconds=0.5'))
+  assert.ok(!argumentsOf().some(argument => argument.startsWith('--steps')))
+})
+
+test('a saved option that is gone is named, and the run goes on without it', () => {
+  main([...train, '--run', 'older'])
+  const path = join(runs, 'older', 'config.json')
+  writeFileSync(path, readFileSync(path, 'utf8').replace('"--net.dim=24"', '"--net.dim=24", "--net.heads=3"'))
+  const { status, stdout, stderr } = main([...again, '--resume', 'older', '--steps', '40'])
+  assert.equal(status, 0, stderr)
+  assert.equal(
+    stderr,
+    'The run older has --net.heads=3, of which main.ts knows nothing: it goes on without.\n',
+  )
+  assert.match(rowsOf(stdout).at(-1)!, /^ *\S+ \| +40 /)
+})
+
+test('where memory is short, a batch in pieces gives the same curve', () => {
+  const run = (...more: string[]) => {
+    const { status, stdout, stderr } = main([...train, '--batch.tokens', '256', ...more])
+    assert.equal(status, 0, stderr)
+    return stdout
+  }
+  const pattern = /^memory +(\S+ \S+) for variables, (\S+ \S+) for a step(?:, its batch in (\d+) pieces)?;/m
+  const whole = run('--run', 'whole')
+  const [, variables, temporaries, one] = pattern.exec(whole)!
+  assert.equal(one, undefined)
+  const bytes = (amount: string) => memoryLimit(amount, { capacity: { most: Infinity, usual: Infinity } })
+  const limit = bytes(variables) + bytes(temporaries) / 2
+  const split = run('--run', 'split', '--memory', `${limit}B`)
+  assert.ok(Number(pattern.exec(split)![3]) > 1)
+  const lossesOf = (name: string) =>
+    readFileSync(join(runs, name, 'metrics.jsonl'), 'utf8')
+      .trim()
+      .split('\n')
+      .flatMap(line => {
+        const { trainLoss, valLoss, gradNorm }: Record<string, number> = JSON.parse(line)
+        return [trainLoss, valLoss, gradNorm]
+      })
+  const [expected, found] = [lossesOf('whole'), lossesOf('split')]
+  assert.equal(found.length, expected.length)
+  found.forEach((value, i) => assert.ok(Math.abs(value - expected[i]) < 1e-4, `${value}, not ${expected[i]}`))
+  const { status, stderr } = main([...train, '--run', 'none', '--memory', '100kB'])
+  assert.equal(status, 1)
+  assert.match(stderr, /^100 kB of memory is not enough: [^\n]+\n$/)
 })
 
 test('--target stops there and says when', () => {

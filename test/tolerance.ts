@@ -28,14 +28,17 @@ const gpuBound: Readonly<Record<Quantity, number>> = {
 /** The largest relative error of rounding to f16: half of the distance from 1 to the next. */
 const unitRoundoff = 2 ** -11
 
+/** Whether products are of f16. */
+export const isHalf = gpuPrecision !== undefined && gpuPrecision !== 'f32'
+
 /**
- * What is added to a bound where products read f16. Each of the two operands of a product is off by at most the unit
- * roundoff u, evenly spread: a standard deviation of u/√3. A sum of n such products has an error √n times as large, but
- * is √n as large itself where terms are of either sign, and larger where they are not: its length drops out of the
- * relative error. So it has a standard deviation of u·√(2/3), and after d products in a row u·√(2d/3). Four of these
- * are allowed; sums themselves are float32.
+ * What is added to a bound where products are of f16. Each of the two operands of a product is off by at most the unit
+ * roundoff u, evenly spread, and so may its result be: a standard deviation of u/√3 for each. A sum of n such products
+ * has an error √n times as large, but is √n as large itself where terms are of either sign, and larger where they are
+ * not: its length drops out of the relative error. So it has a standard deviation of u, and after d products in a row
+ * of u·√d. Four of these are allowed; sums themselves are float32.
  */
-const halfBound = (products: number): number => 4 * unitRoundoff * Math.sqrt((2 * products) / 3)
+const halfBound = (products: number): number => 4 * unitRoundoff * Math.sqrt(products)
 
 /**
  * Asserts that an error, relative to the size of what was expected, is within the device's bound.
@@ -48,7 +51,6 @@ export function expectSmall(
   quantity: Quantity,
   products = 0,
 ): void {
-  const isHalf = gpuPrecision !== undefined && gpuPrecision !== 'f32'
   const allowed =
     gpuPrecision === undefined
       ? bound

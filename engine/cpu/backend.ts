@@ -1,4 +1,4 @@
-import { availableParallelism } from 'node:os'
+import { availableParallelism, freemem } from 'node:os'
 import type { Backend, Executable, Queued, StepTime, Storage } from '../backend.ts'
 import type { DType } from '../graph.ts'
 import type { Program, View } from '../program.ts'
@@ -30,6 +30,9 @@ export async function cpuBackend({
   return new CpuBackend(memory, pool, threads, candidates, reason)
 }
 
+/** What 32-bit addresses reach, less some room for the programs themselves. */
+const addressable = 2 ** 32 - 2 ** 26
+
 /** Memory of a variable. */
 class CpuStorage {
   readonly address: number
@@ -49,6 +52,7 @@ export class CpuBackend implements Backend {
   readonly logitsAtOnce = 2 ** 24
   /** What the microkernel reached on one thread at start, times the threads. */
   readonly peakGflops: number
+  readonly capacity = { most: addressable, usual: Math.min(addressable, 0.75 * freemem()) }
   private readonly memory: SharedMemory
   private readonly pool: Threads
   /** Every kernel made so far, by its index in the threads' tables. */

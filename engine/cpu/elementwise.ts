@@ -165,7 +165,8 @@ export class Elementwise {
 
   /** erf(x): x · p(x²) / q(x²) on [−4, 4], beyond which it is ±1 in float32; the fit is Eigen's. */
   private erf(code: Code, value: string): string {
-    const x = code.let('v128', `(f32x4.max (f32x4.min ${value} ${float(4)}) ${float(-4)})`)
+    // pmin and pmax are one instruction where min and max are eight, and leave NaN as it is in this order.
+    const x = code.let('v128', `(f32x4.pmax (f32x4.pmin ${value} ${float(4)}) ${float(-4)})`)
     const squared = code.let('v128', mul(x, x))
     const p = this.polynomial(
       squared,

@@ -17,6 +17,9 @@ export function prepareV8() {
   if (state.prepared || !hasFlags) return
   // Code that can be deoptimized needs the baseline compiler's call counts: V8 ends the process without them.
   setFlagsFromString('--no-wasm-deopt')
+  // Nor does it bear that compileOptimized switches the baseline compiler off while another thread compiles a
+  // function anew that has run for long (one of wabt's): no function is to reach that age.
+  setFlagsFromString('--wasm-tiering-budget=2000000000')
   state.prepared = true
   if (process.arch !== 'x64' || process.env.HLB_SIMD === '128') return
   // The revectorizer loses the upper half of a sum that leaves an unrolled loop by one of several exits.

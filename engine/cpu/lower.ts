@@ -1,10 +1,10 @@
 import { type Cost, costOf } from '../cost.ts'
 import { partitionOf } from '../partition.ts'
-import { Buffer, type Instruction, type Matmul, type Matrix, type Program, type Work } from '../program.ts'
+import { Buffer, type Instruction, type Matmul, type Program, type Work } from '../program.ts'
 import { attentionCall } from './attention-call.ts'
 import type { Kernel } from './kernel.ts'
 import { fewRows, matrixVectorKernel } from './matrix-vector.ts'
-import { type MicroKernel, matmulKernel, matmulPlan, packKernel, packedFloats } from './matmul.ts'
+import { type MicroKernel, kBlockOf, matmulKernel, matmulPlan, packKernel, packedFloats } from './matmul.ts'
 import { type Operand, rowKernel } from './rows.ts'
 import { scatterKernel } from './scatter.ts'
 
@@ -24,7 +24,7 @@ const packBlock = 48
 
 /** Turns a program's instructions into kernels of the CPU, and packs what products need packed. */
 export function lower({ instructions }: Program, tile: MicroKernel, threads: number): Phase[] {
-  const lowering = new Lowering(tile, threads)
+  const lowering = new Lowering(instructions, tile, threads)
   instructions.forEach((instruction, i) => {
     const chained = instruction.joins || (instructions[i + 1]?.joins ?? false)
     lowering.add(instruction, chained)
@@ -36,13 +36,20 @@ class Lowering {
   readonly phases: Phase[] = []
   private readonly tile: MicroKernel
   private readonly threads: number
-  /** Right operands that are packed already. */
+  /** Right operands of products: how many products have them. */
+  private readonly uses = new Map<string, number>()
+  /** Those that are packed already. */
   private readonly packed = new Map<string, Buffer>()
   private readonly ids = new Map<Buffer, number>()
 
-  constructor(tile: MicroKernel, threads: number) {
+  constructor(instructions: readonly Instruction[], tile: MicroKernel, threads: number) {
     this.tile = tile
     this.threads = threads
+    for (const { work } of instructions) {
+      if (work.kind !== 'matmul') continue
+      const key = this.rightOperand(work)
+      this.uses.set(key, (this.uses.get(key) ?? 0) + 1)
+    }
   }
 
   /** chained: it runs block by block of rows, with the instruction before it or the one after. */
@@ -99,46 +106,61 @@ class Lowering {
       rowStrideC: c.rowStride,
       ...(residual && { residual: { rowStride: residual.rowStride, batchStride: residual.batchStride } }),
     }
-    const batched = { count: batch, strideA: a.batchStride, strideC: c.batchStride }
+    const strides = { count: batch, strideA: a.batchStride, strideC: c.batchStride }
+    // Where B is read as it is stored.
+    const asStored = batch > 1 ? { batch: { ...strides, strideB: b.batchStride } } : {}
+    const operands = (right: Operand) => [a, right, c, ...(residual ? [residual] : [])]
+    const reads = (right: Buffer) => [a.buffer, right, ...(residual ? [residual.buffer] : [])]
     // Of a single row whose elements are neighbours it is the same whether it counts as transposed.
     if (m <= fewRows && (!a.transposed || (m === 1 && a.rowStride === 1))) {
-      const kernel = matrixVectorKernel(
-        {
-          ...shape,
-          transposeB: b.transposed,
-          rowStrideB: b.rowStride,
-          ...(batch > 1 && { batch: { ...batched, strideB: b.batchStride } }),
-        },
-        this.threads,
-        tile.fma,
-      )
-      const inputs = [a, b, ...(residual ? [residual] : [])]
-      return { kernel, operands: inputs.toSpliced(2, 0, c), reads: inputs.map(({ buffer }) => buffer) }
+      const right = { transposeB: b.transposed, rowStrideB: b.rowStride }
+      const kernel = matrixVectorKernel({ ...shape, ...right, ...asStored }, this.threads, tile.fma)
+      return { kernel, operands: operands(b), reads: reads(b.buffer) }
     }
-    const plan = matmulPlan(m, n, k, a.transposed, tile, this.threads, packBlock)
     const partition = chained ? partitionOf(work) : undefined
-    const whole = Math.ceil(n / tile.columns) * tile.columns
-    const blocks = partition ? { ...plan, rowBlock: partition.rowBlock, columnBlock: whole } : plan
-    const packedB = this.pack(b, { batch, n, k, kBlock: plan.kBlock }, packs)
-    const kernel = matmulKernel(
-      { ...shape, transposeA: a.transposed, ...(batch > 1 && { batch: batched }) },
-      blocks,
-      tile,
-    )
-    const operands = [a, { buffer: packedB, offset: 0 }, c, ...(residual ? [residual] : [])]
-    return { kernel, operands, reads: [a.buffer, packedB, ...(residual ? [residual.buffer] : [])] }
+    const plan = partition
+      ? {
+          kBlock: kBlockOf(k, packBlock),
+          rowBlock: partition.rowBlock,
+          columnBlock: Math.ceil(n / tile.columns) * tile.columns,
+          packsB: false,
+        }
+      : matmulPlan(
+          {
+            m,
+            n,
+            k,
+            transposeA: a.transposed,
+            transposeB: b.transposed,
+            batch,
+            usesOfB: this.uses.get(this.rightOperand(work)) ?? 1,
+          },
+          tile,
+          this.threads,
+          packBlock,
+        )
+    const product = { ...shape, transposeA: a.transposed }
+    if (plan.packsB) {
+      const unpackedB = { rowStride: b.rowStride, transposed: b.transposed }
+      const kernel = matmulKernel({ ...product, unpackedB, ...asStored }, plan, tile)
+      return { kernel, operands: operands(b), reads: reads(b.buffer) }
+    }
+    const packedB = this.pack(work, plan.kBlock, packs)
+    const kernel = matmulKernel({ ...product, ...(batch > 1 && { batch: strides }) }, plan, tile)
+    return { kernel, operands: operands({ buffer: packedB, offset: 0 }), reads: reads(packedB) }
   }
 
-  private pack(
-    b: Matrix,
-    shape: { batch: number; n: number; k: number; kBlock: number },
-    packs: Call[],
-  ): Buffer {
-    const { batch, n, k, kBlock } = shape
-    const { tile } = this
+  /** Names the right operand of a product. */
+  private rightOperand({ b, batch, n, k }: Matmul): string {
     const id = this.ids.get(b.buffer) ?? this.ids.size
     this.ids.set(b.buffer, id)
-    const key = [id, b.offset, b.rowStride, b.transposed, b.batchStride, batch, n, k, kBlock].join()
+    return [id, b.offset, b.rowStride, b.transposed, b.batchStride, batch, n, k].join()
+  }
+
+  private pack(work: Matmul, kBlock: number, packs: Call[]): Buffer {
+    const { b, batch, n, k } = work
+    const { tile } = this
+    const key = `${this.rightOperand(work)},${kBlock}`
     const known = this.packed.get(key)
     if (known) return known
     const packed = new Buffer(packedFloats(k, n, tile) * batch, 'float32')

@@ -5,7 +5,7 @@ import { add, advance, and, locals, loop, min, mul, multiplyAdd, repeat, shuffle
  * Matrix products in the manner of GotoBLAS (Goto and van de Geijn, "Anatomy of high-performance
  * matrix multiplication", 2008): k is cut into blocks; a panel of B, tile.columns wide and one k-block
  * deep, stays in cache while the rows of A pass by it; a tile of C stays in registers for the whole
- * k-block. B is packed beforehand, so that its panels are contiguous.
+ * k-block. B is packed, beforehand or by each item, so that its panels are contiguous.
  */
 
 /** The tile of C whose sums stay in registers, and how a product is added to a sum. */
@@ -24,6 +24,9 @@ export function tileName(tile: MicroKernel): string {
 
 /** How many steps of k the inner loop does at a time. */
 const unroll = 4
+
+/** Floats between packed groups or panels: they are filled all at once, and are not to share their cache sets. */
+const packedGap = 16
 
 /**
  * WAT of the function that every matrix product ends in:
@@ -101,7 +104,7 @@ export function tileFunction(
  * `(func $name (param $a i32) (param $b i32) (param $depth i32) (param $from i32) (param $c i32)
  * (param $rows i32))`, with the meanings of tileFunction. `rows` may be any of `rowCounts`.
  * With `packed`, A is stored as groups of tile.rows rows (the last group may be smaller), each group
- * [depth, rows in group], as packRows leaves it; else row-major with `strideA`.
+ * [depth, rows in group] and a gap, as packRows leaves it; else row-major with `strideA`.
  */
 export function panelFunction(
   name: string,
@@ -140,7 +143,7 @@ export function panelFunction(
     (block $done (loop $next
       (br_if $done (i32.lt_u (local.get $rows) (i32.const ${tile.rows})))
       ${call(tile.rows)}
-      ${advance('a', strideA === 'packed' ? mul('depth', tile.rows * 4) : strideA * tile.rows * 4)}
+      ${advance('a', strideA === 'packed' ? add(mul('depth', tile.rows * 4), packedGap * 4) : strideA * tile.rows * 4)}
       ${strideFrom === undefined ? '' : advance('from', strideFrom * tile.rows * 4)}
       ${advance('c', strideC * tile.rows * 4)}
       ${advance('rows', -tile.rows)}
@@ -161,9 +164,11 @@ export interface MatmulShape {
   readonly transposeA: boolean
   readonly rowStrideA: number
   readonly rowStrideC: number
+  /** B as it is stored, [k, n] or when transposed [n, k], to be packed by each item; else it is packed already. */
+  readonly unpackedB?: { readonly rowStride: number; readonly transposed: boolean }
   /** The sums start from this matrix [m, n], which may be C itself, instead of zero. */
   readonly residual?: { readonly rowStride: number; readonly batchStride?: number }
-  /** How many products, and how far apart their operands are; strideB defaults to packedFloats. */
+  /** How many products, and how far apart their operands are; strideB defaults to packedFloats, if B is packed. */
   readonly batch?: {
     readonly count: number
     readonly strideA: number
@@ -172,11 +177,14 @@ export interface MatmulShape {
   }
 }
 
-/** How a product is cut: the k-blocks set the order of its sums, the row and column blocks its items. */
+/** How a product is cut; no sum depends on it. */
 export interface MatmulPlan {
   readonly kBlock: number
+  /** An item's block of C. */
   readonly rowBlock: number
   readonly columnBlock: number
+  /** An item's rows are done so many at a time, a multiple of tile.rows; by default, all of them. */
+  readonly rowStep?: number
 }
 
 /** How many floats B [k, n] takes when it is packed. */
@@ -186,18 +194,22 @@ export function packedFloats(k: number, n: number, tile: MicroKernel): number {
 
 /**
  * C[m,n] = A[m,k]·B[k,n] (+ residual[m,n]) in float32, all row-major.
- * Operands: a, packedB (as packKernel leaves it for the same kBlock), c, and the residual if there is one.
+ * Operands: a, b (as packKernel leaves it for the same kBlock, or unpacked), c, and the residual if there is one.
  * Item (batch * rowBlocks + rowBlock) * columnBlocks + columnBlock makes that block of C, and nothing
  * outside of C's m rows and n columns is written. Each element is summed in the order of k, starting
  * from the residual, whatever the blocks of rows and columns.
  */
 export function matmulKernel(shape: MatmulShape, plan: MatmulPlan, tile: MicroKernel): Kernel {
-  const { m, n, k, transposeA, rowStrideA, rowStrideC, residual } = shape
+  const { m, n, k, transposeA, rowStrideA, rowStrideC, residual, unpackedB } = shape
   const kBlock = Math.min(plan.kBlock, k)
   const rowBlock = Math.min(plan.rowBlock, m)
   const columnBlock = Math.min(plan.columnBlock, roundUp(n, tile.columns))
+  const rowStep = Math.min(plan.rowStep ?? rowBlock, rowBlock)
   if (columnBlock % tile.columns !== 0) {
     throw new Error(`A column block of ${columnBlock} is no multiple of the tile's ${tile.columns} columns`)
+  }
+  if (rowStep < rowBlock && rowStep % tile.rows !== 0) {
+    throw new Error(`${rowStep} rows at a time are no multiple of the tile's ${tile.rows} rows`)
   }
   const rowBlocks = Math.ceil(m / rowBlock)
   const columnBlocks = Math.ceil(n / columnBlock)
@@ -216,33 +228,55 @@ export function matmulKernel(shape: MatmulShape, plan: MatmulPlan, tile: MicroKe
     rowStrideC,
     ...(residual ? ['r', strideFrom, batchStrideFrom] : []),
     ...(shape.batch ? ['b', batch.count, batch.strideA, batch.strideB, batch.strideC] : []),
+    ...(unpackedB ? ['u', unpackedB.rowStride, unpackedB.transposed ? 't' : 'n'] : []),
     kBlock,
     rowBlock,
     columnBlock,
+    ...(rowStep < rowBlock ? [rowStep] : []),
   ].join('_')
 
   const fullColumns = n - (n % tile.columns)
   const edge = n - fullColumns
-  const rowCounts = [...new Set([rowBlock, m - (rowBlocks - 1) * rowBlock])]
+  const stepsOf = (rows: number) => [...(rows >= rowStep ? [rowStep] : []), rows % rowStep]
+  const heights = [rowBlock, m - (rowBlocks - 1) * rowBlock].flatMap(stepsOf)
+  const rowCounts = [...new Set(heights.filter(rows => rows > 0))]
   const strideA = transposeA ? 'packed' : rowStrideA
   const manyBlocks = kBlock < k
-  // Scratch: the packed block of A, then the edge's block of C, as wide as a tile.
-  const edgeOffset = transposeA ? rowBlock * kBlock * 4 : 0
-  const scratchBytes = edgeOffset + (edge > 0 ? rowBlock * tile.columns * 4 : 0)
+  // Scratch: the packed block of A, that of B, then the edge's block of C, as wide as a tile.
+  const groupsOfA = Math.ceil(rowStep / tile.rows)
+  const panelsOffset = transposeA ? roundUp(rowStep * kBlock + groupsOfA * packedGap, 16) * 4 : 0
+  const panelGap = unpackedB ? packedGap : 0
+  const panelsBytes = unpackedB ? (kBlock * columnBlock + (columnBlock / tile.columns) * packedGap) * 4 : 0
+  const edgeOffset = panelsOffset + panelsBytes
+  const scratchBytes = edgeOffset + (edge > 0 ? rowStep * tile.columns * 4 : 0)
+  // How wide an item's block of C may be.
+  const widths = [...new Set([Math.min(columnBlock, n), n - (columnBlocks - 1) * columnBlock])]
   const callPanel = (variant: string, from: string, c: string) => `(call $${name}.${variant}
-    (local.get $blockA) (local.get $panel) (local.get $depth) ${from} ${c} (local.get $rows))`
+    (local.get $blockA) (local.get $panel) (local.get $depth) ${from} ${c} (local.get $count))`
   const whenFirst = (first: string, next: string) =>
     manyBlocks ? `(if (i32.eqz (local.get $k)) (then ${first}) (else ${next}))` : first
   const copy = (from: string, strideFrom: number, to: string, strideTo: number) => `(call $${name}.copy
-    ${from} (i32.const ${strideFrom * 4}) ${to} (i32.const ${strideTo * 4}) (local.get $rows))`
+    ${from} (i32.const ${strideFrom * 4}) ${to} (i32.const ${strideTo * 4}) (local.get $count))`
   const column = mul('column', 4)
   const packBlockA = `
       (local.set $blockA (local.get $scratch))
-      (call $${name}.packRows ${add('a', mul('k', rowStrideA * 4))} (local.get $scratch)
-        (local.get $depth) (local.get $rows))`
+      (call $${name}.packRows ${add('blockOfA', mul('k', rowStrideA * 4))} (local.get $scratch)
+        (local.get $depth) (local.get $count))`
+  const packBlockB = (width: number) =>
+    unpackedB?.transposed
+      ? `(call $${name}.packB ${add('b', mul('start', unpackedB.rowStride * 4), mul('k', 4))}
+        (local.get $panels) (i32.const ${width}) (local.get $depth))`
+      : `(call $${name}.packB${width} ${add('b', mul('k', (unpackedB?.rowStride ?? 0) * 4), mul('start', 4))}
+        (local.get $panels) (local.get $depth) (local.get $depth))`
+  const packB =
+    widths.length === 1
+      ? packBlockB(widths[0])
+      : `
+      (if ${`(i32.eq (local.get $start) (i32.const ${(columnBlocks - 1) * columnBlock}))`}
+        (then ${packBlockB(widths[1])}) (else ${packBlockB(widths[0])}))`
   const edgeTile = '(local.get $edge)'
-  const edgeC = add('c', fullColumns * 4)
-  const edgeFrom = add('from', fullColumns * 4)
+  const edgeC = add('blockOfC', fullColumns * 4)
+  const edgeFrom = add('blockOfFrom', fullColumns * 4)
   const makeEdge = `
       (if (i32.le_u (i32.const ${n}) ${add('start', columnBlock)}) (then
         ${whenFirst(
@@ -284,8 +318,18 @@ export function matmulKernel(shape: MatmulShape, plan: MatmulPlan, tile: MicroKe
   }
   ${edge > 0 ? copyFunction(`${name}.copy`, edge) : ''}
   ${transposeA ? packRowsFunction(`${name}.packRows`, tile, rowCounts, rowStrideA) : ''}
+  ${
+    !unpackedB
+      ? ''
+      : unpackedB.transposed
+        ? packTransposedFunction(`${name}.packB`, tile, unpackedB.rowStride, packedGap)
+        : widths
+            .map(width => packFunction(`${name}.packB${width}`, tile, width, unpackedB.rowStride, packedGap))
+            .join('\n')
+  }
   (func $${name} (param $arguments i32) (param $item i32) (param $scratch i32)
-    ${locals('i32', 'a b c from row rows column start end k depth blockA panel edge')}
+    ${locals('i32', 'a b c from row rows count step column start end k depth panels panel edge')}
+    ${locals('i32', 'blockA blockOfA blockOfC blockOfFrom')}
     (local.set $start ${mul(`(i32.rem_u (local.get $item) (i32.const ${columnBlocks}))`, columnBlock)})
     (local.set $item (i32.div_u (local.get $item) (i32.const ${columnBlocks})))
     (local.set $row ${mul(`(i32.rem_u (local.get $item) (i32.const ${rowBlocks}))`, rowBlock)})
@@ -313,17 +357,32 @@ export function matmulKernel(shape: MatmulShape, plan: MatmulPlan, tile: MicroKe
           )})`
     }
     (local.set $edge ${add('scratch', edgeOffset)})
+    ${unpackedB ? `(local.set $panels ${add('scratch', panelsOffset)})` : ''}
     ${loop('k', 0, k, kBlock)`
       (local.set $depth ${min(`(i32.sub (i32.const ${k}) (local.get $k))`, kBlock)})
-      ${transposeA ? packBlockA : `(local.set $blockA ${add('a', mul('k', 4))})`}
-      (local.set $panel ${add('b', mul('k', roundUp(n, tile.columns) * 4), mul(mul('start', 4), 'depth'))})
-      ${loop('column', 'start', 'end', tile.columns)`
-        ${whenFirst(
-          callPanel('first', add('from', column), add('c', column)),
-          callPanel('next', add('c', column), add('c', column)),
-        )}
-        ${advance('panel', mul('depth', tile.columns * 4))}`}
-      ${edge > 0 ? makeEdge : ''}`})`
+      ${
+        unpackedB
+          ? packB
+          : `(local.set $panels
+        ${add('b', mul('k', roundUp(n, tile.columns) * 4), mul(mul('start', 4), 'depth'))})`
+      }
+      (local.set $blockOfA (local.get $a))
+      (local.set $blockOfC (local.get $c))
+      (local.set $blockOfFrom (local.get $from))
+      ${loop('step', 0, 'rows', rowStep)`
+        (local.set $count ${min(`(i32.sub (local.get $rows) (local.get $step))`, rowStep)})
+        ${transposeA ? packBlockA : `(local.set $blockA ${add('blockOfA', mul('k', 4))})`}
+        (local.set $panel (local.get $panels))
+        ${loop('column', 'start', 'end', tile.columns)`
+          ${whenFirst(
+            callPanel('first', add('blockOfFrom', column), add('blockOfC', column)),
+            callPanel('next', add('blockOfC', column), add('blockOfC', column)),
+          )}
+          ${advance('panel', add(mul('depth', tile.columns * 4), panelGap * 4))}`}
+        ${edge > 0 ? makeEdge : ''}
+        ${advance('blockOfA', (transposeA ? 4 : rowStrideA * 4) * rowStep)}
+        ${advance('blockOfC', rowStrideC * rowStep * 4)}
+        ${residual ? advance('blockOfFrom', residual.rowStride * rowStep * 4) : ''}`}`})`
   return { name, wat, items: batch.count * rowBlocks * columnBlocks, scratchBytes }
 }
 
@@ -354,7 +413,7 @@ function move(count: number): string {
 
 /**
  * `(func $name a packed depth rows)` packs A, stored [depth, rows] with a row stride, into groups of
- * tile.rows rows, each group [depth, rows in group]; see panelFunction.
+ * tile.rows rows, each group [depth, rows in group] and a gap; see panelFunction.
  */
 function packRowsFunction(
   name: string,
@@ -378,7 +437,7 @@ function packRowsFunction(
         (br_if $done (i32.lt_u (local.get $left) (i32.const ${tile.rows})))
         ${move(tile.rows)}
         ${advance('from', tile.rows * 4)}
-        ${advance('to', mul('depth', tile.rows * 4))}
+        ${advance('to', add(mul('depth', tile.rows * 4), packedGap * 4))}
         ${advance('left', -tile.rows)}
         (br $next)))
       ${rests.map(packRest).join('\n')}`})`
@@ -463,9 +522,10 @@ export function packKernel(shape: PackShape, kBlock: number, block: number, tile
 /**
  * WAT of `(func $name (param $source i32) (param $packed i32) (param $rows i32) (param $depth i32))`:
  * deals `rows` rows of B [., n] out to the panels of tile.columns columns, which are `depth` rows deep,
- * from the row on that `packed` points at in the first panel. Zeros fill the last panel's columns.
+ * from the row on that `packed` points at in the first panel. Zeros fill the last panel's columns. Panels are
+ * `gap` floats apart.
  */
-export function packFunction(name: string, tile: MicroKernel, n: number, rowStride: number): string {
+export function packFunction(name: string, tile: MicroKernel, n: number, rowStride: number, gap = 0): string {
   const edge = n % tile.columns
   const fill = repeat(
     tile.columns - edge,
@@ -480,7 +540,7 @@ export function packFunction(name: string, tile: MicroKernel, n: number, rowStri
       ${loop('column', 0, n - edge, tile.columns)`
         ${move(tile.columns)}
         ${advance('from', tile.columns * 4)}
-        ${advance('to', mul('depth', tile.columns * 4))}`}
+        ${advance('to', add(mul('depth', tile.columns * 4), gap * 4))}`}
       ${edge > 0 ? move(edge) + fill : ''}
       ${advance('source', rowStride * 4)}
       ${advance('packed', tile.columns * 4)}`})`
@@ -488,9 +548,10 @@ export function packFunction(name: string, tile: MicroKernel, n: number, rowStri
 
 /**
  * WAT of `(func $name (param $source i32) (param $packed i32) (param $columns i32) (param $depth i32))`:
- * packs `columns` columns of B, stored [columns, depth], into panels, filling the last one with zeros.
+ * packs `columns` columns of B, stored [columns, depth], into panels, filling the last one with zeros. Panels
+ * are `gap` floats apart.
  */
-export function packTransposedFunction(name: string, tile: MicroKernel, rowStride: number): string {
+export function packTransposedFunction(name: string, tile: MicroKernel, rowStride: number, gap = 0): string {
   const panelRow = tile.columns * 4
   // 4 x 4 blocks are transposed in registers.
   const blocks = repeat(tile.columns / 4, v =>
@@ -517,7 +578,8 @@ export function packTransposedFunction(name: string, tile: MicroKernel, rowStrid
               (then (f32.load ${add('from', mul('i', rowStride * 4))})) (else (f32.const 0))))`}
         ${advance('from', 4)}
         ${advance('packed', panelRow)}`}
-      ${advance('source', tile.columns * rowStride * 4)}`})`
+      ${advance('source', tile.columns * rowStride * 4)}
+      ${gap ? advance('packed', gap * 4) : ''}`})`
 }
 
 /** Loads four rows of four, and stores their transpose, through the v128 locals r0 to r3 and s0 to s3. */
@@ -541,41 +603,85 @@ function transpose4(load: (row: number) => string, store: (row: number, value: s
 export const deepestBlock = 768
 
 /**
- * Chooses the blocks of a product for a number of threads. kBlock depends on k alone, so the order of
- * the sums never depends on the threads; it is a multiple of `kMultiple` (for packing by row blocks).
+ * The same for products that stand alone: there, a few rows of A are all that has to stay in L2 beside B. Where A
+ * has to be packed, the pages and cache lines that a block touches count more.
+ */
+const [deepestAlone, deepestPacked] = [1024, 384]
+
+/** How many floats of a packed block of A, or of B where items pack it, are to stay in the L2 cache. */
+const [mostOfA, mostOfB] = [2 ** 16, 2 ** 18]
+
+/** The k in a block: equal parts of k, each a multiple of `multiple` (for packing by row blocks). */
+export function kBlockOf(k: number, multiple: number, deepest = deepestBlock): number {
+  return Math.min(k, roundUp(Math.ceil(k / Math.ceil(k / deepest)), multiple))
+}
+
+/**
+ * Chooses the blocks of a product, and whether its items pack B (packsB), for a number of threads.
+ * usesOfB: how many products would share B if it was packed beforehand.
  */
 export function matmulPlan(
-  m: number,
-  n: number,
-  k: number,
-  transposeA: boolean,
+  shape: {
+    m: number
+    n: number
+    k: number
+    transposeA: boolean
+    transposeB: boolean
+    batch: number
+    usesOfB: number
+  },
   tile: MicroKernel,
   threads: number,
   kMultiple = 4,
-): MatmulPlan {
-  const kBlock = Math.min(k, roundUp(Math.ceil(k / Math.ceil(k / deepestBlock)), kMultiple))
-  // A block of A is to stay in L2.
-  const mostRows = Math.min(roundUp(m, tile.rows), Math.floor(2 ** 19 / (kBlock * 4)))
+): MatmulPlan & { readonly packsB: boolean } {
+  const { m, n, k, transposeA, transposeB, batch, usesOfB } = shape
+  const kBlock = kBlockOf(k, kMultiple, transposeA ? deepestPacked : deepestAlone)
   // Cycles to fetch an element of a matrix from where it fits: L2, L3, or memory.
-  const fetch = (elements: number) => (elements <= 2 ** 18 ? 0.1 : elements <= 2 ** 23 ? 0.4 : 2)
-  const columnOfA = fetch(m * k) + (transposeA ? 1 : 0)
-  let best: MatmulPlan | undefined
+  const fetch = (elements: number) => (elements <= 2 ** 18 ? 0.1 : elements <= 2 ** 23 ? 0.7 : 2)
+  // The rows of A that a tile goes along are fetched ahead of it; those of Aᵀ are packed first.
+  const columnOfA = transposeA ? fetch(m * k) + 1 : fetch(m * k) / 2
+  const rowOfB = fetch(k * n)
+  // Packed beforehand, B goes through memory once more; each thread packs its share and waits for the others.
+  const packBefore = (7 * n * rowOfB) / threads / usesOfB + 20_000 / k
+  // Pieces of the rows of B take longer to fetch than whole ones.
+  const packRow = (columns: number) => (transposeB ? 1.5 : columns < n ? 1 + rowOfB / 2 : 1)
+  const mostRows = Math.min(128, Math.floor(mostOfA / kBlock))
+  let best: (MatmulPlan & { readonly packsB: boolean }) | undefined
   let bestCost = Infinity
-  for (let rowBlock = tile.rows; rowBlock <= mostRows; rowBlock += tile.rows) {
-    for (let parts = 1; parts === 1 || (parts <= 64 && n / parts >= 4 * tile.columns); parts++) {
-      const columnBlock = roundUp(Math.ceil(n / parts), tile.columns)
-      const rounds = Math.ceil((Math.ceil(m / rowBlock) * Math.ceil(n / columnBlock)) / threads)
-      // Cycles for one step of k: the sums, a column of A (which may have to be packed), a row of B.
-      const cycles = (rowBlock * columnBlock) / 16 + rowBlock * columnOfA + columnBlock * fetch(k * n)
-      // Threads seldom run at the same speed: in the end they wait for half an item more.
-      const cost = (rounds + 0.5) * cycles
-      if (cost < bestCost) {
+  for (const rowBlock of blocksOf(m, tile.rows, 2 * tile.rows)) {
+    for (const columnBlock of blocksOf(n, tile.columns, 4 * tile.columns)) {
+      const items = batch * Math.ceil(m / rowBlock) * Math.ceil(n / columnBlock)
+      for (const packsB of kBlock * columnBlock <= mostOfB ? [false, true] : [false]) {
+        // Cycles for one step of k: the sums, a column of A, a row of B.
+        const cycles =
+          (rowBlock * columnBlock) / 16 +
+          rowBlock * columnOfA +
+          columnBlock * (rowOfB + (packsB ? packRow(columnBlock) : 0))
+        // Threads seldom run at the same speed: in the end they wait for a part of an item more.
+        const cost = (Math.ceil(items / threads) + 0.25) * cycles + (packsB ? 0 : batch * packBefore)
+        if (cost >= bestCost) continue
         bestCost = cost
-        best = { kBlock, rowBlock, columnBlock }
+        const steps = Math.ceil(rowBlock / mostRows)
+        best = {
+          kBlock,
+          rowBlock,
+          columnBlock,
+          rowStep: roundUp(Math.ceil(rowBlock / steps), tile.rows),
+          packsB,
+        }
       }
     }
   }
   return best!
+}
+
+/** Sizes of the equal blocks that an extent can be cut into, multiples of `multiple` and of `least` or more. */
+function blocksOf(extent: number, multiple: number, least: number): Set<number> {
+  const blocks = new Set([roundUp(extent, multiple)])
+  for (let parts = 2; extent / parts >= least; parts = Math.ceil(parts * (parts < 32 ? 1.01 : 1.2))) {
+    blocks.add(roundUp(Math.ceil(extent / parts), multiple))
+  }
+  return blocks
 }
 
 export function roundUp(value: number, multiple: number): number {

@@ -43,6 +43,8 @@ class RowWriter {
   /** Locals of values that each row or the program has one of. */
   private readonly singles = new Map<number, string>()
   private readonly accumulators = new Map<number, string[]>()
+  /** Of maxima: which lanes have met a NaN. */
+  private readonly unordered = new Map<number, string[]>()
   /** Values kept in scratch for a later pass: at which byte. */
   private readonly spills = new Map<number, number>()
   private scratchBytes = sumBytes
@@ -283,6 +285,10 @@ class RowWriter {
       const names = Array.from({ length: side }, () => code.local('v128'))
       for (const name of names) code.push(`(local.set $${name} ${constant(initial, 'float32')})`)
       this.accumulators.set(index, names)
+      if (initial === 0) continue
+      const marks = names.map(() => code.local('v128'))
+      for (const mark of marks) code.push(`(local.set $${mark} ${constant(0, 'float32')})`)
+      this.unordered.set(index, marks)
     }
     if (overElements.length + stores.length + sums.length + spills.length > 0) {
       const column = code.local('i32')
@@ -325,6 +331,10 @@ class RowWriter {
     const join = (a: string, b: string) =>
       name === 'sum' ? `(f32x4.add ${a} ${b})` : `(f32x4.max ${a} ${b})`
     const names = this.accumulators.get(index) ?? []
+    const marks = this.unordered.get(index) ?? []
+    marks.forEach((mark, i) =>
+      code.push(`(local.set $${names[i]} (v128.or (local.get $${names[i]}) (local.get $${mark})))`),
+    )
     names.forEach((local, i) =>
       code.push(`(v128.store offset=${i * lanes * bytes} (local.get $scratch) (local.get $${local}))`),
     )
@@ -396,8 +406,12 @@ class RowWriter {
       const isMax = value.operation.kind === 'reduce' && value.operation.name === 'max'
       for (const half of halves) {
         const sum = this.accumulators.get(index)?.[half]
-        const added = masked(of(value.inputs[0], half), loop, isMax)
-        code.push(`(local.set $${sum} (f32x4.${isMax ? 'max' : 'add'} (local.get $${sum}) ${added}))`)
+        const added = code.let('v128', masked(of(value.inputs[0], half), loop, isMax))
+        // What f32x4.max does in eight instructions: pmax passes NaN over, and all ones in a lane are a NaN.
+        const mark = this.unordered.get(index)?.[half]
+        if (mark)
+          code.push(`(local.set $${mark} (v128.or (local.get $${mark}) (f32x4.ne ${added} ${added})))`)
+        code.push(`(local.set $${sum} (f32x4.${isMax ? 'pmax' : 'add'} (local.get $${sum}) ${added}))`)
       }
     }
     work.sums.forEach(({ value, place }, i) => {

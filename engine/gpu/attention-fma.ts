@@ -1,28 +1,30 @@
-import { type Form, type Sum, float, lines, roundUp, sliceOf } from './attention-form.ts'
+import {
+  type Form,
+  type FormOptions,
+  type Sum,
+  chunkOf,
+  coveredBy,
+  float,
+  lines,
+  roundUp,
+  sliceOf,
+} from './attention-form.ts'
 import type { Operand } from './attention-operand.ts'
 
 /**
- * Products by multiply-add in float32, on any GPU. Of a tile of scores an invocation has 4 x 4 elements, of a sum
- * 4 rows by up to 12 columns: for each step of the depth it loads a quad of each factor from workgroup memory, and makes
- * 16 products (of a sum 48 for 4 quads). Both factors lie there with the depth outermost, the left one's and the weights'
- * rows padded by a quad, so that writing them transposed takes no more than twice the least time.
+ * Products by multiply-add in float32, on any GPU. Of a tile of scores an invocation has 4 x 4 elements, of a
+ * sum 4 rows by up to 12 columns: for each step of the depth it loads a quad of each factor from workgroup
+ * memory, and makes 16 products (of a sum 48 for 4 quads). Both factors lie there with the depth outermost,
+ * the left one's and the weights' rows padded by a quad, so that writing them transposed takes no more than
+ * twice the least time.
  */
-export function fmaForm({
-  rows,
-  columns,
-  chunk,
-  bytes,
-}: {
-  rows: number
-  columns: number
-  /** The most columns of a sum. */
-  chunk: number
-  /** Of workgroup memory, at most. */
-  bytes: number
-}): Form | undefined {
+export function fmaForm({ rows, columns, widths, bytes, target }: FormOptions): Form | undefined {
   const [rowQuads, columnQuads] = [rows / 4, columns / 4]
   const size = rowQuads * columnQuads
   const [leftStride, rightStride] = [rowQuads + 1, columnQuads + 1]
+  const most = 3 * columns
+  const chunks = widths.map(width => chunkOf(width, most, columns))
+  const chunk = Math.max(columns, ...chunks)
   /** Rows of values that are in workgroup memory together, in quads of memory with the weights. */
   const withWeights = (step: number) => columns * leftStride + step * (chunk / 4)
   const valueStep = [columns, 32, 16, 8].find(
@@ -30,7 +32,7 @@ export function fmaForm({
   )
   const depthStep = [32, 16, 8].find(step => step * (leftStride + rightStride) * 16 <= bytes)
   // Nor can it be less than put() wants.
-  if (!valueStep || !depthStep || size * 4 * 16 > bytes) return undefined
+  if (!valueStep || !depthStep || size * 4 * 16 > bytes || size > target.workgroupSize) return undefined
   const quads = Math.max(withWeights(valueStep), depthStep * (leftStride + rightStride), size * 4)
 
   const element = (vector: string, e: number) => `vec4f(${vector}[${e}])`
@@ -116,7 +118,9 @@ export function fmaForm({
     rows,
     columns,
     size,
-    subgroupMatrix: false,
+    most,
+    chunks,
+    loads: 'f32',
     ownRows: [0, 1, 2, 3].map(e => `(rowQuad * 4 + ${e})`),
     vectors: [0, 1, 2, 3].map(row => ({ row, column: 'columnQuad * 4' })),
     columnStep: 1,
@@ -133,6 +137,3 @@ export function fmaForm({
     get: index => `tiles[${index}].xy`,
   }
 }
-
-/** Columns that the chunks of a sum have together. */
-const coveredBy = ({ chunk, values }: Sum): number => roundUp(values.width, chunk)

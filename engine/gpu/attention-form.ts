@@ -1,4 +1,5 @@
 import type { Operand } from './attention-operand.ts'
+import type { Target } from './kernel.ts'
 
 /** A matrix that a workgroup sums up in registers: weights · values for its rows and some of the columns. */
 export interface Sum {
@@ -14,8 +15,9 @@ export interface Sum {
 }
 
 /**
- * How a workgroup makes products of tiles, and who has which elements of a tile of scores [rows, columns]: vectors of
- * four elements of a row. Code that it gives is for uniform control flow, and takes care of its own barriers.
+ * How a workgroup makes products of tiles, and who has which elements of a tile of scores [rows, columns]:
+ * vectors of four elements of a row. Code that it gives is for uniform control flow, and takes care of its
+ * own barriers.
  */
 export interface Form {
   readonly name: string
@@ -23,7 +25,12 @@ export interface Form {
   readonly columns: number
   /** Invocations of a workgroup. */
   readonly size: number
-  readonly subgroupMatrix: boolean
+  /** Columns that its registers hold of all sums together. */
+  readonly most: number
+  /** Columns that a workgroup makes of each sum: of all in equal parts, as many as its registers hold. */
+  readonly chunks: readonly number[]
+  /** What it multiplies: f32, or f16 in subgroup matrices. */
+  readonly loads: 'f32' | 'f16'
   /** The rows of the tile that an invocation has elements of, as expressions. */
   readonly ownRows: readonly string[]
   /** Its vectors: a number of ownRows, and the column of the first element. */
@@ -37,8 +44,8 @@ export interface Form {
   /** Statements at the start of the main function. */
   readonly prologue: string
   /**
-   * Declares vectors named name0, name1, ... with rows `rowStart`... of left times rows `columnStart`... of right
-   * transposed, summed over all their columns.
+   * Declares vectors named name0, name1, ... with rows `rowStart`... of left times rows `columnStart`... of
+   * right transposed, summed over all their columns.
    */
   product(name: string, left: Operand, right: Operand): string
   /** Declares what a sum is kept in. */
@@ -47,13 +54,26 @@ export interface Form {
   accumulate(sum: Sum): string
   /** Stores the sum. */
   finish(sum: Sum): string
-  /** Statement that puts two floats in workgroup memory at an index below rows * sharers.count. Products overwrite it. */
+  /**
+   * Statement that puts two floats in workgroup memory, which products overwrite; index < rows *
+   * sharers.count.
+   */
   put(index: string, first: string, second: string): string
   /** Expression of what was put there: vec2f. */
   get(index: string): string
 }
 
-/** Bytes of workgroup memory that more than one workgroup of may run beside each other on most GPUs. */
+export interface FormOptions {
+  readonly rows: number
+  readonly columns: number
+  /** Columns of the sums that it is for. */
+  readonly widths: readonly number[]
+  /** Of workgroup memory, at most. */
+  readonly bytes: number
+  readonly target: Target
+}
+
+/** Bytes of workgroup memory that are enough; with more, fewer workgroups run side by side. */
 export const ampleBytes = 49152
 
 export const roundUp = (x: number, multiple: number): number => Math.ceil(x / multiple) * multiple
@@ -65,6 +85,13 @@ export const lines = (count: number, text: (index: number) => string, separator 
 /** A number as WGSL's f32. */
 export const float = (value: number): string => `f32(${value})`
 
-/** Columns of the slices in which a product goes through its depth, at most `most` and a multiple of `multiple`. */
+/** How deep the slices are in which a product is made: at most `most`, and a multiple of `multiple`. */
 export const sliceOf = (depth: number, most: number, multiple: number): number =>
   roundUp(Math.ceil(depth / Math.ceil(depth / most)), multiple)
+
+/** A sum's columns in as few equal parts as there can be: of at most `most`, and a multiple of `multiple`. */
+export const chunkOf = (width: number, most: number, multiple: number): number =>
+  roundUp(Math.ceil(width / Math.ceil(width / most)), multiple)
+
+/** Columns that the chunks of a sum have together. */
+export const coveredBy = ({ chunk, values }: Sum): number => roundUp(values.width, chunk)

@@ -1,6 +1,7 @@
 import type { View } from '../program.ts'
-import { type Form, type Sum, ampleBytes, float, lines, roundUp } from './attention-form.ts'
+import { type Form, type Sum, ampleBytes, float, lines } from './attention-form.ts'
 import { fmaForm } from './attention-fma.ts'
+import { matrixForm } from './attention-matrix.ts'
 import { type Matrices, type Operand, operandsOf } from './attention-operand.ts'
 import { Bindings, type Kernel, type Target, type TypeOf, shader } from './kernel.ts'
 
@@ -41,43 +42,37 @@ const log2e = Math.LOG2E
 /** A score that no other comes near. */
 const masked = '-1e30'
 
-/** The form of products for these sums: the largest tiles that the GPU holds, but no larger than the sequence. */
-function formOf(length: number, target: Target, widths: readonly number[]): { form: Form; chunks: number[] } {
+/** The form of products for sums of these widths: the largest tiles that fit the GPU and the sequence. */
+function formOf(length: number, target: Target, widths: readonly number[]): Form {
+  // Statistics of columns want some, too.
+  const bytes = Math.min(target.workgroupBytes, ampleBytes) - 1024
   const tiles = [
     { rows: 64, columns: 64 },
     { rows: 64, columns: 32 },
     { rows: 32, columns: 32 },
     { rows: 16, columns: 16 },
-  ]
-  // Statistics of columns want some, too.
-  const bytes = Math.min(target.workgroupBytes, ampleBytes) - 1024
-  for (const { rows, columns } of tiles) {
-    if (rows > 32 && length <= rows / 2) continue
-    const chunks = widths.map(width => chunkOf(width, columns))
-    const form = fmaForm({ rows, columns, chunk: Math.max(columns, ...chunks), bytes })
-    if (form && form.size <= target.workgroupSize) return { form, chunks }
-  }
-  throw new Error('the GPU has too little workgroup memory for attention')
-}
-
-/** Columns of a sum that a workgroup makes: as many as its registers hold, in equal parts. */
-function chunkOf(width: number, columns: number): number {
-  const most = 3 * columns
-  return roundUp(Math.ceil(width / Math.ceil(width / most)), columns)
+  ].filter(({ rows }) => rows <= 16 || length > rows / 2)
+  const forms = [matrixForm, fmaForm].flatMap(make =>
+    tiles.map(tile => make({ ...tile, widths, bytes, target })),
+  )
+  const form = forms.find(form => form !== undefined)
+  if (!form) throw new Error('the GPU has too little workgroup memory for attention')
+  return form
 }
 
 /** Whether one workgroup can make these sums together: all of each, in its registers. */
 export function fitTogether(length: number, target: Target, widths: readonly number[]): boolean {
-  const { form, chunks } = formOf(length, target, widths)
-  const total = chunks.reduce((sum, chunk) => sum + chunk, 0)
-  return chunks.every((chunk, i) => chunk >= widths[i]) && total <= 3 * form.columns
+  const { chunks, most } = formOf(length, target, widths)
+  return chunks.every((chunk, i) => chunk >= widths[i]) && chunks.reduce((a, b) => a + b, 0) <= most
 }
 
 /** The rows of tiles for which a query kernel sums. */
 export const queryTiles = (length: number, target: Target, widths: readonly number[]): number =>
-  Math.ceil(length / formOf(length, target, widths).form.rows)
+  Math.ceil(length / formOf(length, target, widths).rows)
 
-/** What is left of `index` after the number of each part has been taken off, the fastest first, as statements. */
+/**
+ * What is left of `index` after the number of each part has been taken off, the fastest first, as statements.
+ */
 function split(index: string, parts: readonly (readonly [name: string, count: number])[]): string {
   let divisor = 1
   return parts
@@ -110,15 +105,15 @@ const slopeOf = (heads: Heads, bindings: Bindings): string =>
     : ''
 
 /**
- * The logarithm of the sum of each query's exponentials of scores, logSumExp [batch, heads, length]. A workgroup has
- * a tile of queries and goes through the keys up to them. Each invocation sums up what it has of a row by itself; only
- * in the end are these put together, in the order of the invocations.
+ * The logarithm of the sum of each query's exponentials of scores, logSumExp [batch, heads, length]. A
+ * workgroup has a tile of queries and goes through the keys up to them. Each invocation sums up what it has
+ * of a row by itself; only in the end are these put together, in the order of the invocations.
  */
 export function logSumExpCall(given: Heads, out: View, typeOf: TypeOf, target: Target): Call {
   const { batch, heads, length, scale } = given
-  const { form } = formOf(length, target, [])
+  const form = formOf(length, target, [])
   const bindings = new Bindings(typeOf)
-  const place = { bindings, length, rows: form.rows }
+  const place = { bindings, length, rows: form.rows, loads: form.loads }
   const { query, key } = operandsOf(
     {
       query: { view: given.query, width: given.keyDim },
@@ -178,15 +173,21 @@ export function logSumExpCall(given: Heads, out: View, typeOf: TypeOf, target: T
     }
     ${results}[${out.offset} + (sequence * ${heads} + head) * ${length} + rowStart + row] = (top + log2(sum)) * ${float(Math.LN2)};
   }`
-  const name = `attention logSumExp ${form.name}`
-  return finished(name, body, [query, key], form, { bindings, target, workgroups })
+  return finished(nameOf('logSumExp', given, form), body, [query, key], form, {
+    bindings,
+    target,
+    workgroups,
+  })
 }
 
 /**
- * Sums over the keys up to each query, or over the queries from each key on: of probabilities, exp(score - logSumExp),
- * or of gradients of scores, probability * (outGradient · value - dot), where dot is the query's out · outGradient.
- * statistics: logSumExp [batch, heads, length], or [batch, heads, length, 2] with its multiple by log2(e) and dot.
- * slopeGradient: where each tile's share of it goes, [batch, heads, tiles]: the sum of gradients of scores times j - i.
+ * Sums over the keys up to each query, or over the queries from each key on: of probabilities, exp(score -
+ * logSumExp), or of gradients of scores, probability * (outGradient · value - dot), where dot is the query's
+ * out · outGradient.
+ * statistics: logSumExp [batch, heads, length], or [batch, heads, length, 2] with its multiple by log2(e) and
+ * dot.
+ * slopeGradient: where each tile's share of it goes, [batch, heads, tiles]: the sum of gradients of scores
+ * times j - i.
  */
 export function sumsCall(
   given: Heads,
@@ -217,7 +218,7 @@ export function sumsCall(
   const hasGradients = sums.some(({ weights }) => weights === 'scoreGradient')
   const used = new Set(['query', 'key', ...(hasGradients ? ['value', 'outGradient'] : [])])
   for (const { values } of sums) used.add(values)
-  const { form, chunks } = formOf(
+  const form = formOf(
     length,
     target,
     sums.map(({ values }) => matrices[values].width),
@@ -231,10 +232,10 @@ export function sumsCall(
         { view: out, width: matrices[values].width, isWritten: true },
       ]),
     ]),
-    { bindings, length, rows: form.rows },
+    { bindings, length, rows: form.rows, loads: form.loads },
   )
   const tiles = Math.ceil(length / form.rows)
-  const parts = Math.ceil(operands.sum0.width / chunks[0])
+  const parts = Math.ceil(operands.sum0.width / form.chunks[0])
   const workgroups = batch * heads * tiles * parts
   const { ownRows, vectors, columnStep } = form
   const all: Sum[] = sums.map(({ weights, values, factor }, i) => ({
@@ -243,7 +244,7 @@ export function sumsCall(
     values: operands[values],
     out: operands[`sum${i}`],
     factor,
-    chunk: chunks[i],
+    chunk: form.chunks[i],
   }))
   const { query, key, value } = operands
   const inputs = bindings.name(statistics.view.buffer, { lanes: statistics.isOfBackward ? 2 : 1 })
@@ -315,18 +316,24 @@ export function sumsCall(
   }
   ${all.map(sum => form.finish(sum)).join('\n  ')}
   ${slopeGradient ? sumOfWorkgroup(form, tiles, heads, bindings, slopeGradient) : ''}`
-  const name = [
-    'attention',
-    rows,
-    ...sums.map(({ weights, values }) => `${weights}·${values}`),
-    form.name,
-  ].join(' ')
+  const what = [rows, ...sums.map(({ weights, values }) => `${weights}·${values}`)].join(' ')
   const declarations = `
 ${isOfQueries ? '' : `var<workgroup> columnStatistics: array<vec2f, ${form.columns}>;`}
 fn statisticsOf(isThere: bool, pair: vec2f) -> vec2f {
   return select(vec2f(1e30, 0), pair, isThere);
 }`
-  return finished(name, body, Object.values(operands), form, { bindings, target, workgroups, declarations })
+  return finished(nameOf(what, given, form), body, Object.values(operands), form, {
+    bindings,
+    target,
+    workgroups,
+    declarations,
+  })
+}
+
+/** The name of a kernel for these shapes. */
+function nameOf(what: string, { batch, heads, length, keyDim, valueDim }: Heads, form?: Form): string {
+  const shapes = `${batch}×${heads}×${length}×${keyDim}/${valueDim}`
+  return ['attention', what, shapes, ...(form ? [`in ${form.name}`] : [])].join(' ')
 }
 
 /** Stores the sum over the workgroup of slopeGradient, in the order of the invocations. */
@@ -362,7 +369,7 @@ function finished(
     target,
     size: form.size,
     workgroups,
-    subgroupMatrix: form.subgroupMatrix,
+    subgroupMatrix: form.loads === 'f16',
     declarations: `${form.declarations}\n${declarations}\n${operands.map(operand => operand.declarations).join('\n')}`,
     body,
   })
@@ -374,7 +381,7 @@ function finished(
  * out · outGradient. 16 invocations go through a row, so that they read quads side by side.
  */
 export function statisticsCall(
-  { batch, heads, length, valueDim }: Heads,
+  given: Heads,
   {
     out,
     logSumExp,
@@ -384,6 +391,7 @@ export function statisticsCall(
   typeOf: TypeOf,
   target: Target,
 ): Call {
+  const { batch, heads, length, valueDim } = given
   const [size, sharers] = [Math.min(256, target.workgroupSize), 16]
   const rows = size / sharers
   const total = batch * heads * length
@@ -391,7 +399,7 @@ export function statisticsCall(
   const bindings = new Bindings(typeOf)
   const operands = operandsOf(
     { out: { view: out, width: valueDim }, outGradient: { view: outGradient, width: valueDim } },
-    { bindings, length, rows: 1 },
+    { bindings, length, rows: 1, loads: 'f32' },
   )
   const quads = Math.ceil(valueDim / 4)
   const load = (operand: Operand) => operand.load('row', 'quad', quads * 4)
@@ -425,18 +433,18 @@ export function statisticsCall(
 ${operands.out.declarations}
 ${operands.outGradient.declarations}`
   const code = shader({ bindings, target, size, workgroups, declarations, body })
-  return { kernel: { name: 'attention statistics', code }, bindings, workgroups }
+  return { kernel: { name: nameOf('statistics', given), code }, bindings, workgroups }
 }
 
 /** Sums the tiles' shares of the slopes' gradients, [batch, heads, tiles], in order. */
 export function slopeGradientCall(
-  { batch, heads }: Heads,
+  given: Heads,
   { parts, tiles, out }: { parts: View; tiles: number; out: View },
   typeOf: TypeOf,
   target: Target,
 ): Call {
   const size = 64
-  const total = batch * heads
+  const total = given.batch * given.heads
   const workgroups = Math.ceil(total / size)
   const bindings = new Bindings(typeOf)
   const [from, to] = [bindings.name(parts.buffer), bindings.name(out.buffer, { writes: true })]
@@ -449,7 +457,10 @@ export function slopeGradientCall(
   }
   ${to}[${out.offset} + index] = sum;`
   return {
-    kernel: { name: 'attention slope gradient', code: shader({ bindings, target, size, workgroups, body }) },
+    kernel: {
+      name: nameOf('slope gradient', given),
+      code: shader({ bindings, target, size, workgroups, body }),
+    },
     bindings,
     workgroups,
   }

@@ -1,7 +1,10 @@
 import type { View } from '../program.ts'
 import type { Bindings } from './kernel.ts'
 
-/** What a kernel of attention reads or writes: of each head its own columns of a view [batch, length, heads * width]. */
+/**
+ * What a kernel of attention reads or writes: of each head its own columns of a view [batch, length, heads *
+ * width].
+ */
 export interface Matrices {
   readonly name: string
   readonly view: View
@@ -10,9 +13,19 @@ export interface Matrices {
   readonly isWritten?: boolean
 }
 
+/** The kernel that operands are for. */
+export interface Place {
+  readonly bindings: Bindings
+  readonly length: number
+  /** That its tiles have. */
+  readonly rows: number
+  /** What it multiplies. */
+  readonly loads: 'f32' | 'f16'
+}
+
 /**
- * One head's matrix [length, width] of a sequence in WGSL, four columns at a time: a quad. Where the view is laid out
- * so, a quad is one vector of memory. Loads give f32, zeros where there is no such row or column.
+ * One head's matrix [length, width] of a sequence in WGSL, four columns at a time: a quad. Where the view is
+ * laid out so, a quad is one vector of memory. Loads give zeros where there is no such row or column.
  */
 export class Operand {
   readonly name: string
@@ -20,6 +33,7 @@ export class Operand {
   private readonly array: string
   private readonly isHalf: boolean
   private readonly isWritten: boolean
+  private readonly loads: Place['loads']
   /** Elements of the array that a quad is: 1 where the array is one of vectors. */
   private readonly quad: 1 | 4
   private readonly view: View
@@ -28,10 +42,10 @@ export class Operand {
   private readonly hasRows: boolean
   private hasQuads = true
 
-  /** rows: that tiles have; lanes: of the array. */
+  /** lanes: of the array. */
   constructor(
     { name, view, width, isWritten = false }: Matrices,
-    { bindings, length, rows, lanes }: { bindings: Bindings; length: number; rows: number; lanes: 1 | 4 },
+    { bindings, length, rows, loads, lanes }: Place & { lanes: 1 | 4 },
   ) {
     this.name = name
     this.view = view
@@ -40,6 +54,7 @@ export class Operand {
     this.length = length
     this.hasRows = length % rows === 0
     this.quad = lanes === 4 ? 1 : 4
+    this.loads = loads
     this.array = bindings.name(view.buffer, { writes: isWritten, lanes })
     this.isHalf = bindings.type(view.buffer) === 'f16'
   }
@@ -52,7 +67,7 @@ export class Operand {
     return `let at_${this.name} = ${place} + ${head} * ${inArray(this.width)};`
   }
 
-  /** Expression of a quad as vec4f. columns: how many there may be asked for. */
+  /** Expression of a quad. columns: how many there may be asked for. */
   load(row: string, quad: string, columns: number): string {
     this.hasQuads &&= columns <= this.width
     return `load_${this.name}(at_${this.name}, ${row}, ${quad})`
@@ -70,26 +85,31 @@ export class Operand {
   }
 
   private loadFunction(): string {
-    const { name, array } = this
-    const head = `fn load_${name}(at: u32, row: u32, quad: u32) -> vec4f`
+    const { name, array, loads } = this
+    const type = `vec4<${loads}>`
+    const head = `fn load_${name}(at: u32, row: u32, quad: u32) -> ${type}`
+    // What is too large for f16 becomes the largest number rather than infinity.
+    const loaded = (value: string) =>
+      loads === 'f16' && !this.isHalf
+        ? `${type}(clamp(${value}, vec4f(-65504), vec4f(65504)))`
+        : `${type}(${value})`
     if (this.quad === 1) {
       const missing = this.missing()
       return `${head} {
-  ${missing ? `if (${missing}) { return vec4f(); }` : ''}
-  return vec4f(${array}[at + ${this.rowStart()} + quad]);
+  ${missing ? `if (${missing}) { return ${type}(); }` : ''}
+  return ${loaded(`${array}[at + ${this.rowStart()} + quad]`)};
 }`
     }
     return `${head} {
-  var value = vec4f();
+  var value = vec4<${this.isHalf ? 'f16' : 'f32'}>();
   let first = at + ${this.rowStart()} + quad * 4;
-  ${this.eachElement(e => `value[${e}] = f32(${array}[first + ${e}]);`)}
-  return value;
+  ${this.eachElement(e => `value[${e}] = ${array}[first + ${e}];`)}
+  return ${loaded('value')};
 }`
   }
 
   private storeFunction(): string {
     const { name, array, isHalf } = this
-    // What is too large for f16 becomes the largest number rather than infinity.
     const stored = isHalf ? 'vec4<f16>(clamp(value, vec4f(-65504), vec4f(65504)))' : 'value'
     const head = `fn store_${name}(at: u32, row: u32, quad: u32, value: vec4f)`
     if (this.quad === 1) {
@@ -128,7 +148,7 @@ export class Operand {
  */
 export function operandsOf<Name extends string>(
   matrices: Readonly<Record<Name, Omit<Matrices, 'name'>>>,
-  place: { bindings: Bindings; length: number; rows: number },
+  place: Place,
 ): Record<Name, Operand> {
   const all = Object.entries<Omit<Matrices, 'name'>>(matrices)
   const lanesOf = ({ view }: Omit<Matrices, 'name'>) =>

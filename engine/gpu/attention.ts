@@ -13,13 +13,15 @@ import {
 import { type Dispatch, type Target, type TypeOf, bytesOf } from './kernel.ts'
 
 /**
- * Causal attention and its gradients, never storing the length x length scores (Dao et al., "FlashAttention", 2022).
+ * Causal attention and its gradients, never storing the length x length scores (Dao et al., "FlashAttention",
+ * 2022).
  *
- * Every kernel recomputes tiles of scores and uses them at once. The forward pass is two: each query's logSumExp, then
- * the sum of exp(score - logSumExp) · value. So nothing is rescaled on the way, no tile waits for a row's maximum, and
- * a wide value can be shared out among workgroups by its columns: scores cost less than what they weigh, wherever keys
- * are narrower than values. The backward pass sums the gradient of queries over keys, those of keys and values over queries:
- * kernels that write what is theirs alone, so that no sum depends on who comes first.
+ * Every kernel recomputes tiles of scores and uses them at once. The forward pass is two: each query's
+ * logSumExp, then the sum of exp(score - logSumExp) · value. So nothing is rescaled on the way, no tile waits
+ * for a row's maximum, and a wide value can be shared out among workgroups by its columns: scores cost less
+ * than what they weigh, wherever keys are narrower than values. The backward pass sums the gradient of
+ * queries over keys, those of keys and values over queries: kernels that write what is theirs alone, so that
+ * no sum depends on who comes first.
  */
 export function attentionDispatches(work: Attention, typeOf: TypeOf, target: Target): Dispatch[] {
   const { batch, heads, length, scale, keyDim, valueDim, operands } = work
@@ -114,7 +116,10 @@ const temporary = (rows: number, columns: number): View => ({
   strides: [columns, 1],
 })
 
-/** Makes dispatches, given the columns that are multiplied for each pair of a query and a key, and the views touched. */
+/**
+ * Makes dispatches, given the columns that are multiplied for each pair of a query and a key, and the views
+ * touched.
+ */
 function dispatchOf({ batch, heads, length }: Heads, typeOf: TypeOf) {
   const pairs = (batch * heads * length * (length + 1)) / 2
   return ({ kernel, bindings, workgroups }: Call, depth: number, touched: readonly View[]): Dispatch => ({

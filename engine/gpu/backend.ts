@@ -57,9 +57,12 @@ export class GpuBackend implements Backend {
   /** NaN until it has been measured. */
   peakGflops = NaN
   private readonly device: GPUDevice
+  readonly capacity = { most: Infinity, usual: Infinity }
   private readonly hasTimestamps: boolean
   private readonly pipelines: Pipelines
   private readonly pool: Pool
+  /** Bytes of variables, and of what products read instead of them. */
+  private variableBytes = 0
   private readonly readback: Readback
   private failure: Error | undefined
   /** Commands are queued one after the other. */
@@ -91,7 +94,14 @@ export class GpuBackend implements Backend {
   }
 
   async allocate(size: number): Promise<Storage> {
-    return new GpuStorage(await this.reserve(Math.max(4, size * 4)))
+    const buffer = await this.reserve(Math.max(4, size * 4))
+    this.variableBytes += buffer.size
+    return new GpuStorage(buffer)
+  }
+
+  /** What is taken of the GPU's memory: by variables for good, by temporaries for all programs in turn. */
+  get allocated(): { readonly variableBytes: number; readonly temporaryBytes: number } {
+    return { variableBytes: this.variableBytes, temporaryBytes: this.pool.bytes }
   }
 
   async read(storage: Storage, size: number, dtype: DType): Promise<Float32Array | Int32Array> {
@@ -120,6 +130,7 @@ export class GpuBackend implements Backend {
     this.check()
     const planned = plan(given, this.precision, this.target)
     const { program, typeOf, halves, kept, dispatches, slots, sizes } = planned
+    this.checkSize(Math.max(0, ...sizes))
     const homes = new Map(given.variables.map((buffer, i) => [buffer, owned(storages[i])]))
     const homeOf = (root: Buffer): GpuStorage => {
       const home = [...homes].find(([{ variable }]) => variable === root.variable)?.[1]
@@ -156,7 +167,11 @@ export class GpuBackend implements Backend {
     const begin = async (inputs: readonly (Float32Array | Int32Array)[]): Promise<Bound[]> => {
       this.check()
       await this.pool.grow(sizes)
-      for (const [half, { home }] of copies) home.half ??= await this.reserve(storedBytes(half, typeOf))
+      for (const [half, { home }] of copies) {
+        if (home.half) continue
+        home.half = await this.reserve(storedBytes(half, typeOf))
+        this.variableBytes += home.half.size
+      }
       if (generation !== this.pool.generation) {
         generation = this.pool.generation
         bound = bind(prepared)
@@ -269,20 +284,27 @@ export class GpuBackend implements Backend {
     )
   }
 
-  /** Throws MemoryError when the GPU does not have so much. */
-  private async reserve(bytes: number): Promise<GPUBuffer> {
+  /** Throws MemoryError when the GPU never gives so much in one piece. */
+  private checkSize(bytes: number): void {
     const { maxBufferSize, maxStorageBufferBindingSize } = this.device.limits
     const most = Math.min(maxBufferSize, maxStorageBufferBindingSize)
     if (bytes > most) {
       throw new MemoryError(
-        `one tensor takes ${megabytes(bytes)} and this GPU gives ${megabytes(most)} in one piece: take a smaller batch or network`,
+        `one tensor takes ${megabytes(bytes)} and this GPU gives ${megabytes(most)} in one piece: take less at once (--memory), or a smaller network`,
       )
     }
+  }
+
+  /** Throws MemoryError when the GPU does not have so much. */
+  private async reserve(bytes: number): Promise<GPUBuffer> {
+    this.checkSize(bytes)
     this.device.pushErrorScope('out-of-memory')
     const buffer = this.device.createBuffer({ size: bytes, usage: storageUsage() })
     const error = await this.device.popErrorScope()
     if (error) {
-      throw new MemoryError(`the GPU has no ${megabytes(bytes)} left: take a smaller batch or network`)
+      throw new MemoryError(
+        `the GPU has no ${megabytes(bytes)} left: take less at once (--memory), or a smaller network`,
+      )
     }
     return buffer
   }

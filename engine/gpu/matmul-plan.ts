@@ -124,6 +124,8 @@ const depths = {
     [16, 2],
     [32, 1],
     [16, 1],
+    [8, 2],
+    [8, 1],
   ],
   numbers: [
     [16, 2],
@@ -206,7 +208,8 @@ function fits(tile: Tile, { a, b }: Matmul, target: Target, form: MatmulPlan['fo
   const shape = target.subgroupMatrix
   if (!shape || depth % shape.k !== 0) return false
   const layout = subgroupLayout(tile, shape, target)
-  if (!layout) return false
+  // Few invocations, as where subgroups are narrow, would load much each: code that drivers take long to compile.
+  if (!layout || depth > Math.max(shape.k, layout.size / 4)) return false
   const elements = matrixTileElements(tile, { a: !a.transposed, b: b.transposed })
   // Sums may leave through workgroup memory; a word says how many subgroups there are.
   const sums = layout.passingElements * 4 + (layout.isFixed ? 0 : 4)

@@ -2,7 +2,7 @@
 export class Pool {
   /** Goes up when pieces have been replaced: what was bound to them is to be bound anew. */
   generation = 0
-  private pieces: GPUBuffer[] = []
+  private readonly pieces: (GPUBuffer | undefined)[] = []
   private readonly reserve: (bytes: number) => Promise<GPUBuffer>
 
   constructor(reserve: (bytes: number) => Promise<GPUBuffer>) {
@@ -10,18 +10,26 @@ export class Pool {
   }
 
   piece(index: number): GPUBuffer {
-    return this.pieces[index]
+    const piece = this.pieces[index]
+    if (!piece) throw new Error('a program has grown no memory for itself')
+    return piece
   }
 
-  /** Makes the n-th piece at least as large as the n-th of these sizes. What the pieces hold is lost. */
+  get bytes(): number {
+    return this.pieces.reduce((sum, piece) => sum + (piece?.size ?? 0), 0)
+  }
+
+  /**
+   * Makes the n-th piece at least as large as the n-th of these sizes. What the pieces hold is lost. When there is no
+   * memory for one, those before it have grown, and it is none until the next time.
+   */
   async grow(sizes: readonly number[]): Promise<void> {
-    const pieces = [...this.pieces]
     for (const [i, bytes] of sizes.entries()) {
-      if (pieces[i]?.size >= bytes) continue
-      pieces[i]?.destroy()
-      pieces[i] = await this.reserve(bytes)
+      if ((this.pieces[i]?.size ?? 0) >= bytes) continue
+      this.pieces[i]?.destroy()
+      this.pieces[i] = undefined
       this.generation++
+      this.pieces[i] = await this.reserve(bytes)
     }
-    this.pieces = pieces
   }
 }

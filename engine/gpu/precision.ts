@@ -12,8 +12,8 @@ export interface Typed {
 }
 
 /**
- * Decides what is stored as f16: whatever is read by products and attention alone, and a copy of each variable that
- * products read, which the kernel that assigns the variable writes as well. All else is f32, sums too.
+ * Decides what is stored as f16: temporaries between products, and a copy of each variable that products read, which
+ * the kernel that assigns the variable writes as well. All else is f32, sums within kernels too.
  */
 export function typed(program: Program, f16: boolean): Typed {
   if (!f16) return { program, typeOf: plainType, halves: new Map(), kept: new Set() }
@@ -64,41 +64,60 @@ export function typed(program: Program, f16: boolean): Typed {
 /** bool is stored as 0 or −1. */
 const plainType: TypeOf = ({ dtype }) => (dtype === 'float32' ? 'f32' : 'i32')
 
-/** Temporaries that nothing but products and attention reads, and that no sum over rows or indices makes. */
+/**
+ * Temporaries that may be f16: what nothing but products and attention reads; and what products of activations make,
+ * whoever reads it, as in mixed precision everywhere (Micikevicius et al. 2018). Sums that go on in memory, such as
+ * gradients of weights and the residual stream, stay f32.
+ */
 function halfTemporaries({ instructions, inputs, outputs }: Program): Buffer[] {
-  const wide = new Set<Buffer>([...inputs, ...outputs.map(({ buffer }) => buffer)].map(({ root }) => root))
-  const candidates = new Set<Buffer>()
-  const keepWide = (...buffers: (Buffer | undefined)[]) => {
-    for (const buffer of buffers) if (buffer) wide.add(buffer.root)
+  const wide = new Set<Buffer>([...inputs, ...outputs.map(({ buffer }) => buffer)])
+  const loaded = new Set<Buffer>()
+  const multiplied = new Set<Buffer>()
+  const produced = new Set<Buffer>()
+  const add = (set: Set<Buffer>, ...buffers: (Buffer | undefined)[]) => {
+    for (const buffer of buffers) if (buffer) set.add(buffer)
   }
   for (const { work } of instructions) {
     switch (work.kind) {
       case 'rows':
         for (const { operation } of work.values) {
-          if (operation.kind === 'load')
-            keepWide(operation.access.buffer, operation.access.gather?.indices.buffer)
+          if (operation.kind !== 'load') continue
+          add(loaded, operation.access.buffer)
+          add(wide, operation.access.gather?.indices.buffer)
         }
-        keepWide(...work.columnSums.map(({ buffer }) => buffer))
+        add(wide, ...work.columnSums.map(({ buffer }) => buffer))
         break
       case 'matmul':
-        keepWide(work.residual?.buffer)
-        for (const { buffer } of [work.a, work.b]) candidates.add(buffer.root)
+        add(multiplied, work.a.buffer, work.b.buffer)
+        add(wide, work.residual?.buffer)
+        // Of rows of a as they are stored: a product of the transposed is a gradient of weights.
+        if (!work.residual && !work.a.transposed) produced.add(work.c.buffer)
         break
       case 'scatterAdd':
-        keepWide(work.values.buffer, work.indices.buffer, work.base?.buffer, work.out.buffer)
+        add(wide, work.values.buffer, work.indices.buffer, work.base?.buffer, work.out.buffer)
         break
       case 'attention':
       case 'attentionGradient': {
         const { operands, results, slope, kind } = work
         const rest = kind === 'attention' ? [] : operands.slice(slope ? 4 : 3)
-        if (slope) keepWide(operands[3].buffer)
+        const [out, logSumExp, gradient] = rest.map(({ buffer }) => buffer)
+        add(multiplied, ...operands.slice(0, 3).map(({ buffer }) => buffer), out, gradient)
+        if (slope) add(wide, operands[3].buffer)
         // logSumExp; of the gradient's results the slopes'.
-        keepWide(rest.at(1)?.buffer, results.at(kind === 'attention' ? 1 : 3)?.buffer)
-        const [out, , gradient] = rest
-        for (const view of [...operands.slice(0, 3), out, gradient])
-          if (view) candidates.add(view.buffer.root)
+        add(wide, logSumExp, results.at(kind === 'attention' ? 1 : 3)?.buffer)
       }
     }
   }
-  return [...candidates].filter(root => !wide.has(root) && !root.variable && root.dtype === 'float32')
+  const mayBeHalf = (buffer: Buffer) =>
+    !buffer.root.variable &&
+    buffer.dtype === 'float32' &&
+    !wide.has(buffer) &&
+    (produced.has(buffer) || (multiplied.has(buffer) && !loaded.has(buffer)))
+  // Memory has one type, whatever it is taken over by.
+  const roots = new Map<Buffer, boolean>()
+  for (const { reads, writes } of instructions) {
+    for (const buffer of [...reads, ...writes])
+      roots.set(buffer.root, (roots.get(buffer.root) ?? true) && mayBeHalf(buffer))
+  }
+  return [...roots].flatMap(([root, isHalf]) => (isHalf ? [root] : []))
 }

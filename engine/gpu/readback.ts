@@ -22,7 +22,12 @@ export class Readback {
   /** Adds the copies to a list of commands. To take them, once it is submitted, call what this returns. */
   copy(encoder: GPUCommandEncoder, parts: readonly Part[]): () => Promise<(Float32Array | Int32Array)[]> {
     const total = parts.reduce((sum, { size }) => sum + size * bytesOf.f32, 0)
-    if (total === 0) return async () => parts.map(({ dtype }) => arrayOf(dtype, new ArrayBuffer(0)))
+    if (total === 0) {
+      return async () => {
+        await this.device.queue.onSubmittedWorkDone()
+        return parts.map(({ dtype }) => arrayOf(dtype, new ArrayBuffer(0)))
+      }
+    }
     const staging = this.take(total)
     let start = 0
     const starts = parts.map(({ buffer, offset, size }) => {

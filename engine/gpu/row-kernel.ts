@@ -1,11 +1,11 @@
 import { costOf } from '../cost.ts'
 import { hash } from '../cpu/hash.ts'
-import type { DType } from '../graph.ts'
+import type { BinaryName, DType, UnaryName } from '../graph.ts'
 import type { Access, Buffer, RowProgram, RowValue } from '../program.ts'
 import { Elementwise, type Lanes, valueType } from './elementwise.ts'
 import { Bindings, type Dispatch, type Target, type TypeOf, bytesOf, shader } from './kernel.ts'
 import { type RowPlan, pinnedRoots, vectorRoots } from './row-plan.ts'
-import { isReduction, passesOf } from './row-programs.ts'
+import { cheapOf, isReduction, passesOf } from './row-programs.ts'
 
 /** The kernel of a row program that has been planned. */
 export function rowKernel(work: RowProgram, plan: RowPlan, typeOf: TypeOf, target: Target): Dispatch {
@@ -67,13 +67,22 @@ class RowWriter {
     const code = shader({ bindings, target, size, workgroups, declarations, body })
     const { bytes } = costOf(work, buffer => bytesOf[this.typeOf(buffer)])
     return {
-      kernel: { name: `rows.${hash(code)}`, code },
+      kernel: { name: `${this.description} ${hash(code)}`, code },
       buffers: bindings.buffers,
       writes: bindings.writes,
       workgroups,
       flops: 0,
       bytes,
     }
+  }
+
+  /** The columns, and what takes longest. */
+  private get description(): string {
+    const { values, columns, columnSums } = this.work
+    const names = values.flatMap(({ operation }) =>
+      'name' in operation && !plainNames.has(operation.name) ? [operation.name] : [],
+    )
+    return ['rows', columns, ...new Set(names), ...(columnSums.length > 0 ? ['columns'] : [])].join(' ')
   }
 
   /** An invocation for each vector of each row. */
@@ -164,6 +173,7 @@ class RowWriter {
     const { values, stores, columnSums, columns } = this.work
     const { lanes, team } = this.plan
     this.placeRow(row)
+    const cheap = cheapOf(values)
     const rest = columns / lanes - parts.length * team
     const wideSums = columnSums.filter(sum => !isNarrow(sum))
     const outputs = [
@@ -210,7 +220,7 @@ class RowWriter {
         for (const part of parts) this.loadPart(part, needed)
         for (const part of parts) this.computePart(part, needed)
         for (const part of parts) finish(part)
-        if (chunksAreWhole(this.plan) && rest > 0) {
+        if (this.plan.chunks === 1 && rest > 0) {
           const unit = `unit${pass}`
           this.push(
             `for (var ${unit} = ${parts.length * team}u + member; ${unit} < ${columns / lanes}u; ${unit} += ${team}u) {`,
@@ -221,6 +231,8 @@ class RowWriter {
           this.push('}')
         }
       }
+      // The compiler is not to keep in registers what it can compute anew.
+      for (const { known } of parts) for (const value of known.keys()) if (cheap[value]) known.delete(value)
       for (const { index, name, total } of reductions)
         this.singles.set(index, this.across(this.withinVector(name, total), name, team))
     }
@@ -608,6 +620,16 @@ class RowWriter {
   }
 }
 
-const isNarrow = ({ width }: { readonly width: number }): boolean => width === 1
+/** Operations that are in most kernels, and say little. */
+const plainNames: ReadonlySet<string> = new Set<UnaryName | BinaryName>([
+  'add',
+  'subtract',
+  'multiply',
+  'negate',
+  'detach',
+  'equal',
+  'less',
+  'lessEqual',
+])
 
-const chunksAreWhole = ({ chunks }: RowPlan): boolean => chunks === 1
+const isNarrow = ({ width }: { readonly width: number }): boolean => width === 1

@@ -1,7 +1,7 @@
 import type { Access, Buffer, RowProgram } from '../program.ts'
 import type { Lanes } from './elementwise.ts'
 import type { Target } from './kernel.ts'
-import { isReduction, passesOf, rootsOf } from './row-programs.ts'
+import { cheapOf, isReduction, passesOf, rootsOf } from './row-programs.ts'
 
 /** How the elements of a row program are shared out among invocations. */
 export interface RowPlan {
@@ -23,9 +23,11 @@ export interface RowPlan {
 /** Invocations in a workgroup, where nothing speaks for more or fewer. */
 const usualSize = 256
 const leastSize = 64
-/** Floats that an invocation keeps between passes, at most, in a workgroup of the usual size. */
+/** Floats that an invocation keeps between passes, at most; and all those of a workgroup, which share its registers. */
 const keptFloats = 96
-const mostParts = 16
+const sharedFloats = 1 << 15
+/** Vectors of a row that an invocation has, if there are invocations enough. */
+const usualParts = 8
 /** Workgroups and invocations that fill a large GPU. */
 const manyWorkgroups = 512
 const manyInvocations = 1 << 15
@@ -60,22 +62,15 @@ export function planRows(work: RowProgram, target: Target): RowPlan {
     return { size, workgroups: workgroups * chunks, lanes, isFlat: false, team, parts: 1, chunks }
   }
   const floats = lanes * Math.max(1, keptValues(work) + columnSums.filter(({ width }) => width > 1).length)
-  const fitting = Math.max(1, Math.min(mostParts, Math.floor(keptFloats / floats)))
-  const most = powerBelow(target.workgroupSize)
-  let team = Math.min(
-    most,
-    Math.max(
-      powerAbove(Math.ceil(units / Math.min(8, fitting))),
-      Math.min(powerAbove(units), lineFloats / lanes),
-    ),
-  )
-  while (!hasSums && team < usual && team < units && rows * team < manyInvocations) team *= 2
+  const fitting = (size: number) =>
+    Math.max(1, Math.floor(Math.min(keptFloats, sharedFloats / size) / floats))
+  // Few enough to keep their vectors in registers, but reading whole lines; more where rows are few.
+  const keeping = powerAbove(Math.ceil(units / Math.min(usualParts, fitting(usual))))
+  const reading = Math.min(powerAbove(units), lineFloats / lanes)
+  const filling = hasSums ? 1 : Math.min(usual, powerAbove(Math.min(units, manyInvocations / rows)))
+  const team = Math.min(powerBelow(target.workgroupSize), Math.max(keeping, reading, filling))
   const { size, workgroups } = sized(team)
-  // A larger workgroup leaves fewer registers to each.
-  const parts = Math.min(
-    Math.ceil(units / team),
-    Math.max(1, Math.floor((fitting * usual) / Math.max(usual, size))),
-  )
+  const parts = Math.min(Math.ceil(units / team), fitting(Math.max(usual, size)))
   return { size, workgroups, lanes, isFlat: false, team, parts, chunks: 1 }
 }
 
@@ -98,6 +93,7 @@ export function pinnedRoots({ columns, values, stores }: RowProgram): Set<Buffer
 /** How many values for each element are made in one pass over a row and used in a later one, at most. */
 function keptValues({ values, stores, columnSums }: RowProgram): number {
   const passes = passesOf(values)
+  const cheap = cheapOf(values)
   const first = new Map<number, number>()
   const last = new Map<number, number>()
   const use = (value: number, pass: number) => {
@@ -115,7 +111,9 @@ function keptValues({ values, stores, columnSums }: RowProgram): number {
   const boundaries = Array.from({ length: Math.max(0, ...passes) }, (_, pass) => pass)
   const kept = boundaries.map(
     boundary =>
-      [...first].filter(([value, pass]) => pass <= boundary && (last.get(value) ?? 0) > boundary).length,
+      [...first].filter(
+        ([value, pass]) => !cheap[value] && pass <= boundary && (last.get(value) ?? 0) > boundary,
+      ).length,
   )
   return Math.max(0, ...kept)
 }

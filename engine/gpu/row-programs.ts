@@ -1,3 +1,4 @@
+import type { BinaryName, UnaryName } from '../graph.ts'
 import { type Access, Buffer, type Extent, type RowProgram, type RowValue } from '../program.ts'
 
 /** Whether a value is the sum or the largest of a row. */
@@ -9,6 +10,34 @@ export function passesOf(values: readonly RowValue[]): number[] {
   for (const { inputs } of values)
     passes.push(Math.max(0, ...inputs.map(input => passes[input] + (isReduction(values[input]) ? 1 : 0))))
   return passes
+}
+
+const cheapNames: ReadonlySet<string> = new Set<UnaryName | BinaryName>([
+  'add',
+  'subtract',
+  'multiply',
+  'negate',
+  'equal',
+  'less',
+  'lessEqual',
+  'and',
+  'xor',
+  'toFloat',
+  'toInt',
+])
+
+/** Whether each value is had for every element without memory and with next to no work: not worth keeping. */
+export function cheapOf(values: readonly RowValue[]): boolean[] {
+  const cheap: boolean[] = []
+  for (const { operation, inputs, extent } of values) {
+    const isLight =
+      operation.kind === 'load'
+        ? !operation.access.buffer && !operation.access.gather
+        : operation.kind === 'where' || ('name' in operation && cheapNames.has(operation.name))
+    const fromCheap = inputs.every(input => values[input].extent !== 'element' || cheap[input])
+    cheap.push(extent === 'element' && isLight && fromCheap)
+  }
+  return cheap
 }
 
 /** A row program under construction: values are copied into it from another one. */

@@ -72,12 +72,12 @@ export function scatterDispatches(
   const plan: Plan = { work, order, pieces, chunks, lanes, width, typeOf, target }
   const { bytes } = costOf(work, buffer => bytesOf[typeOf(buffer)])
   const rest = bytes - fill.reduce((sum, dispatch) => sum + dispatch.bytes, 0)
-  const suffix = [`${rows}x${columns}`, count].join('.')
+  const name = `scatter ${count}×${columns} ${base ? 'onto' : '→'} ${rows}×${columns}`
   return [
     ...fill,
     ...dispatches,
-    sumDispatch(plan, `scatter.${suffix}`, rest),
-    ...(pieces ? [joinDispatch(plan, `scatter-join.${suffix}`)] : []),
+    sumDispatch(plan, name, rest),
+    ...(pieces ? [joinDispatch(plan, `${name} across chunks`)] : []),
   ]
 }
 
@@ -126,7 +126,7 @@ function fillDispatch({ rows, columns, base, out }: ScatterAdd, typeOf: TypeOf, 
     if (i < ${total}u) { ${into}[${place(out)}] = ${value}; }
   }`
   const code = shader({ bindings, target, size, workgroups, body })
-  const name = [base ? 'copy' : 'zeros', `${rows}x${columns}`].join('.')
+  const name = `${base ? 'copy' : 'zeros'} ${rows}×${columns}`
   const bytes = rows * columns * bytesOf.f32 * views.length
   const { buffers, writes } = bindings
   return { kernel: { name, code }, buffers, writes, workgroups, flops: 0, bytes }

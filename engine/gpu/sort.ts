@@ -59,8 +59,7 @@ interface Tile {
   readonly target: Target
 }
 
-const nameOf = (what: string, { count, rounds, digit }: Tile) =>
-  [`sort-${what}`, count, rounds, digit].join('.')
+const nameOf = (what: string, { count, digit }: Tile) => `sort ${count}, ${what} of digit ${digit}`
 
 /** How often each tile has each value of a digit: [tiles, values]. */
 function countDispatch(tile: Tile, counts: Buffer, bytes: number): Dispatch {
@@ -77,7 +76,7 @@ function countDispatch(tile: Tile, counts: Buffer, bytes: number): Dispatch {
   ${result}[group * ${size}u + thread] = i32(atomicLoad(&counts[thread]));`
   const declarations = `var<workgroup> counts: array<atomic<u32>, ${size}>;`
   const code = shader({ bindings, target, size, workgroups: tiles, declarations, body })
-  const kernel = { name: nameOf('count', tile), code }
+  const kernel = { name: nameOf('counts', tile), code }
   return {
     kernel,
     buffers: bindings.buffers,
@@ -146,7 +145,7 @@ var<workgroup> marks: array<atomic<u32>, ${words * size}>;
 var<workgroup> next: array<u32, ${size}>;`
   const code = shader({ bindings, target, size, workgroups: tiles, declarations, body })
   return {
-    kernel: { name: nameOf('place', tile), code },
+    kernel: { name: nameOf('places', tile), code },
     buffers: bindings.buffers,
     writes: bindings.writes,
     workgroups: tiles,

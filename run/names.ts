@@ -22,3 +22,7 @@ function editDistance(from: string, to: string): number {
   }
   return row[to.length]!
 }
+
+/** positionBias as position_bias. */
+export const snakeCase = (name: string): string =>
+  name.replace(/[A-Z]/g, capital => `_${capital.toLowerCase()}`)
