@@ -314,6 +314,7 @@ const predict = compile(({ recent }) => {
 const tokens = [...corpus.tokenizer.encode(options.prompt || '\n')]
 const end = tokens.length + options.sample
 const text = textWriter(corpus.tokenizer.decoder())
+await predict.prepare({ recent: array(new Int32Array(reach), [1, reach]) })
 text.write(tokens)
 for (let i = 1; tokens.length < end && !run.interrupted; i++) {
   const recent = Int32Array.from({ length: reach }, (_, place) => tokens[i - reach + place] ?? 0)

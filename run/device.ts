@@ -2,6 +2,7 @@ import { type Backend, GpuError, type Precision, cpuBackend, gpuBackend } from '
 import { nodeGpu } from '../engine/gpu/node.ts'
 import { UserError } from './errors.ts'
 import type { Flag } from './options.ts'
+import { type Progress, createProgress } from './progress.ts'
 
 /** The options of every script that computes: what on. */
 export const deviceFlags = {
@@ -32,7 +33,7 @@ export async function chooseBackend(options: DeviceOptions): Promise<Backend> {
   const onCpu = { ...(threads !== undefined && { threads }) }
   if (device === 'cpu') return cpuBackend(onCpu)
   try {
-    const gpu = await gpuBackend({ ...(precision && { precision }) })
+    const gpu = await gpuBackend({ ...(precision && { precision }), progress: showCompiling() })
     if (device === 'gpu' || gpu.isReal) {
       await gpu.measurePeak()
       return gpu
@@ -62,3 +63,16 @@ export async function findsGpu(options: DeviceOptions): Promise<boolean> {
 /** Who names threads means the CPU, who names f16 a GPU. */
 const deviceAsked = ({ device, threads, precision }: DeviceOptions): string | undefined =>
   device ?? (threads !== undefined ? 'cpu' : precision === 'f16' ? 'gpu' : undefined)
+
+/** A line on a terminal while kernels are compiled, if that takes longer than a second. */
+function showCompiling(): (done: number, all: number) => void {
+  let batch: { readonly start: number; readonly line: Progress } | undefined
+  return (done, all) => {
+    batch ??= { start: performance.now(), line: createProgress() }
+    const { start, line } = batch
+    if (performance.now() - start > 1000) line.update(done / all, `compiling kernels: ${done} of ${all}`)
+    if (done < all) return
+    line.clear()
+    batch = undefined
+  }
+}

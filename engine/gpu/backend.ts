@@ -9,7 +9,7 @@ import { lower } from './lower.ts'
 import { storedBytes } from './memory.ts'
 import { nodeGpu } from './node.ts'
 import { measurePeak } from './peak.ts'
-import { type Pipeline, Pipelines } from './pipelines.ts'
+import { type CompileProgress, type Pipeline, Pipelines } from './pipelines.ts'
 import { plan } from './plan.ts'
 import { Pool } from './pool.ts'
 import { Readback } from './readback.ts'
@@ -21,12 +21,13 @@ export interface GpuOptions {
   readonly precision?: Precision
   /** false leaves subgroup matrices (tensor cores) alone. */
   readonly subgroupMatrix?: boolean
+  readonly progress?: CompileProgress
 }
 
 /** Starts the GPU backend on the fastest adapter. Throws GpuError when there is none, or none as asked for. */
 export async function gpuBackend(options: GpuOptions = {}): Promise<GpuBackend> {
   const gpu = options.gpu ?? (await nodeGpu())
-  return new GpuBackend(await openDevice(gpu, options))
+  return new GpuBackend(await openDevice(gpu, options), options.progress)
 }
 
 /** Memory of a variable, and the copy of it that products read. */
@@ -68,7 +69,7 @@ export class GpuBackend implements Backend {
   /** Commands are queued one after the other. */
   private queue: Promise<unknown> = Promise.resolve()
 
-  constructor({ device, adapter, target, precision, hasTimestamps }: OpenDevice) {
+  constructor({ device, adapter, target, precision, hasTimestamps }: OpenDevice, progress?: CompileProgress) {
     this.device = device
     this.target = target
     this.precision = precision
@@ -77,7 +78,7 @@ export class GpuBackend implements Backend {
     // Half a gibibyte, or what one tensor may take.
     this.logitsAtOnce = Math.min(2 ** 27, device.limits.maxStorageBufferBindingSize / 4)
     this.hasTimestamps = hasTimestamps
-    this.pipelines = new Pipelines(device)
+    this.pipelines = new Pipelines(device, progress)
     this.pool = new Pool(bytes => this.reserve(bytes))
     this.readback = new Readback(device)
     this.isReal = !adapter.info.isFallbackAdapter

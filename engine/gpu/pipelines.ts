@@ -6,23 +6,41 @@ export interface Pipeline {
   readonly layout: GPUBindGroupLayout
 }
 
+/** Is told how many kernels are compiled of those that are under way. */
+export type CompileProgress = (done: number, all: number) => void
+
 /** The kernels of a device, each compiled once. */
 export class Pipelines {
   private readonly device: GPUDevice
+  private readonly progress: CompileProgress
+  /** Of the kernels that are being compiled at the same time, how many are done. */
+  private under = { done: 0, all: 0 }
   private readonly pipelines = new Map<string, Promise<Pipeline>>()
   private readonly layouts = new Map<string, GPUBindGroupLayout>()
 
-  constructor(device: GPUDevice) {
+  constructor(device: GPUDevice, progress: CompileProgress = () => {}) {
     this.device = device
+    this.progress = progress
   }
 
   /** Compiles a kernel, or waits for it. Throws an Error that names the kernel and the line when WGSL is wrong. */
   get(kernel: Kernel): Promise<Pipeline> {
     const known = this.pipelines.get(kernel.code)
     if (known) return known
-    const pipeline = this.compile(kernel)
+    const pipeline = this.counted(this.compile(kernel))
     this.pipelines.set(kernel.code, pipeline)
     return pipeline
+  }
+
+  private async counted(compiling: Promise<Pipeline>): Promise<Pipeline> {
+    this.under.all++
+    try {
+      return await compiling
+    } finally {
+      this.under.done++
+      this.progress(this.under.done, this.under.all)
+      if (this.under.done === this.under.all) this.under = { done: 0, all: 0 }
+    }
   }
 
   private async compile({ name, code }: Kernel): Promise<Pipeline> {
