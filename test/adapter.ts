@@ -1,4 +1,6 @@
-/** Prints as JSON what WebGPU finds on this machine. It has a process of its own: a driver may take that down. */
+/** What WebGPU finds on this machine. It is asked in a process of its own, which prints JSON: a driver may take that down. */
+import { execFile } from 'node:child_process'
+import { promisify } from 'node:util'
 import { GpuError, nameOf, openDevice } from '../engine/gpu/device.ts'
 import { nodeGpu } from '../engine/gpu/node.ts'
 
@@ -10,6 +12,29 @@ export interface FoundAdapter {
   /** Whether it is a GPU, rather than a driver that computes on the CPU. */
   readonly isReal: boolean
   readonly precisions: readonly GpuPrecision[]
+}
+
+/** How to start a Node that sees a driver. */
+export interface Driver {
+  /** In the place of process.execPath. */
+  readonly node: string
+  readonly environment: Readonly<Record<string, string>>
+}
+
+/** The driver of this machine. */
+export const ownDriver: Driver = { node: process.execPath, environment: {} }
+
+/** The adapter that WebGPU finds through a driver; nothing where there is none. */
+export async function adapterOf({ node, environment }: Driver): Promise<FoundAdapter | undefined> {
+  try {
+    const { stdout } = await promisify(execFile)(node, [...process.execArgv, import.meta.filename], {
+      env: { ...process.env, ...environment },
+    })
+    const adapter: FoundAdapter | null = JSON.parse(stdout)
+    return adapter ?? undefined
+  } catch {
+    return undefined
+  }
 }
 
 if (import.meta.main) {

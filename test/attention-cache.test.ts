@@ -2,6 +2,7 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { type Tensor, array, attention, attentionCache, compile } from '../engine/index.ts'
 import { startBackend } from './backend.ts'
+import { expectNear, productsOf } from './tolerance.ts'
 
 await startBackend()
 
@@ -46,11 +47,12 @@ for (const { heads, keyDim, valueDim, sloped } of [
     })
     for (let end = 1; end <= length; end++) {
       const got = await step(tokens(end - 1, end))
-      const want = await whole(tokens(Math.max(0, end - remembered), end))
+      const recent = tokens(Math.max(0, end - remembered), end)
+      const want = await whole(recent)
+      const products = await productsOf(whole, recent)
       for (const layer of ['first', 'second'] as const) {
         const last = want[layer].data.subarray(-widths.value)
-        const errors = Array.from(last, (x, i) => Math.abs(x - got[layer].data[i]))
-        assert.ok(Math.max(...errors) < 1e-5, `token ${end}, ${layer} layer: off by ${Math.max(...errors)}`)
+        expectNear(`token ${end}, ${layer} layer`, got[layer].data, last, 1e-5, 'values', products)
       }
     }
   })

@@ -2,18 +2,16 @@
  * Runs the GPU's tests, and the engine's on the GPU in each of its precisions: npm run test:gpu [-- OPTIONS], see
  * --help. Where there is no GPU, a driver that computes on the CPU takes its place (see lavapipe.ts).
  */
-import { execFile } from 'node:child_process'
 import { existsSync, mkdtempSync, readFileSync, readdirSync, rmSync } from 'node:fs'
 import { availableParallelism, tmpdir } from 'node:os'
 import { dirname, join, resolve } from 'node:path'
 import { run } from 'node:test'
 import { spec } from 'node:test/reporters'
-import { promisify } from 'node:util'
 import { UserError, handleErrors } from '../run/errors.ts'
 import { parseOptions } from '../run/options.ts'
 import { createProgress } from '../run/progress.ts'
-import type { FoundAdapter, GpuPrecision } from './adapter.ts'
-import { type Driver, lavapipe } from './lavapipe.ts'
+import { type Driver, type FoundAdapter, type GpuPrecision, adapterOf, ownDriver } from './adapter.ts'
+import { lavapipe } from './lavapipe.ts'
 import { compareLosses } from './losses.ts'
 import type { NotedError } from './tolerance.ts'
 
@@ -50,7 +48,9 @@ const { file = '', precision: onlyPrecision } = options
 const filesOf = (pattern: RegExp) =>
   readdirSync(folder).filter(name => pattern.test(name) && name.includes(file))
 const kernelFiles = filesOf(/^gpu-.*\.test\.ts$/)
-const engineFiles = filesOf(/^(compile|elementwise|fuzz|gradients|network|random)\.test\.ts$/)
+const engineFiles = filesOf(
+  /^(attention-cache|compile|elementwise|fuzz|gradients|network|pieces|random)\.test\.ts$/,
+)
 
 const found = await findDriver()
 if (found && options.losses !== undefined) await train(found, options.losses)
@@ -63,9 +63,8 @@ interface Found {
 
 /** The GPU, or what takes its place. A sentence where there is neither, which is a failure in CI only. */
 async function findDriver(): Promise<Found | undefined> {
-  const ours: Driver = { node: process.execPath, environment: {} }
-  const here = await adapterOf(ours)
-  if (here && (here.isReal || isComplete(here))) return { driver: ours, adapter: here }
+  const here = await adapterOf(ownDriver)
+  if (here && (here.isReal || isComplete(here))) return { driver: ownDriver, adapter: here }
   const progress = createProgress()
   try {
     const works = async (driver: Driver) => isComplete(await adapterOf(driver))
@@ -83,19 +82,6 @@ async function findDriver(): Promise<Found | undefined> {
     return undefined
   } finally {
     progress.clear()
-  }
-}
-
-/** What WebGPU finds through a driver; nothing where that takes its process down. */
-async function adapterOf({ node, environment }: Driver): Promise<FoundAdapter | undefined> {
-  try {
-    const { stdout } = await promisify(execFile)(node, [...process.execArgv, `${folder}/adapter.ts`], {
-      env: { ...process.env, ...environment },
-    })
-    const adapter: FoundAdapter | null = JSON.parse(stdout)
-    return adapter ?? undefined
-  } catch {
-    return undefined
   }
 }
 

@@ -9,13 +9,7 @@ import { access, mkdir, readFile, readdir, rename, rm, stat, writeFile } from 'n
 import { basename, dirname, join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { UserError, codeOf, reasonOf } from '../run/errors.ts'
-
-/** How to start a Node that sees a Vulkan driver. */
-export interface Driver {
-  /** In the place of process.execPath. */
-  readonly node: string
-  readonly environment: Readonly<Record<string, string>>
-}
+import type { Driver } from './adapter.ts'
 
 /** Debian's releases, the first that will do: subgroup matrices came with Mesa 26. */
 const releases = ['forky', 'sid']

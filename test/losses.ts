@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { promisify } from 'node:util'
 import { type Evaluation, evaluationsIn, readRows } from '../run/metrics.ts'
-import type { Driver } from './lavapipe.ts'
+import type { Driver } from './adapter.ts'
 
 const project = resolve(import.meta.dirname, '..')
 
