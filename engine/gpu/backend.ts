@@ -132,9 +132,9 @@ export class GpuBackend implements Backend {
     const planned = plan(given, this.precision, this.target)
     const { program, typeOf, halves, kept, dispatches, slots, sizes } = planned
     this.checkSize(Math.max(0, ...sizes))
-    const homes = new Map(given.variables.map((buffer, i) => [buffer, owned(storages[i])]))
+    const homes = new Map(given.variables.map(({ variable }, i) => [variable, owned(storages[i])]))
     const homeOf = (root: Buffer): GpuStorage => {
-      const home = [...homes].find(([{ variable }]) => variable === root.variable)?.[1]
+      const home = homes.get(root.variable)
       if (!home) throw new Error('a program uses a variable that it does not name')
       return home
     }
@@ -184,11 +184,12 @@ export class GpuBackend implements Backend {
       })
       return [...refreshes].flatMap(([home, commands]) => (home.isHalfCurrent ? [] : commands))
     }
+    const assigned = new Set(program.instructions.flatMap(({ writes }) => writes.map(({ root }) => root)))
+    const outdated = [...assigned].filter(root => root.variable && !kept.has(root)).map(homeOf)
     /** Notes what the run that was queued has changed. */
     const finish = () => {
       for (const { home } of copies.values()) home.isHalfCurrent = true
-      const assigned = new Set(program.instructions.flatMap(({ writes }) => writes.map(({ root }) => root)))
-      for (const root of assigned) if (root.variable && !kept.has(root)) homeOf(root).isHalfCurrent = false
+      for (const home of outdated) home.isHalfCurrent = false
     }
     const outputs = program.outputs.map(({ buffer, offset, shape }: View) => ({
       buffer: () => memoryOf(buffer),
