@@ -5,11 +5,11 @@ import {
   chunkOf,
   coveredBy,
   float,
-  lines,
   roundUp,
   sliceOf,
 } from './attention-form.ts'
 import type { Operand } from './attention-operand.ts'
+import { lines } from './wgsl.ts'
 
 /**
  * Products by multiply-add in float32, on any GPU. Of a tile of scores an invocation has 4 x 4 elements, of a

@@ -78,10 +78,6 @@ export const ampleBytes = 49152
 
 export const roundUp = (x: number, multiple: number): number => Math.ceil(x / multiple) * multiple
 
-/** The texts for 0 to count - 1, a line each. */
-export const lines = (count: number, text: (index: number) => string, separator = '\n'): string =>
-  Array.from({ length: count }, (_, index) => text(index)).join(separator)
-
 /** A number as WGSL's f32. */
 export const float = (value: number): string => `f32(${value})`
 

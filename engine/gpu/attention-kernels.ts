@@ -1,9 +1,10 @@
 import type { View } from '../program.ts'
-import { type Form, type Sum, ampleBytes, float, lines } from './attention-form.ts'
+import { type Form, type Sum, ampleBytes, float } from './attention-form.ts'
 import { fmaForm } from './attention-fma.ts'
 import { matrixForm } from './attention-matrix.ts'
 import { type Matrices, type Operand, operandsOf } from './attention-operand.ts'
 import { Bindings, type Kernel, type Target, type TypeOf, shader } from './kernel.ts'
+import { lines } from './wgsl.ts'
 
 /** What the kernels of one attention have in common. */
 export interface Heads {

@@ -5,12 +5,12 @@ import {
   chunkOf,
   coveredBy,
   float,
-  lines,
   roundUp,
   sliceOf,
 } from './attention-form.ts'
 import type { Operand } from './attention-operand.ts'
 import type { Target } from './kernel.ts'
+import { lines } from './wgsl.ts'
 
 /**
  * Products in subgroup matrices of f16 with sums in float32. A tile of scores, and each part of a sum as wide

@@ -11,9 +11,7 @@ import {
 } from './matmul-operands.ts'
 import { type MatmulPlan, matrixPadding, matrixTileElements, subgroupLayout } from './matmul-plan.ts'
 import { fetchFunctions, tileGrid } from './matmul-tile.ts'
-
-const range = (count: number) => Array.from({ length: count }, (_, i) => i)
-const lines = (count: number, text: (i: number) => string) => range(count).map(text).join('\n')
+import { lines } from './wgsl.ts'
 
 /**
  * A product in subgroup matrices (tensor cores): f16 operands, float32 sums. Each subgroup has blockRows x

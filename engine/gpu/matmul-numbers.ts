@@ -3,9 +3,7 @@ import { Bindings, type Kernel, type Target, type TypeOf, shader } from './kerne
 import { type Operand, bindOperands, storeFunction, typeNames } from './matmul-operands.ts'
 import { type MatmulPlan, numberThreads, threadExtent } from './matmul-plan.ts'
 import { fetchFunctions, tileGrid } from './matmul-tile.ts'
-
-const range = (count: number) => Array.from({ length: count }, (_, i) => i)
-const lines = (count: number, text: (i: number) => string) => range(count).map(text).join('\n')
+import { lines, range } from './wgsl.ts'
 
 /**
  * A product in float32, whatever its operands are stored as: every invocation sums up 8 x 8 elements of c in

@@ -10,6 +10,7 @@ import {
   typeNames,
 } from './matmul-operands.ts'
 import { fetchFunctions } from './matmul-tile.ts'
+import { lines, range } from './wgsl.ts'
 
 /** The most rows of a with which this form pays. */
 export const mostVectors = 4
@@ -19,9 +20,6 @@ const size = 256
 
 /** Steps of k that are written out in the loop. */
 const unroll = 4
-
-const range = (count: number) => Array.from({ length: count }, (_, i) => i)
-const lines = (count: number, text: (i: number) => string) => range(count).map(text).join('\n')
 
 /**
  * A product with few rows, in float32, which takes as long as b takes to be read: that happens once, 16 bytes
