@@ -15,7 +15,8 @@ interface Contribution {
 /**
  * Gradients of a scalar with respect to tensors, by reverse-mode differentiation of the graph. They may be
  * variables and inputs, which get zeros where the scalar does not depend on them, or anything that it was
- * computed from, views included; tensors that are computed in the same way from the same ones are one.
+ * computed from, views included; tensors that are computed in the same way from the same ones are one. Of a
+ * gradient, one with respect to a tensor that was sliced is whole if the tensor was asked for in both.
  *
  * Throws ShapeError when the loss is no float32 scalar, when one of the tensors is not float32 or is a constant,
  * and when one is computed and the loss is not computed from it: it is likely to be another than the one used.
