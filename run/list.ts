@@ -30,7 +30,7 @@ else
 async function describe({ name, started, about }: Config): Promise<string[]> {
   const last = evaluationsIn(await readRows(filesOf(join(runs, name)).metrics)).at(-1)
   const when = new Date(started).toLocaleString('sv').slice(0, 16)
-  const text = about.text ?? ''
+  const text = (about.text ?? '').replace(/, \d+ tokens to train on.*/, '')
   if (!last) return [name, when, '', '', '', '', text]
   const done = last.done === undefined ? '' : `${Math.floor(100 * last.done)}%`
   return [name, when, done, String(last.step), duration(last.seconds), last.valLoss.toFixed(4), text]
