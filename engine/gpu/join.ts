@@ -1,23 +1,11 @@
-import { type Access, Buffer, type RowProgram } from '../program.ts'
+import type { Access, Buffer, RowProgram } from '../program.ts'
+import { type Arena, type Place, arenaOf, paddedSize, startsOf } from './arenas.ts'
 import type { Batch } from './row-kernel.ts'
 import type { Dispatch, TypeOf } from './kernel.ts'
 import { isReduction, rootsOf } from './row-programs.ts'
 
 // Equal programs over different memory become one: the many small updates of an optimizer, above all. Their operands
 // are laid side by side in one buffer each, an arena, since a kernel may use a few buffers only.
-
-/** Buffers side by side in one. */
-export interface Arena {
-  /** The whole of it. */
-  readonly buffer: Buffer
-  readonly members: readonly Buffer[]
-}
-
-/** Where a buffer lies in an arena, in elements. */
-export interface Place {
-  readonly arena: Arena
-  readonly start: number
-}
 
 /** A row program, or what else runs, with the memory that it touches. */
 export interface Step {
@@ -34,15 +22,10 @@ export interface Joined {
   readonly batch?: Batch
 }
 
-/** Members start at multiples of this many elements, so that they can be bound by themselves: 256 bytes of f16. */
-const alignment = 128
 /** Elements of a program that is small: alone it would not fill a large GPU. */
 const smallElements = 1 << 20
 /** Elements of an arena, at most: 64 MiB, half of what can be bound anywhere. */
 const mostElements = 1 << 24
-
-/** Where a member of so many elements ends, at most. */
-export const paddedSize = (size: number): number => Math.ceil(size / alignment) * alignment
 
 /** A small program whose like may be joined to it. */
 interface Candidate {
@@ -107,39 +90,49 @@ function gather(steps: readonly Step[], typeOf: TypeOf): Node[] {
   const order: (Node | undefined)[] = []
   const open = new Map<string, Node>()
   const numbers = new Map<Buffer, number>()
+  const append = (node: Node) => {
+    node.at = order.length
+    order.push(node)
+  }
   for (const step of steps) {
     const candidate = candidateOf(step, typeOf, numbers)
-    const group = candidate && open.get(candidate.key)
     const node: Node = {
       candidates: candidate ? [candidate] : [],
       steps: [step],
       touches: new Set(step.touches),
       writes: new Set(step.writes),
-      at: order.length,
+      at: 0,
     }
-    if (group && takes(group, candidate)) {
-      const between = order.slice(group.at + 1).filter(other => other !== undefined)
-      // Updates of variables wait for each other; else little that is in memory is to stay there longer.
-      if (isUpdate(node) || between.every(({ candidates }) => candidates.length > 0)) {
-        const isEarly = between.every(other => isIndependent(node, other))
-        if (isEarly || between.every(other => isIndependent(group, other))) {
-          group.candidates.push(candidate)
-          group.steps.push(step)
-          for (const root of step.touches) group.touches.add(root)
-          for (const root of step.writes) group.writes.add(root)
-          if (!isEarly) {
-            order[group.at] = undefined
-            group.at = order.length
-            order.push(group)
-          }
-          continue
-        }
-      }
+    const group = candidate && open.get(candidate.key)
+    const meeting = group && takes(group, candidate) ? meetingPlace(group, node, order) : undefined
+    if (!group || !meeting) {
+      append(node)
+      if (candidate) open.set(candidate.key, node)
+      continue
     }
-    order.push(node)
-    if (candidate) open.set(candidate.key, node)
+    group.candidates.push(candidate)
+    group.steps.push(step)
+    for (const root of step.touches) group.touches.add(root)
+    for (const root of step.writes) group.writes.add(root)
+    if (meeting === 'late') {
+      order[group.at] = undefined
+      append(group)
+    }
   }
   return order.filter(node => node !== undefined)
+}
+
+/** Where a step that follows all in the order can run together with a group in it: where that is, or after all; or nowhere. */
+function meetingPlace(
+  group: Node,
+  step: Node,
+  order: readonly (Node | undefined)[],
+): 'early' | 'late' | undefined {
+  const between = order.slice(group.at + 1).filter(other => other !== undefined)
+  // Updates of variables wait for each other; else next to nothing is to stay in memory for longer.
+  if (!isUpdate(step) && between.some(({ candidates }) => candidates.length === 0)) return undefined
+  if (between.every(other => isIndependent(step, other))) return 'early'
+  return between.every(other => isIndependent(group, other)) ? 'late' : undefined
 }
 
 function isIndependent(a: Pick<Node, 'touches' | 'writes'>, b: Pick<Node, 'touches' | 'writes'>): boolean {
@@ -158,13 +151,14 @@ function takes({ candidates, touches }: Node, candidate: Candidate): boolean {
   return candidate.roots.every((root, i) => {
     const isShared = second ? second.roots[i] === first.roots[i] : root === first.roots[i]
     if (!isShared) return !touches.has(root)
-    return root === first.roots[i] && !candidate.step.writes.has(root)
+    const isWhole = candidate.isFlat && root.size === candidate.work.columns
+    return root === first.roots[i] && !isWhole && !candidate.step.writes.has(root)
   })
 }
 
 const largestOf = (roots: readonly Buffer[]): number => Math.max(...roots.map(({ size }) => paddedSize(size)))
 
-/** numbers: of buffers that are to be the same ones. */
+/** What a step is to be joined by, if it can be. numbers: of buffers that have to be the same ones. */
 function candidateOf(step: Step, typeOf: TypeOf, numbers: Map<Buffer, number>): Candidate | undefined {
   const { work } = step
   if (!isRowProgram(work) || elementsOf(work) > smallElements) return undefined
@@ -176,9 +170,9 @@ function candidateOf(step: Step, typeOf: TypeOf, numbers: Map<Buffer, number>): 
     if (!isFlat) return `${number}:${root.size}`
     // What is one number for all elements has to be the same one.
     if (root.size === columns) return `${number}`
-    const own = numbers.get(root) ?? numbers.size
-    numbers.set(root, own)
-    return `${number}#${own}`
+    const identity = numbers.get(root) ?? numbers.size
+    numbers.set(root, identity)
+    return `${number}#${identity}`
   }
   const accessKey = ({ buffer, offset, rowDims, columnStride, gather }: Access): string => {
     const indices = gather && [accessKey(gather.indices), gather.rowStride, gather.limit]
@@ -310,25 +304,6 @@ class Arrangement {
 
 const isSame = (some: readonly Buffer[], others: readonly Buffer[]): boolean =>
   some.length === others.length && some.every((buffer, i) => buffer === others[i])
-
-/** An arena for buffers in this order. */
-export function arenaOf(members: readonly Buffer[]): Arena {
-  const size = members.reduce((sum, { size }) => sum + paddedSize(size), 0)
-  return { buffer: new Buffer(size, members[0].dtype), members }
-}
-
-/** The first elements of an arena's members in it. */
-export function startsOf<Member extends { readonly size: number }>(
-  members: readonly Member[],
-): Map<Member, number> {
-  let next = 0
-  const starts = new Map<Member, number>()
-  for (const member of members) {
-    starts.set(member, next)
-    next += paddedSize(member.size)
-  }
-  return starts
-}
 
 /** What a step reads; of other than row programs what they do not write. */
 const readBy = ({ work, touches, writes }: Step): Buffer[] =>

@@ -88,10 +88,11 @@ export class Bindings {
 
   /** The module-scope declarations. To be asked for when all are named. */
   get declarations(): string {
-    // Variables may lie in one GPUBuffer, which WebGPU wants bound in one way.
+    // Variables may lie in one GPUBuffer, which WebGPU wants bound in one way; but no element twice.
     const assigns = this.bound.some(({ root, isWritten }) => isWritten && root.variable)
+    const isOnce = (root: Buffer) => this.buffers.indexOf(root) === this.buffers.lastIndexOf(root)
     const access = ({ root, isWritten }: { root: Buffer; isWritten: boolean }) =>
-      isWritten || (assigns && root.variable) ? 'read_write' : 'read'
+      isWritten || (assigns && root.variable && isOnce(root)) ? 'read_write' : 'read'
     return this.bound
       .map(
         (bound, i) =>

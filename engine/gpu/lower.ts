@@ -1,6 +1,7 @@
 import type { Buffer, Program, Work } from '../program.ts'
+import type { Place } from './arenas.ts'
 import { attentionDispatches } from './attention.ts'
-import { type Place, type Step, isRowProgram, joinSteps } from './join.ts'
+import { type Step, isRowProgram, joinSteps } from './join.ts'
 import type { Dispatch, ElementType, Target, TypeOf } from './kernel.ts'
 import { matmulDispatches } from './matmul.ts'
 import { rowDispatch, rowPrograms } from './rows.ts'

@@ -1,6 +1,6 @@
 import type { Buffer, Program } from '../program.ts'
+import type { Arena, Place } from './arenas.ts'
 import type { Precision } from './device.ts'
-import type { Arena, Place } from './join.ts'
 import type { Dispatch, Target } from './kernel.ts'
 import { lower } from './lower.ts'
 import { type Placement, placeBuffers } from './memory.ts'
@@ -31,10 +31,8 @@ export function plan(
   const { dispatches, typeOf, places } = lower(program, choice.typeOf, target, halves, placed)
   const copies = new Set(halves.values())
   const arenas = new Map<Buffer, Arena>([...places.values()].map(({ arena }) => [arena.buffer, arena]))
-  const isTemporary = (home: Buffer) => {
-    const root = arenas.get(home)?.members[0] ?? home
-    return !root.variable && !copies.has(root)
-  }
+  const isTemporary = (home: Buffer) =>
+    (arenas.get(home)?.members ?? [home]).every(root => !root.variable && !copies.has(root))
   const homeOf = (root: Buffer) => places.get(root)?.arena.buffer ?? root
   const held = [...program.inputs, ...program.outputs.map(({ buffer }) => buffer)]
   const placement = placeBuffers(dispatches, held, homeOf, isTemporary, typeOf)

@@ -1,6 +1,6 @@
 import type { Storage } from '../backend.ts'
 import { Buffer } from '../program.ts'
-import { type Place, arenaOf, startsOf } from './join.ts'
+import { type Place, arenaOf, startsOf } from './arenas.ts'
 import { bytesOf } from './kernel.ts'
 
 /** Some of a GPUBuffer: where it starts, in bytes. */
