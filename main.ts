@@ -312,15 +312,17 @@ const predict = compile(({ recent }) => {
 })
 
 const tokens = [...corpus.tokenizer.encode(options.prompt || '\n')]
-const end = tokens.length + options.sample
+function upTo(end: number) {
+  const recent = Int32Array.from({ length: reach }, (_, place) => tokens[end - reach + place] ?? 0)
+  return { recent: array(recent, [1, reach]) }
+}
 const text = textWriter(corpus.tokenizer.decoder())
-await predict.prepare({ recent: array(new Int32Array(reach), [1, reach]) })
+for (let i = 1; i < tokens.length && !run.interrupted; i++) await predict.update(upTo(i))
+await predict.prepare(upTo(tokens.length))
 text.write(tokens)
-for (let i = 1; tokens.length < end && !run.interrupted; i++) {
-  const recent = Int32Array.from({ length: reach }, (_, place) => tokens[i - reach + place] ?? 0)
-  const { logits } = await predict({ recent: array(recent, [1, reach]) })
-  if (i < tokens.length) continue
-  tokens.push(sampleToken(logits.data, { temperature, topK, seed: options.seed, index: i }))
+for (let i = 0; i < options.sample && !run.interrupted; i++) {
+  const { logits } = await predict(upTo(tokens.length))
+  tokens.push(sampleToken(logits.data, { temperature, topK, seed: options.seed, index: tokens.length }))
   text.write(tokens.slice(-1))
 }
 await run.sampled(text.end())

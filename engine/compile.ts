@@ -15,6 +15,8 @@ export type Inputs = Readonly<Record<string, NDArray | number>>
 export interface Compiled<Outputs> {
   /** Runs it, compiling first where no call had inputs of the same shapes. */
   (inputs?: Inputs): Promise<{ [Name in keyof Outputs]: NDArray }>
+  /** Runs it for what it assigns alone: nothing is computed that only what it returns needs. */
+  update(inputs?: Inputs): Promise<void>
   /** Compiles for inputs of these shapes without running, and says what the program takes. */
   prepare(inputs?: Inputs): Promise<CompiledProgram>
   /** Runs it step by step, and says what each step took. */
@@ -79,7 +81,12 @@ export function compile<Outputs extends Readonly<Record<string, Tensor>> | void>
     const data = dataOf(inputs)
     return inTurn(prepare(inputs), ({ executable }) => executable.profile(data))
   }
-  return Object.assign(run, { prepare: (inputs: Inputs = {}) => prepare(inputs), profile })
+  let updating: Compiled<void> | undefined
+  const update = async (inputs: Inputs = {}) => {
+    updating ??= compile(tensors => void body(tensors))
+    await updating(inputs)
+  }
+  return Object.assign(run, { update, prepare: (inputs: Inputs = {}) => prepare(inputs), profile })
 }
 
 /** Sets what a variable holds after the call that is being traced. Throws outside of compile(), or at the second assignment. */

@@ -1,5 +1,6 @@
+import { reshaped } from './canonical.ts'
 import { type FusedGroup, type FusedValue, fuse } from './fuse.ts'
-import { isVariable } from './graph.ts'
+import { isVariable, reachable } from './graph.ts'
 import { baseOf, isMovement, isRowOperation } from './groups.ts'
 import {
   type Access,
@@ -11,7 +12,6 @@ import {
   type View,
   type Work,
 } from './program.ts'
-import { reachable } from './residuals.ts'
 import type { Shape } from './shape.ts'
 import { Tensor, constantValue } from './tensor.ts'
 import { type Partition, partitionOf, rowBlockOf } from './partition.ts'
@@ -237,7 +237,7 @@ export class Emitter {
       case 'gather': {
         const [table, indices] = tensor.inputs
         const view = this.operand(table, needs)
-        const index = this.load(indices.reshape(-1, 1), rows, 1, needs)
+        const index = this.load(reshaped(indices, [rows, 1]), rows, 1, needs)
         const gather = { indices: index, rowStride: view.strides[0], limit: table.shape[0] }
         const columnStride = columns > 1 ? view.strides[1] : 0
         return {
@@ -331,7 +331,7 @@ export class Emitter {
         const [values, indices, base] = inputs
         const columns = lastOf(values.shape)
         const count = values.size / columns
-        const flat = values.reshape(count, columns)
+        const flat = reshaped(values, [count, columns])
         const view = this.operand(flat, needs)
         const rows = view.strides[1] === 1 || columns === 1 ? view : this.copied(flat, needs)
         const work = {
@@ -340,7 +340,7 @@ export class Emitter {
           columns,
           count,
           values: rows,
-          indices: this.contiguousOperand(indices.reshape(count), needs),
+          indices: this.contiguousOperand(reshaped(indices, [count]), needs),
           ...(base && { base: this.contiguousOperand(base, needs) }),
           out: this.place(tensor),
         }

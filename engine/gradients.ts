@@ -1,9 +1,9 @@
 import { attentionGradient } from './attention.ts'
 import { scalesLoss } from './backend.ts'
-import { Trace, inStage } from './graph.ts'
-import { reachable } from './residuals.ts'
+import { withoutTranspose } from './canonical.ts'
+import { inStage, reachable } from './graph.ts'
 import { ShapeError, showShape } from './shape.ts'
-import { type Tensor, concat, constantValue, full, scatterAdd, sumRows, where } from './tensor.ts'
+import { type Tensor, concat, constantValue, full, product, scatterAdd, sumRows, where } from './tensor.ts'
 
 /** A gradient for one input of a node; one of a slice covers only part of it. */
 interface Contribution {
@@ -13,9 +13,13 @@ interface Contribution {
 }
 
 /**
- * Gradients of a scalar with respect to tensors, by reverse-mode differentiation of the graph.
- * One that the scalar does not depend on gets zeros. Throws ShapeError when loss is no float32 scalar,
- * or uses a slice of one of the tensors that would have no part in its gradient.
+ * Gradients of a scalar with respect to tensors, by reverse-mode differentiation of the graph. They may be
+ * variables and inputs, which get zeros where the scalar does not depend on them, or anything that it was
+ * computed from, views included; tensors that are computed in the same way from the same ones are one. Of a
+ * gradient, one with respect to a tensor that was sliced is whole if the tensor was asked for in both.
+ *
+ * Throws ShapeError when the loss is no float32 scalar, when one of the tensors is not float32 or is a constant,
+ * and when one is computed and the loss is not computed from it: it is likely to be another than the one used.
  */
 export function grad(loss: Tensor, tensors: readonly Tensor[]): Tensor[] {
   if (loss.size !== 1 || loss.dtype !== 'float32') {
@@ -23,13 +27,30 @@ export function grad(loss: Tensor, tensors: readonly Tensor[]): Tensor[] {
       `grad: the loss must be a float32 scalar, not ${loss.dtype} ${showShape(loss.shape)}`,
     )
   }
+  const used = new Set(reachable([loss]))
+  tensors.forEach((tensor, i) => checkAsked(tensor, i, used.has(tensor)))
   // Each gradient is of the stage of what it is computed from.
   return inStage(0, () => reverse(loss, tensors))
 }
 
+/** Throws where a gradient of zeros would be a mistake. */
+function checkAsked(tensor: Tensor, index: number, isUsed: boolean): void {
+  const { dtype, shape, operation } = tensor
+  const by = 'name' in operation ? operation.name : operation.kind
+  const what = `grad: tensor ${index} of those asked for, ${dtype} ${showShape(shape)},`
+  if (dtype !== 'float32') throw new ShapeError(`${what} has no gradient: only float32 has`)
+  if (constantValue(tensor) !== undefined)
+    throw new ShapeError(`${what} is a constant, which has no gradient: make it a variable or an input`)
+  if (isUsed || operation.kind === 'variable' || operation.kind === 'input') return
+  throw new ShapeError(
+    `${what} is computed (by ${by}), and the loss is not computed from it: ask for the tensor that was used, ` +
+      'not for another like it; if there is none, the gradient is zeros',
+  )
+}
+
 function reverse(loss: Tensor, tensors: readonly Tensor[]): Tensor[] {
-  for (const tensor of tensors) checkSlices(loss, tensor)
-  const needed = dependents(loss, tensors)
+  const asked = new Set(tensors)
+  const needed = dependents(loss, asked)
   const scale = scalesLoss() ? nearestPower(1 / weightOf(loss)) : 1
   const arrived = new Map<Tensor, Contribution[]>([[loss, [{ to: loss, gradient: full(loss.shape, scale) }]]])
   const gradients = new Map<Tensor, Tensor>()
@@ -39,7 +60,7 @@ function reverse(loss: Tensor, tensors: readonly Tensor[]): Tensor[] {
     if (!contributions) continue
     const gradient = accumulate(tensor, contributions)
     gradients.set(tensor, gradient)
-    for (const contribution of contributionsOf(tensor, gradient)) {
+    for (const contribution of contributionsOf(tensor, gradient, asked)) {
       const { to } = contribution
       if (to.dtype !== 'float32' || !needed.has(to)) continue
       const list = arrived.get(to)
@@ -48,18 +69,6 @@ function reverse(loss: Tensor, tensors: readonly Tensor[]): Tensor[] {
     }
   }
   return tensors.map(tensor => gradients.get(tensor)?.mul(1 / scale) ?? full(tensor.shape, 0))
-}
-
-/** Throws where a gradient would lack what a slice of the tensor contributes. */
-function checkSlices(loss: Tensor, tensor: Tensor): void {
-  const slices = Trace.active?.slicesOf(tensor) ?? []
-  const used = slices.length > 0 ? new Set(reachable([loss])) : undefined
-  if (!slices.some(slice => used?.has(slice))) return
-  const { dtype, shape } = tensor
-  throw new ShapeError(
-    `grad: the loss uses a slice of the ${dtype} ${showShape(shape)} whose gradient is asked for, and a slice of ` +
-      `a result is computed from slices of its operands; slice x.reshape(1, ...x.shape) along the next axis instead`,
-  )
 }
 
 /** What a sum counts for in a scalar: 1/n in a mean, and the least of several. */
@@ -76,20 +85,19 @@ function weightOf({ operation, inputs }: Tensor): number {
 /** Multiplying by a power of two changes no digit. */
 const nearestPower = (value: number): number => 2 ** Math.round(Math.log2(value))
 
-/** The nodes between the tensors and the loss. */
-function dependents(loss: Tensor, tensors: readonly Tensor[]): Set<Tensor> {
-  const known = new Map<Tensor, boolean>(tensors.map(tensor => [tensor, true]))
-  const visit = (tensor: Tensor): boolean => {
-    const answer = known.get(tensor)
-    if (answer !== undefined) return answer
-    // Not some(): every input has to be visited.
-    const depends = tensor.inputs.map(visit).includes(true)
-    known.set(tensor, depends)
-    return depends
+/** The nodes between the tensors that are asked for and the loss. */
+function dependents(loss: Tensor, asked: ReadonlySet<Tensor>): Set<Tensor> {
+  const known = new Map<Tensor, boolean>()
+  for (const tensor of reachable([loss, ...asked], node => computedFrom(node, asked))) {
+    const depends = computedFrom(tensor, asked).some(input => known.get(input))
+    known.set(tensor, depends || asked.has(tensor))
   }
-  visit(loss)
-  for (const tensor of tensors) tensor.inputs.forEach(visit)
   return new Set([...known].filter(([, depends]) => depends).map(([tensor]) => tensor))
+}
+
+/** What a gradient goes on to from a node: of a slice its other form, unless that goes past one that is asked for. */
+function computedFrom({ inputs, pushed }: Tensor, asked: ReadonlySet<Tensor>): readonly Tensor[] {
+  return pushed && ![...asked].some(tensor => pushed.past.has(tensor)) ? [pushed.as] : inputs
 }
 
 function accumulate(tensor: Tensor, contributions: readonly Contribution[]): Tensor {
@@ -120,7 +128,7 @@ function accumulate(tensor: Tensor, contributions: readonly Contribution[]): Ten
 }
 
 /** The derivative of every primitive: what a node's gradient g contributes to its inputs. */
-function contributionsOf(tensor: Tensor, g: Tensor): Contribution[] {
+function contributionsOf(tensor: Tensor, g: Tensor, asked: ReadonlySet<Tensor>): Contribution[] {
   const { operation, inputs } = tensor
   const [a, b, c] = inputs
   const to = (input: Tensor, gradient: Tensor): Contribution => ({ to: input, gradient })
@@ -189,11 +197,25 @@ function contributionsOf(tensor: Tensor, g: Tensor): Contribution[] {
     case 'columnSum':
       return [to(a, g.broadcastTo(a.shape))]
     case 'matmul': {
-      const left = operation.transposeA ? a.T : a
-      const right = operation.transposeB ? b.T : b
+      // To what an operand is a transpose of, as it is stored there. No transpose is made anew: it might be one
+      // whose own gradient is asked for later on.
+      const { transposeA, transposeB } = operation
+      const [left, right] = [a, b].map(operand =>
+        asked.has(operand) ? { stored: operand, transposed: false } : withoutTranspose(operand),
+      )
       return [
-        to(a, operation.transposeA ? right.matmul(g.T) : g.matmul(right.T)),
-        to(b, operation.transposeB ? g.T.matmul(left) : left.T.matmul(g)),
+        to(
+          left.stored,
+          left.transposed !== transposeA
+            ? product(b, transposeB, g, true)
+            : product(g, false, b, !transposeB),
+        ),
+        to(
+          right.stored,
+          right.transposed !== transposeB
+            ? product(g, true, a, transposeA)
+            : product(a, !transposeA, g, false),
+        ),
       ]
     }
     case 'reshape':
@@ -202,8 +224,10 @@ function contributionsOf(tensor: Tensor, g: Tensor): Contribution[] {
       const { permutation } = operation
       return [to(a, g.permute(permutation.map((_, axis) => permutation.indexOf(axis))))]
     }
-    case 'slice':
-      return [{ to: a, gradient: g, slice: operation }]
+    case 'slice': {
+      const [source] = computedFrom(tensor, asked)
+      return [source === a ? { to: a, gradient: g, slice: operation } : to(source, g)]
+    }
     case 'concat': {
       let start = 0
       const { axis } = operation

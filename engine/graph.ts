@@ -1,3 +1,4 @@
+import type { Shape } from './shape.ts'
 import type { Tensor } from './tensor.ts'
 import type { Variable } from './variable.ts'
 
@@ -77,13 +78,34 @@ export type Operation =
 
 export const isVariable = (tensor: Tensor): tensor is Variable => tensor.operation.kind === 'variable'
 
+/** Every node that the roots are computed from, inputs first. */
+export function reachable(
+  roots: readonly Tensor[],
+  inputsOf: (tensor: Tensor) => readonly Tensor[] = ({ inputs }) => inputs,
+): Tensor[] {
+  const seen = new Set<Tensor>()
+  const pending = [...roots]
+  for (let tensor = pending.pop(); tensor; tensor = pending.pop()) {
+    if (seen.has(tensor)) continue
+    seen.add(tensor)
+    pending.push(...inputsOf(tensor))
+  }
+  return [...seen].sort((a, b) => a.id - b.id)
+}
+
+/** JSON has no infinities, no NaN and no negative zero. */
+const spellNumbers = (_: string, value: unknown): unknown =>
+  Object.is(value, -0) ? '-0' : typeof value === 'number' ? String(value) : value
+
+/** Names what a node computes: two with the same key compute the same. */
+export const keyOf = (operation: Operation, inputs: readonly Tensor[], shape: Shape, dtype: DType): string =>
+  `${JSON.stringify(operation, spellNumbers)}|${inputs.map(input => input.id).join()}|${shape.join()}|${dtype}`
+
 /** The tensors made while compile() traces a function, and the variables that it assigns. */
 export class Trace {
   readonly assignments = new Map<Variable, Tensor>()
   /** The stage of the nodes that are made now: see Tensor.stage. */
   stage = 0
-  /** Slices that were made from slices of what a tensor is computed from: they do not depend on it. */
-  private readonly slices = new Map<Tensor, Tensor[]>()
   private readonly nodes = new Map<string, Tensor>()
 
   /** The node with this key if there is one already (common subexpressions are made once in a stage). */
@@ -94,15 +116,6 @@ export class Trace {
     const node = make()
     this.nodes.set(inStage, node)
     return node
-  }
-
-  noteSlice(of: Tensor, slice: Tensor): void {
-    this.slices.set(of, [...this.slicesOf(of), slice])
-  }
-
-  /** The slices of a tensor that do not depend on it in the graph. */
-  slicesOf(tensor: Tensor): readonly Tensor[] {
-    return this.slices.get(tensor) ?? []
   }
 
   private static current: Trace | undefined

@@ -1,10 +1,11 @@
 import { type Backend, type Executable, type Storage, currentBackend } from './backend.ts'
+import { canonical } from './canonical.ts'
 import { Emitter } from './emit.ts'
-import { isVariable } from './graph.ts'
+import { isVariable, reachable } from './graph.ts'
 import { baseOf } from './groups.ts'
 import { NDArray } from './ndarray.ts'
 import type { Program } from './program.ts'
-import { foldResiduals, reachable } from './residuals.ts'
+import { foldResiduals } from './residuals.ts'
 import { Scheduler } from './schedule.ts'
 import type { Tensor } from './tensor.ts'
 import type { Variable } from './variable.ts'
@@ -41,7 +42,7 @@ function makeProgram(
   assignments: ReadonlyMap<Variable, Tensor>,
   inputs: readonly Tensor[],
 ): { program: Program; variables: Variable[] } {
-  const roots = foldResiduals([...outputs, ...assignments.values()])
+  const roots = foldResiduals(canonical([...outputs, ...assignments.values()]))
   for (const { operation } of reachable(roots).filter(tensor => !inputs.includes(tensor))) {
     if (operation.kind === 'input') {
       throw new Error(

@@ -1,17 +1,7 @@
+import { reshaped } from './canonical.ts'
+import { reachable } from './graph.ts'
 import { baseOf, isRowOperation, rowSource } from './groups.ts'
 import { Tensor } from './tensor.ts'
-
-/** Every node that the roots are computed from, inputs first. */
-export function reachable(roots: readonly Tensor[]): Tensor[] {
-  const seen = new Set<Tensor>()
-  const pending = [...roots]
-  for (let tensor = pending.pop(); tensor; tensor = pending.pop()) {
-    if (seen.has(tensor)) continue
-    seen.add(tensor)
-    pending.push(...tensor.inputs)
-  }
-  return [...seen].sort((a, b) => a.id - b.id)
-}
 
 /** Whether a node adds things up, and might as well start from another tensor as from zero. */
 const isSum = ({ operation: { kind } }: Tensor): boolean => kind === 'matmul' || kind === 'scatterAdd'
@@ -56,7 +46,7 @@ export function foldResiduals(roots: readonly Tensor[]): Tensor[] {
       if (first && found) {
         const { operation, inputs } = now(found)
         const residual = now(first === a ? b : a)
-        const folded = [...inputs, residual.reshape(...found.shape)]
+        const folded = [...inputs, reshaped(residual, found.shape)]
         became.set(tensor, new Tensor(operation, folded, found.shape, dtype).reshape(...shape))
         continue
       }

@@ -1,8 +1,18 @@
-import { type BinaryName, type DType, type Operation, Trace, type UnaryName } from './graph.ts'
+import { type BinaryName, type DType, type Operation, Trace, type UnaryName, keyOf } from './graph.ts'
 import { type Shape, ShapeError, axisIndex, broadcastShapes, sameShape, showShape, sizeOf } from './shape.ts'
 
 /** What an arithmetic operation takes: a tensor, or a number that stands for a constant of its dtype. */
 export type Operand = Tensor | number
+
+/**
+ * A slice of a result, computed from slices of its operands: what nobody asks for is then never computed,
+ * and nor is its gradient.
+ */
+export interface PushedSlice {
+  readonly as: Tensor
+  /** The tensors that it is not computed from, though the slice is, and the other way round. */
+  readonly past: ReadonlySet<Tensor>
+}
 
 let made = 0
 
@@ -20,11 +30,20 @@ export class Tensor {
   readonly inputs: readonly Tensor[]
   readonly shape: Shape
   readonly dtype: DType
+  /** Of a slice, where there is one: how else to compute it. */
+  readonly pushed: PushedSlice | undefined
 
-  constructor(operation: Operation, inputs: readonly Tensor[], shape: Shape, dtype: DType) {
+  constructor(
+    operation: Operation,
+    inputs: readonly Tensor[],
+    shape: Shape,
+    dtype: DType,
+    { stage = Trace.active?.stage ?? 0, pushed }: { stage?: number; pushed?: PushedSlice } = {},
+  ) {
     this.operation = operation
     this.inputs = inputs
-    this.stage = Math.max(Trace.active?.stage ?? 0, ...inputs.map(input => input.stage))
+    this.stage = Math.max(stage, ...inputs.map(input => input.stage))
+    this.pushed = pushed
     this.shape = shape
     this.dtype = dtype
   }
@@ -170,10 +189,6 @@ export class Tensor {
       )
     }
     if (permutation.every((axis, i) => axis === i)) return this
-    if (this.operation.kind === 'transpose') {
-      const inner = this.operation.permutation
-      return this.inputs[0].permute(permutation.map(axis => inner[axis]))
-    }
     return node(
       { kind: 'transpose', permutation },
       [this],
@@ -192,7 +207,6 @@ export class Tensor {
       )
     }
     if (sameShape(shape, this.shape)) return this
-    if (this.operation.kind === 'reshape') return this.inputs[0].reshape(...shape)
     return node({ kind: 'reshape' }, [this], shape, this.dtype)
   }
   broadcastTo(shape: Shape): Tensor {
@@ -200,7 +214,6 @@ export class Tensor {
     if (!sameShape(broadcastShapes('broadcastTo', this.shape, shape), shape)) {
       throw new ShapeError(`broadcastTo: ${showShape(this.shape)} does not broadcast to ${showShape(shape)}`)
     }
-    if (this.operation.kind === 'broadcast') return this.inputs[0].broadcastTo(shape)
     return node({ kind: 'broadcast' }, [this], shape, this.dtype)
   }
   /** Elements start to end - 1 along an axis. */
@@ -245,17 +258,18 @@ export function scatterAdd(values: Tensor, indices: Tensor, rows: number): Tenso
   return node({ kind: 'scatterAdd', rows }, [values, indices], [rows, shape[shape.length - 1]], 'float32')
 }
 
-/** JSON has no infinities, no NaN and no negative zero. */
-const spellNumbers = (_: string, value: unknown): unknown =>
-  Object.is(value, -0) ? '-0' : typeof value === 'number' ? String(value) : value
-
 /** Makes a node, or within a trace finds the one that computes the same already. */
-export function node(operation: Operation, inputs: readonly Tensor[], shape: Shape, dtype: DType): Tensor {
-  const make = () => new Tensor(operation, inputs, shape, dtype)
+export function node(
+  operation: Operation,
+  inputs: readonly Tensor[],
+  shape: Shape,
+  dtype: DType,
+  pushed?: PushedSlice,
+): Tensor {
+  const make = () => new Tensor(operation, inputs, shape, dtype, { pushed })
   const { active } = Trace
   if (!active || operation.kind === 'input' || operation.kind === 'variable') return make()
-  const key = `${JSON.stringify(operation, spellNumbers)}|${inputs.map(input => input.id).join()}|${shape.join()}|${dtype}`
-  return active.shared(key, make)
+  return active.shared(keyOf(operation, inputs, shape, dtype), make)
 }
 
 /** A tensor of one value. */
@@ -271,7 +285,7 @@ export function constantValue(tensor: Tensor): number | undefined {
   const { operation, inputs } = tensor
   if (operation.kind === 'constant') return operation.value
   const moved = ['broadcast', 'reshape', 'transpose', 'slice'].includes(operation.kind)
-  return moved ? constantValue(inputs[0]) : undefined
+  return moved ? constantValue(tensor.pushed?.as ?? inputs[0]) : undefined
 }
 
 const unaryDType: Partial<Record<UnaryName, readonly [from: readonly DType[], to: DType]>> = {
@@ -395,8 +409,6 @@ function matmul(first: Tensor, second: Tensor): Tensor {
   if (first.dtype !== 'float32' || second.dtype !== 'float32') {
     throw new ShapeError(`matmul: takes float32, not ${first.dtype} and ${second.dtype}`)
   }
-  const [a, transposeA] = withoutTranspose(first)
-  const [b, transposeB] = withoutTranspose(second)
   const [m, k] = first.shape.slice(-2)
   const [rows, n] = second.shape.slice(-2)
   const lead = first.shape.slice(0, -2)
@@ -417,29 +429,19 @@ function matmul(first: Tensor, second: Tensor): Tensor {
       .reshape(-1, k)
       .matmul(second)
       .reshape(...lead, m, n)
-  return node({ kind: 'matmul', transposeA, transposeB }, [a, b], [...lead, m, n], 'float32')
+  return product(first, false, second, false)
 }
 
-/** The stored operand of a product, and whether its last two axes are to be swapped. */
-function withoutTranspose(x: Tensor): [Tensor, boolean] {
-  if (x.operation.kind !== 'transpose') return [x, false]
-  const { permutation } = x.operation
-  const rank = permutation.length
-  const swapped = permutation.every(
-    (axis, i) => axis === (i === rank - 1 ? rank - 2 : i === rank - 2 ? rank - 1 : i),
-  )
-  return swapped ? [x.inputs[0], true] : [x, false]
+/** A matrix product of operands some of which are to be transposed, [..., m, k] x [..., k, n] then. */
+export function product(a: Tensor, transposeA: boolean, b: Tensor, transposeB: boolean): Tensor {
+  const [rowsA, columnsA] = a.shape.slice(-2)
+  const [rowsB, columnsB] = b.shape.slice(-2)
+  const shape = [...a.shape.slice(0, -2), transposeA ? columnsA : rowsA, transposeB ? rowsB : columnsB]
+  return node({ kind: 'matmul', transposeA, transposeB }, [a, b], shape, 'float32')
 }
 
 function slice(x: Tensor, axis: number, start: number, end: number): Tensor {
-  const piece = sliceOf(x, axis, start, end)
-  if (piece !== x && piece.inputs[0] !== x) Trace.active?.noteSlice(x, piece)
-  return piece
-}
-
-/** A slice, made from slices of the operands where that is the same: what nobody asks for is then never computed. */
-function sliceOf(x: Tensor, axis: number, start: number, end: number): Tensor {
-  const { shape, operation, inputs } = x
+  const { shape } = x
   if (!(
     Number.isInteger(start) &&
     Number.isInteger(end) &&
@@ -450,29 +452,77 @@ function sliceOf(x: Tensor, axis: number, start: number, end: number): Tensor {
     throw new ShapeError(`slice: ${start} to ${end} does not lie within axis ${axis} of ${showShape(shape)}`)
   }
   if (start === 0 && end === shape[axis]) return x
-  const sliced = shape.map((extent, i) => (i === axis ? end - start : extent))
-  const part = (input: Tensor) => sliceOf(input, axis, start, end)
-  if (operation.kind === 'unary' || operation.kind === 'binary' || operation.kind === 'where') {
-    return node(operation, inputs.map(part), sliced, x.dtype)
-  }
-  if (operation.kind === 'broadcast') {
-    const inner = inputs[0]
-    const innerAxis = axis - shape.length + inner.shape.length
-    const fixed = innerAxis < 0 || inner.shape[innerAxis] === 1
-    return (fixed ? inner : sliceOf(inner, innerAxis, start, end)).broadcastTo(sliced)
-  }
-  if (operation.kind === 'concat' && operation.axis === axis) {
-    let offset = 0
-    for (const input of inputs) {
-      const extent = input.shape[axis]
-      if (start >= offset && end <= offset + extent) return sliceOf(input, axis, start - offset, end - offset)
-      offset += extent
+  const past = new Set<Tensor>()
+  const as = pushedSlice(x, { axis, start, end }, past, new Map())
+  return as.inputs[0] === x ? as : plainSlice(x, { axis, start, end }, { as, past })
+}
+
+interface Range {
+  readonly axis: number
+  readonly start: number
+  readonly end: number
+}
+
+const plainSlice = (x: Tensor, { axis, start, end }: Range, pushed?: PushedSlice): Tensor =>
+  node({ kind: 'slice', axis, start }, [x], withExtent(x.shape, axis, end - start), x.dtype, pushed)
+
+const withExtent = (shape: Shape, axis: number, extent: number): Shape =>
+  shape.map((other, i) => (i === axis ? extent : other))
+
+/** A slice made from slices of what x is computed from, as far as that goes. Adds to past what it slices and makes. */
+function pushedSlice(x: Tensor, range: Range, past: Set<Tensor>, known: Map<string, Tensor>): Tensor {
+  const { axis, start, end } = range
+  const { shape, operation, inputs } = x
+  if (start === 0 && end === shape[axis]) return x
+  const key = `${x.id},${axis},${start},${end}`
+  const found = known.get(key)
+  if (found) return found
+  const part = (input: Tensor, at: Range = range) => pushedSlice(input, at, past, known)
+  const push = (): Tensor | undefined => {
+    const sliced = withExtent(shape, axis, end - start)
+    switch (operation.kind) {
+      case 'unary':
+      case 'binary':
+      case 'where':
+        return node(
+          operation,
+          inputs.map(input => part(input)),
+          sliced,
+          x.dtype,
+        )
+      case 'broadcast': {
+        const [inner] = inputs
+        const innerAxis = axis - shape.length + inner.shape.length
+        const fixed = innerAxis < 0 || inner.shape[innerAxis] === 1
+        return (fixed ? inner : part(inner, { axis: innerAxis, start, end })).broadcastTo(sliced)
+      }
+      case 'concat': {
+        if (operation.axis !== axis) return undefined
+        let offset = 0
+        for (const input of inputs) {
+          const after = offset + input.shape[axis]
+          if (start >= offset && end <= after)
+            return part(input, { axis, start: start - offset, end: end - offset })
+          offset = after
+        }
+        return undefined
+      }
+      case 'slice': {
+        if (x.pushed) {
+          for (const tensor of x.pushed.past) past.add(tensor)
+          return part(x.pushed.as)
+        }
+        if (operation.axis !== axis) return undefined
+        return part(inputs[0], { axis, start: start + operation.start, end: end + operation.start })
+      }
+      default:
+        return undefined
     }
   }
-  if (operation.kind === 'slice' && operation.axis === axis) {
-    return sliceOf(inputs[0], axis, start + operation.start, end + operation.start)
-  }
-  return node({ kind: 'slice', axis, start }, [x], sliced, x.dtype)
+  const result = push() ?? plainSlice(x, range)
+  past.add(x).add(result)
+  known.set(key, result)
+  return result
 }
 
 /** Tensors joined along an axis; the other extents must agree. */

@@ -297,8 +297,9 @@ function helpText(command: Command<Record<string, Flag>, Hyperparameters>): stri
     command.summary,
     '',
     ...lines.flatMap(([left, help]) => fill(left, indent, help.split(' '), ' ')),
-    '',
-    'Hyperparameters, with their defaults (set one with --group.name VALUE):',
+    ...(groups.size > 0
+      ? ['', 'Hyperparameters, with their defaults (set one with --group.name VALUE):']
+      : []),
     ...[...groups].flatMap(([group, members]) => {
       const defaults = members.map(([name, value]) => `${name.slice(group.length)} ${value}`)
       return fill(`  --${group}`, groupIndent, defaults, ', ')

@@ -14,9 +14,9 @@ export async function startBackend(): Promise<Backend> {
   return backend
 }
 
-/** Another backend on the same device. threads: on the CPU. */
+/** Another backend on the same device. threads: on the CPU, all of which have their part in every program. */
 export function makeBackend({ threads = 2 } = {}): Promise<Backend> {
-  if (gpuPrecision === undefined) return cpuBackend({ threads })
+  if (gpuPrecision === undefined) return cpuBackend({ threads, alone: 0 })
   const precision = gpuPrecision === 'f32' ? 'f32' : 'f16'
   return gpuBackend({ precision, subgroupMatrix: gpuPrecision === 'matrix' })
 }

@@ -11,6 +11,7 @@ import {
   attention,
   compile,
   concat,
+  cpuBackend,
   crossEntropy,
   full,
   gelu,
@@ -544,6 +545,33 @@ test('training learns, and repeats to the last bit on any number of threads', as
   assert.deepEqual(runs[1], runs[0])
   assert.deepEqual(runs[2], runs[0])
 })
+
+test(
+  'programs of one thread and of all of them take turns',
+  { skip: gpuPrecision !== undefined },
+  async () => {
+    const results: number[][] = []
+    // The short sequences' program has less work than this, that of the long ones has more.
+    for (const alone of [0, 4e6, Infinity]) {
+      const other = await cpuBackend({ threads: 3, alone })
+      useBackend(other)
+      try {
+        const { step } = network(16, 40)
+        const losses: number[] = []
+        for (let i = 0; i < 40; i++) {
+          const { loss, norm } = await step(batch(i, 2, i % 3 === 0 ? 128 : 4, 40))
+          losses.push(loss.item(), norm.item())
+        }
+        results.push(losses)
+      } finally {
+        useBackend(backend)
+        await other.close()
+      }
+    }
+    assert.deepEqual(results[1], results[0])
+    assert.deepEqual(results[2], results[0])
+  },
+)
 
 test('calls that are queued at once run one after the other', async () => {
   const results: number[][] = []

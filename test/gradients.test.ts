@@ -4,9 +4,12 @@ import {
   type NDArray,
   type Shape,
   type Tensor,
+  arange,
   array,
   compile,
+  concat,
   crossEntropy,
+  full,
   grad,
   linearCrossEntropy,
   norm,
@@ -344,13 +347,16 @@ test('products and residuals', async () => {
 })
 
 test('what is detached has no gradient', async () => {
-  const run = compile(({ x }) => {
-    const [first, second] = grad(x.mul(x.detach()).sum(), [x, x.exp()])
+  const run = compile(({ x, y }) => {
+    const [first, second] = grad(x.mul(x.detach()).sum(), [x, y])
     return { first, second }
   })
-  const { first, second } = await run({ x: array(Float32Array.of(2, -3)) })
+  const { first, second } = await run({
+    x: array(Float32Array.of(2, -3)),
+    y: array(new Float32Array(6), [2, 3]),
+  })
   assert.deepEqual([...first.data], [2, -3])
-  assert.deepEqual([...second.data], [0, 0], 'what the loss does not depend on gets zeros')
+  assert.deepEqual([second.shape, ...second.data], [[2, 3], 0, 0, 0, 0, 0, 0], 'of an input that has no part')
 })
 
 test('a gradient with respect to what lies between', async () => {
@@ -508,18 +514,150 @@ test('grad refuses what is no scalar', async () => {
   await assert.rejects(compile(({ x }) => ({ g: grad(x, [x])[0] }))({ x }), /ShapeError: grad: .*\[2\]/)
 })
 
-test('a gradient that a slice would not show in is refused, and one of a reshape is right', async () => {
-  const x = array(Float32Array.of(1, 2, 3))
-  const gradientBy = (slice: (y: Tensor) => Tensor) =>
-    compile(({ x }) => {
-      const y = x.mul(2)
-      const [gradient] = grad(slice(y).square().sum(), [y])
-      return { gradient }
-    })({ x })
+/** What lies between an x [4, 6] and a loss, and a loss in which it has a part: maybe another than that of x. */
+const between46: Record<
+  string,
+  { of: (x: Tensor) => Tensor; loss: (y: Tensor, x: Tensor, w: Tensor) => Tensor }
+> = {
+  'a transpose in products': {
+    of: x => x.T,
+    loss: (y, x, w) => y.matmul(x).square().sum().add(w.matmul(y).sum()),
+  },
+  'the transpose of a transpose': {
+    of: x => x.T.T,
+    loss: (y, x, w) => y.matmul(w).square().mul(x.matmul(w)).sum(),
+  },
+  'batched transposes': {
+    of: x => x.reshape(2, 2, 6).T,
+    loss: y =>
+      y
+        .matmul(y.T)
+        .add(y.permute([0, 2, 1]).square().sum())
+        .sum(),
+  },
+  'a reshape of which there is another': {
+    of: x => x.reshape(2, 2, 6),
+    loss: (y, x, w) => y.matmul(w).square().sum().add(y.reshape(24).exp().sum()).add(x.reshape(24).sum()),
+  },
+  'a reshape that is undone': {
+    of: x => x.reshape(24),
+    loss: (y, x) => y.reshape(4, 6).sub(x.mul(2)).exp().sum(),
+  },
+  'a product over many rows': {
+    of: x => x.reshape(2, 2, 6).matmul(x.T.slice(1, 0, 3)),
+    loss: y =>
+      y
+        .matmul(y.reshape(4, 3).slice(0, 0, 3))
+        .square()
+        .sum(),
+  },
+  'a permutation that goes on': {
+    of: x => x.reshape(2, 2, 6).permute([2, 0, 1]),
+    loss: y => y.permute([1, 2, 0]).slice(2, 1, 4).square().sum(),
+  },
+  'a broadcast that goes on': {
+    of: x => x.sum(0, true).broadcastTo([3, 6]),
+    loss: y => y.broadcastTo([2, 3, 6]).slice(2, 1, 4).square().sum().add(y.sin().sum()),
+  },
+  'a result and its slices': {
+    of: x => x.exp(),
+    loss: (y, x) =>
+      y
+        .slice(0, 1, 3)
+        .slice(1, 0, 2)
+        .square()
+        .sum()
+        .add(y.mul(x).slice(1, 2, 6).sum()),
+  },
+  'a slice that is sliced': {
+    of: x => x.square().slice(1, 1, 5),
+    loss: (y, x) =>
+      y
+        .slice(1, 0, 2)
+        .sin()
+        .sum()
+        .add(x.square().slice(1, 1, 3).sum()),
+  },
+  'a concat and its parts': {
+    of: x => concat([x, x.exp(), x]),
+    loss: (y, x) =>
+      y
+        .slice(1, 0, 6)
+        .square()
+        .sum()
+        .add(y.slice(1, 7, 9).sum())
+        .add(x.exp().sum()),
+  },
+  'what a slice might be made from': {
+    of: x => x.slice(1, 0, 3).exp(),
+    loss: (y, x) =>
+      y
+        .square()
+        .sum()
+        .add(x.exp().slice(1, 0, 3).sum()),
+  },
+  'a result and its mean': {
+    of: x => x.exp(),
+    loss: y => y.sub(y.mean(-1, true)).slice(1, 0, 4).square().sum(),
+  },
+  'logits of every token': {
+    of: x => x.reshape(2, 2, 6).matmul(x.T),
+    loss: y => crossEntropy(y.reshape(-1, 4), arange(4)).loss.mean(),
+  },
+}
+for (const [name, { of, loss }] of Object.entries(between46)) {
+  test(`a gradient with respect to ${name}`, async () => {
+    const random = seeded(3)
+    const inputs = {
+      x: array(randomArray([4, 6], random), [4, 6]),
+      w: array(randomArray([6, 6], random), [6, 6]),
+    }
+    /** The gradients, and from that with respect to y once more. */
+    const gradients = (x: Tensor, y: Tensor, w: Tensor) => {
+      const [dy, dx] = grad(loss(y, x, w), [y, x])
+      return { dy, dx, second: grad(dy.square().sum(), [y])[0] }
+    }
+    const run = compile(({ x, w }) => {
+      const y = of(x)
+      return { y, ...gradients(x, y, w) }
+    })
+    const found = await run(inputs)
+    // The same with an input in its place, and what comes before it.
+    const expected = await compile(({ x, y, w }) => {
+      const { dy, dx, second } = gradients(x, y, w)
+      return { dy, second, dx: dx.add(grad(of(x).mul(dy.detach()).sum(), [x])[0]) }
+    })({ ...inputs, y: found.y })
+    const products = await productsOf(run, inputs)
+    for (const which of ['dy', 'dx', 'second'] as const) {
+      expectNear(which, found[which].data, expected[which].data, 1e-5, 'gradients', products)
+      assert.ok(expected[which].data.some(value => value !== 0))
+    }
+  })
+}
+
+test('grad refuses what would get zeros by mistake', async () => {
+  const x = array(Float32Array.of(1, 2, 3, 4), [2, 2])
+  const asking = (of: (x: Tensor) => Tensor, loss: (x: Tensor) => Tensor) =>
+    compile(({ x }) => ({ g: grad(loss(x), [x, of(x)])[1] }))({ x })
   await assert.rejects(
-    gradientBy(y => y.slice(0, 0, 2)),
-    /^ShapeError: grad: the loss uses a slice of the float32 \[3\] whose gradient/,
+    asking(
+      x => x.exp(),
+      x => x.sum(),
+    ),
+    /^ShapeError: grad: tensor 1 .*float32 \[2, 2\], is computed \(by exp\), .*: ask for the tensor that was used/,
   )
-  const { gradient } = await gradientBy(y => y.reshape(1, 3).slice(1, 0, 2))
-  assert.deepEqual([...gradient.data], [4, 8, 0])
+  await assert.rejects(
+    asking(
+      () => full([2, 2], 1),
+      x => x.mul(full([2, 2], 1)).sum(),
+    ),
+    /^ShapeError: grad: tensor 1 .* is a constant.* variable or an input/,
+  )
+  await assert.rejects(
+    asking(
+      x => x.toInt(),
+      x => x.sum(),
+    ),
+    /^ShapeError: grad: tensor 1 .*int32 \[2, 2\], has no gradient/,
+  )
 })

@@ -3,7 +3,7 @@ import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
 import { resolve } from 'node:path'
 import { test } from 'node:test'
-import { MemoryError, array, compile, full, grad, randomNormal, variable } from '../engine/index.ts'
+import { MemoryError, array, assign, compile, full, grad, randomNormal, variable } from '../engine/index.ts'
 import { SharedMemory } from '../engine/cpu/memory.ts'
 import { compilerWithin, fewestPieces } from '../run/budget.ts'
 import { UserError } from '../run/errors.ts'
@@ -132,6 +132,18 @@ test('a program goes on after another was refused for its size', async () => {
   assert.equal((await run({ x })).total.item(), 12)
   await assert.rejects(huge.prepare({ x: array(new Float32Array(40_000), [40_000, 1]) }), MemoryError)
   assert.equal((await run({ x })).total.item(), 12)
+})
+
+test('an update computes what is assigned, and nothing that is only returned', async () => {
+  const sum = variable(full([1], 1))
+  const run = compile(({ x }) => {
+    assign(sum, sum.add(x.sum().reshape(1)))
+    return { total: x.exp().matmul(x.exp().T).exp().max(-1) }
+  })
+  const x = array(new Float32Array(40_000).fill(0.5), [40_000, 1])
+  assert.equal(await run.update({ x }), undefined)
+  assert.equal((await sum.read()).item(), 20_001)
+  await assert.rejects(run({ x }), MemoryError)
 })
 
 test('npm start runs main.ts, or the experiment that is named', () => {

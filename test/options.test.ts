@@ -139,17 +139,22 @@ test('a default says which numbers its hyperparameter takes, unless a rule does'
   }
 })
 
-test('--help is made from the same tables, and fits a screen', () => {
+/** What a command prints for these arguments. */
+function printed(args: readonly string[], command: object): string {
   const script = `
     import { parseOptions } from '${pathToFileURL(resolve(import.meta.dirname, '../run/options.ts'))}'
-    parseOptions(['--net.dim', '4', '--help'], ${JSON.stringify(command)})
+    parseOptions(${JSON.stringify(args)}, ${JSON.stringify(command)})
     console.log('not reached')`
   const { status, stdout } = spawnSync(process.execPath, ['--input-type=module', '--eval', script], {
     encoding: 'utf8',
   })
   assert.equal(status, 0)
+  return stdout
+}
+
+test('--help is made from the same tables, and fits a screen', () => {
   assert.equal(
-    stdout,
+    printed(['--net.dim', '4', '--help'], command),
     `Trains.
 
   --seed N       repeats a run (0)
@@ -166,6 +171,11 @@ Hyperparameters, with their defaults (set one with --group.name VALUE):
   --optimizer.scale.  embedding 32
 `,
   )
+})
+
+test('--help of what has no hyperparameters does not speak of any', () => {
+  const bare = { summary: 'Lists.', flags: {}, hyperparameters: {} }
+  assert.equal(printed(['--help'], bare), 'Lists.\n\n  --help  prints this\n')
 })
 
 test('a list of any length may be longer, shorter or empty', () => {

@@ -11,23 +11,25 @@ import type { MicroKernel } from './matmul.ts'
 import { SharedMemory } from './memory.ts'
 import { type Candidate, chooseMicroKernel } from './probe.ts'
 import type { Operand } from './rows.ts'
-import { type Step, placeBarriers, placeTemporaries } from './steps.ts'
+import { type Step, placeBarriers, placeTemporaries, workOf } from './steps.ts'
 import { Threads } from './threads.ts'
 
 /**
  * Starts the CPU backend: WebAssembly SIMD on this many threads (by default, every core). reason: why it is the CPU, for
- * its description.
+ * its description. alone: a program with less work, in floating-point operations, is one thread's. By default it is some
+ * 0.2 ms: to wake the others and to wait for them takes longer.
  */
 export async function cpuBackend({
   threads = availableParallelism(),
   reason,
-}: { threads?: number; reason?: string } = {}): Promise<CpuBackend> {
+  alone = 20e6,
+}: { threads?: number; reason?: string; alone?: number } = {}): Promise<CpuBackend> {
   const candidates = await chooseMicroKernel(assemble)
   const memory = new SharedMemory()
   const barrier = memory.allocate(barrierBytes)
   const dispatcher = await assemble(dispatcherWat)
   const pool = new Threads(threads, { memory: memory.memory, dispatcher, barrier })
-  return new CpuBackend(memory, pool, threads, candidates, reason)
+  return new CpuBackend({ memory, pool, threads, alone, candidates, reason })
 }
 
 /** What 32-bit addresses reach, less some room for the programs themselves. */
@@ -40,6 +42,23 @@ class CpuStorage {
   constructor(address: number) {
     this.address = address
   }
+}
+
+/** A program in memory: its address, that of its counters, and what fills it in. */
+interface LaidOut {
+  readonly program: number
+  readonly counters: number
+  readonly write: (addressOf: (operand: Operand) => number) => void
+}
+
+/** What the backend is made of. */
+interface Parts {
+  readonly memory: SharedMemory
+  readonly pool: Threads
+  readonly threads: number
+  readonly alone: number
+  readonly candidates: readonly [Candidate, ...Candidate[]]
+  readonly reason: string | undefined
 }
 
 export class CpuBackend implements Backend {
@@ -55,6 +74,7 @@ export class CpuBackend implements Backend {
   readonly capacity = { most: addressable, usual: Math.min(addressable, 0.75 * freemem()) }
   private readonly memory: SharedMemory
   private readonly pool: Threads
+  private readonly alone: number
   /** Every kernel made so far, by its index in the threads' tables. */
   private readonly kernels = new Map<string, number>()
   private tableSize = 0
@@ -62,17 +82,12 @@ export class CpuBackend implements Backend {
   /** Programs run one at a time. */
   private queue: Promise<unknown> = Promise.resolve()
 
-  constructor(
-    memory: SharedMemory,
-    pool: Threads,
-    threads: number,
-    candidates: readonly [Candidate, ...Candidate[]],
-    reason?: string,
-  ) {
+  constructor({ memory, pool, threads, alone, candidates, reason }: Parts) {
     const [{ tile, gflops }] = candidates
     this.memory = memory
     this.pool = pool
     this.threads = threads
+    this.alone = alone
     const rates = candidates.map(
       other => `${other.tile.rows}x${other.tile.columns} ${other.right ? other.gflops.toFixed(0) : 'wrong'}`,
     )
@@ -111,6 +126,7 @@ export class CpuBackend implements Backend {
       return start + offset * 4
     }
     const table = this.layOut(steps)
+    const threads = workOf(steps) < this.alone ? 1 : this.threads
     const run = async (inputs: readonly (Float32Array | Int32Array)[]) => {
       if (arena !== this.memory.arena) {
         arena = this.memory.arena
@@ -118,8 +134,7 @@ export class CpuBackend implements Backend {
       }
       program.inputs.forEach((buffer, i) => this.put(addressIn({ buffer, offset: 0 }), inputs[i]))
       this.memory.integers(table.counters, steps.length).fill(0)
-      const { address: scratch, bytes: scratchBytes } = this.scratch
-      await this.pool.run({ program: table.program, counters: table.counters, scratch, scratchBytes })
+      await this.launch(table, threads)
       return program.outputs.map(({ buffer, offset, shape }: View) => {
         const size = shape.reduce((product, extent) => product * extent, 1)
         return this.numbers(addressIn({ buffer, offset }), size, buffer.dtype).slice()
@@ -133,12 +148,7 @@ export class CpuBackend implements Backend {
         one.write(addressIn)
         this.memory.integers(one.counters, 1).fill(0)
         const start = performance.now()
-        await this.pool.run({
-          program: one.program,
-          counters: one.counters,
-          scratch: this.scratch.address,
-          scratchBytes: this.scratch.bytes,
-        })
+        await this.launch(one, threads)
         times.push({
           kernels: step.phase.map(({ kernel }) => kernel.name),
           items: step.phase[0].kernel.items,
@@ -169,6 +179,12 @@ export class CpuBackend implements Backend {
     const done = this.queue.then(action)
     this.queue = done.catch(() => {})
     return done
+  }
+
+  /** Runs what is laid out in memory on some of the threads. */
+  private launch({ program, counters }: LaidOut, threads: number): Promise<void> {
+    const { address: scratch, bytes: scratchBytes } = this.scratch
+    return this.pool.run({ program, counters, threads, scratch, scratchBytes })
   }
 
   private numbers(address: number, size: number, dtype: DType): Float32Array | Int32Array {
@@ -204,11 +220,7 @@ export class CpuBackend implements Backend {
   }
 
   /** Room in memory for the dispatcher's list of phases, its counters and the calls' arguments. */
-  private layOut(steps: readonly Step[]): {
-    program: number
-    counters: number
-    write: (addressOf: (operand: Operand) => number) => void
-  } {
+  private layOut(steps: readonly Step[]): LaidOut {
     const calls = steps.flatMap(({ phase }) => phase)
     const program = this.memory.allocate((1 + steps.length * 3 + calls.length * 2) * 4)
     const counters = this.memory.allocate(steps.length * 4)

@@ -5,7 +5,6 @@ export interface ThreadData {
   readonly memory: WebAssembly.Memory
   readonly dispatcher: WebAssembly.Module
   readonly thread: number
-  readonly threads: number
   /** Address of the barrier's state. */
   readonly barrier: number
 }
@@ -20,6 +19,8 @@ export type ThreadMessage =
     }
   | {
       readonly kind: 'run'
+      /** How many threads run it, the first ones. */
+      readonly threads: number
       readonly program: number
       readonly counters: number
       readonly scratch: number
@@ -34,9 +35,9 @@ export class Threads {
   /** Why a thread has ended, after which no program can run. */
   private failure: unknown
 
-  constructor(count: number, data: Omit<ThreadData, 'thread' | 'threads'>) {
+  constructor(count: number, data: Omit<ThreadData, 'thread'>) {
     this.workers = Array.from({ length: count }, (_, thread) => {
-      const workerData: ThreadData = { ...data, thread, threads: count }
+      const workerData: ThreadData = { ...data, thread }
       const worker = new Worker(new URL('./worker.js', import.meta.url), { workerData, execArgv: [] })
       worker.on('error', (error: unknown) => {
         this.failure ??= error
@@ -53,7 +54,7 @@ export class Threads {
     this.tell({ kind: 'kernels', module, names, first })
   }
 
-  /** Runs a program that lies in memory; resolves once every thread has done its part. */
+  /** Runs a program that lies in memory; resolves once each of its threads has done its part. */
   async run(program: Omit<ThreadMessage & { kind: 'run' }, 'kind'>): Promise<void> {
     if (this.failure) throw this.failure
     const [first] = this.workers
@@ -62,7 +63,7 @@ export class Threads {
       await new Promise<void>((resolve, reject) => {
         this.finish = resolve
         this.fail = reject
-        this.tell({ kind: 'run', ...program })
+        this.tell({ kind: 'run', ...program }, program.threads)
       })
     } finally {
       first.unref()
@@ -74,7 +75,7 @@ export class Threads {
     await Promise.all(this.workers.map(worker => worker.terminate()))
   }
 
-  private tell(message: ThreadMessage): void {
-    for (const worker of this.workers) worker.postMessage(message)
+  private tell(message: ThreadMessage, count = this.workers.length): void {
+    for (const worker of this.workers.slice(0, count)) worker.postMessage(message)
   }
 }

@@ -3,7 +3,7 @@
 import { parentPort, workerData } from 'node:worker_threads'
 
 /** @type {import('./threads.ts').ThreadData} */
-const { memory, dispatcher, thread, threads, barrier } = workerData
+const { memory, dispatcher, thread, barrier } = workerData
 const table = new WebAssembly.Table({ element: 'anyfunc', initial: 0 })
 const { run } = new WebAssembly.Instance(dispatcher, { env: { memory, table } }).exports
 
@@ -14,7 +14,8 @@ function obey(message) {
     table.grow(message.names.length)
     message.names.forEach((name, i) => table.set(message.first + i, kernels[name]))
   } else if (typeof run === 'function') {
-    run(message.program, message.counters, barrier, threads, message.scratch + thread * message.scratchBytes)
+    const { program, counters, threads, scratch, scratchBytes } = message
+    run(program, counters, barrier, threads, scratch + thread * scratchBytes)
     if (thread === 0) parentPort?.postMessage('done')
   }
 }

@@ -1,0 +1,46 @@
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import type { Call } from '../engine/cpu/lower.ts'
+import { placeBarriers } from '../engine/cpu/steps.ts'
+import { Buffer } from '../engine/program.ts'
+
+const buffer = (size = 16) => new Buffer(size, 'float32')
+
+/** A phase of one call that does nothing but read and write. */
+function phase(name: string, reads: Buffer[], writes: Buffer[]): Call[] {
+  const kernel = { name, wat: '', items: 1, scratchBytes: 0 }
+  return [{ kernel, operands: [], reads, writes, flops: 0, bytes: 0 }]
+}
+
+const shown = (phases: Call[][]) =>
+  placeBarriers(phases)
+    .map(({ phase, barrier }) => `${barrier ? '| ' : ''}${phase[0].kernel.name}`)
+    .join(' ')
+
+test('chains that do not need each other go on side by side', () => {
+  const chain = (name: string) => {
+    const [a, b, c] = [buffer(), buffer(), buffer()]
+    return [phase(`${name}1`, [], [a]), phase(`${name}2`, [a], [b]), phase(`${name}3`, [b], [c])]
+  }
+  assert.equal(shown([...chain('a'), ...chain('b'), ...chain('c')]), 'a1 b1 c1 | a2 b2 c2 | a3 b3 c3')
+})
+
+test('nothing passes what it needs, what it overwrites, or what overwrites what it reads', () => {
+  const [a, b, c, d] = [buffer(), buffer(), buffer(), buffer()]
+  const phases = [
+    phase('make a', [], [a]),
+    phase('use a', [a], [b]),
+    phase('use b', [b], [c]),
+    phase('replace b', [], [b]),
+    phase('replace a', [], [a]),
+    phase('use c', [c], [d]),
+    phase('free', [], [buffer()]),
+  ]
+  assert.equal(shown(phases), 'make a free | use a | use b replace a | replace b use c')
+})
+
+test('memory is not taken long before it is needed', () => {
+  const [a, b] = [buffer(), buffer()]
+  const phases = [phase('make', [], [a]), phase('use', [a], [b]), phase('large', [], [buffer(1 << 20)])]
+  assert.equal(shown(phases), 'make | use large')
+})
