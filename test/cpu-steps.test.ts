@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import type { Call } from '../engine/cpu/lower.ts'
-import { placeBarriers } from '../engine/cpu/steps.ts'
+import { arrange } from '../engine/cpu/steps.ts'
 import { Buffer } from '../engine/program.ts'
 
 const buffer = (size = 16) => new Buffer(size, 'float32')
@@ -13,8 +13,8 @@ function phase(name: string, reads: Buffer[], writes: Buffer[]): Call[] {
 }
 
 const shown = (phases: Call[][]) =>
-  placeBarriers(phases)
-    .map(({ phase, barrier }) => `${barrier ? '| ' : ''}${phase[0].kernel.name}`)
+  arrange(phases, [])
+    .steps.map(({ phase, barrier }) => `${barrier ? '| ' : ''}${phase[0].kernel.name}`)
     .join(' ')
 
 test('chains that do not need each other go on side by side', () => {
@@ -22,7 +22,10 @@ test('chains that do not need each other go on side by side', () => {
     const [a, b, c] = [buffer(), buffer(), buffer()]
     return [phase(`${name}1`, [], [a]), phase(`${name}2`, [a], [b]), phase(`${name}3`, [b], [c])]
   }
-  assert.equal(shown([...chain('a'), ...chain('b'), ...chain('c')]), 'a1 b1 c1 | a2 b2 c2 | a3 b3 c3')
+  // What takes the most memory is elsewhere.
+  const most = buffer(1 << 16)
+  const phases = [phase('most', [], [most]), ...chain('a'), ...chain('b'), ...chain('c')]
+  assert.equal(shown(phases), 'most a1 b1 c1 | a2 b2 c2 | a3 b3 c3')
 })
 
 test('nothing passes what it needs, what it overwrites, or what overwrites what it reads', () => {
@@ -43,4 +46,14 @@ test('memory is not taken long before it is needed', () => {
   const [a, b] = [buffer(), buffer()]
   const phases = [phase('make', [], [a]), phase('use', [a], [b]), phase('large', [], [buffer(1 << 20)])]
   assert.equal(shown(phases), 'make | use large')
+})
+
+test('nor more of it in all: many small pieces, one after the other, stay so', () => {
+  const total = buffer()
+  const pieces = Array.from({ length: 8 }, (_, i) => {
+    const part = buffer(1 << 16)
+    return [phase(`make ${i}`, [], [part]), phase(`add ${i}`, [part, total], [total])]
+  })
+  // One piece is made while the one before it is added.
+  assert.ok(arrange(pieces.flat(), [total]).bytes < 3 * 4 * (1 << 16))
 })

@@ -11,7 +11,7 @@ import type { MicroKernel } from './matmul.ts'
 import { SharedMemory } from './memory.ts'
 import { type Candidate, chooseMicroKernel } from './probe.ts'
 import type { Operand } from './rows.ts'
-import { type Step, placeBarriers, placeTemporaries, workOf } from './steps.ts'
+import { type Step, arrange, workOf } from './steps.ts'
 import { Threads } from './threads.ts'
 
 /**
@@ -110,10 +110,10 @@ export class CpuBackend implements Backend {
   }
 
   async load(program: Program, storages: readonly Storage[]): Promise<Executable> {
-    const steps = placeBarriers(lower(program, this.tile, this.threads))
-    await this.addKernels(steps.flatMap(({ phase }) => phase.map(({ kernel }) => kernel)))
+    const phases = lower(program, this.tile, this.threads)
+    await this.addKernels(phases.flat().map(({ kernel }) => kernel))
     const held = [...program.inputs, ...program.outputs.map(({ buffer }) => buffer)]
-    const { offsets, bytes } = placeTemporaries(steps, held)
+    const { steps, offsets, bytes } = arrange(phases, held)
     this.memory.reserveArena(bytes)
 
     const variables = new Map(program.variables.map((buffer, i) => [buffer.variable, addressOf(storages[i])]))

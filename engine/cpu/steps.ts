@@ -43,14 +43,29 @@ interface Roots {
 
 /** Phases beyond the next that are looked at for one that need not wait. */
 const lookahead = 512
-/** Elements of memory that a phase may take earlier than it must. */
+/** Elements of memory that a phase may take earlier than it must; and how much more all may take in the end. */
 const earlyElements = 1 << 18
+const earlyShare = 0.01
+
+/** Steps with a place for each of their temporaries, in bytes from the first. */
+export interface Arrangement {
+  readonly steps: readonly Step[]
+  readonly offsets: ReadonlyMap<Buffer, number>
+  readonly bytes: number
+}
 
 /**
- * Phases with barriers only where one needs what another since the last barrier did, or overwrites it. Before a barrier
- * come those from behind it that need not wait, such as the next steps of other matrices' optimizers.
+ * Phases with few barriers: before one come those from behind it that need not wait, such as the next steps of other
+ * matrices' optimizers. They stay as they are where that would take more memory. held: buffers that the caller reads
+ * or writes, alive throughout.
  */
-export function placeBarriers(phases: readonly Phase[]): Step[] {
+export function arrange(phases: readonly Phase[], held: readonly Buffer[]): Arrangement {
+  const [inOrder, early] = [0, lookahead].map(ahead => placeTemporaries(placeBarriers(phases, ahead), held))
+  return early.bytes <= inOrder.bytes * (1 + earlyShare) ? early : inOrder
+}
+
+/** Phases with barriers only where one needs what another since the last barrier did, or overwrites it. */
+function placeBarriers(phases: readonly Phase[], ahead: number): Step[] {
   const waiting: Roots[] = phases.map(phase => ({
     phase,
     reads: [...new Set(phase.flatMap(call => call.reads.map(({ root }) => root)))],
@@ -72,7 +87,7 @@ export function placeBarriers(phases: readonly Phase[]): Step[] {
     if (barrier) {
       const passed = new Touched()
       passed.add(next)
-      const left = waiting.splice(0, lookahead).filter(other => {
+      const left = waiting.splice(0, ahead).filter(other => {
         const waits = mustWait(other, passed)
         if (waits) passed.add(other)
         else place(other, false)
@@ -88,12 +103,9 @@ export function placeBarriers(phases: readonly Phase[]): Step[] {
 
 /**
  * Byte offsets for the temporaries of steps. What is done between two barriers happens at once, so
- * memory is taken over only across one. held: buffers that the caller reads or writes, alive throughout.
+ * memory is taken over only across one.
  */
-export function placeTemporaries(
-  steps: readonly Step[],
-  held: readonly Buffer[],
-): { offsets: Map<Buffer, number>; bytes: number } {
+function placeTemporaries(steps: readonly Step[], held: readonly Buffer[]): Arrangement {
   const spans = new Map<Buffer, { first: number; last: number }>()
   let interval = 0
   const use = ({ root }: Buffer, at: number) => {
@@ -109,5 +121,5 @@ export function placeTemporaries(
   for (const { root } of held) if (!root.variable) spans.set(root, { first: 0, last: interval })
   const lifetimes: Lifetime[] = [...spans].map(([root, span]) => ({ bytes: root.size * 4, ...span }))
   const { addresses, bytes } = planMemory(lifetimes)
-  return { offsets: new Map([...spans.keys()].map((root, i) => [root, addresses[i]])), bytes }
+  return { steps, offsets: new Map([...spans.keys()].map((root, i) => [root, addresses[i]])), bytes }
 }
