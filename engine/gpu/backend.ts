@@ -4,7 +4,7 @@ import { MemoryError } from '../memory-error.ts'
 import { Buffer, type Program, type View } from '../program.ts'
 import { sizeOf } from '../shape.ts'
 import { GpuError, type OpenDevice, type Precision, nameOf, openDevice } from './device.ts'
-import { type Dispatch, type Target, dimensionsOf } from './kernel.ts'
+import { type Dispatch, type Target, bytesOf, dimensionsOf } from './kernel.ts'
 import { lower } from './lower.ts'
 import { storedBytes } from './memory.ts'
 import { nodeGpu } from './node.ts'
@@ -13,6 +13,7 @@ import { type CompileProgress, type Pipeline, Pipelines } from './pipelines.ts'
 import { plan } from './plan.ts'
 import { Pool } from './pool.ts'
 import { Readback } from './readback.ts'
+import { Families, type Family, GpuStorage, type Range } from './variables.ts'
 
 export interface GpuOptions {
   /** Where adapters come from: by default Dawn in Node. */
@@ -28,18 +29,6 @@ export interface GpuOptions {
 export async function gpuBackend(options: GpuOptions = {}): Promise<GpuBackend> {
   const gpu = options.gpu ?? (await nodeGpu())
   return new GpuBackend(await openDevice(gpu, options), options.progress)
-}
-
-/** Memory of a variable, and the copy of it that products read. */
-class GpuStorage implements Storage {
-  readonly buffer: GPUBuffer
-  half: GPUBuffer | undefined
-  /** Whether half holds what buffer does. */
-  isHalfCurrent = false
-
-  constructor(buffer: GPUBuffer) {
-    this.buffer = buffer
-  }
 }
 
 const storageUsage = () => GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_SRC | GPUBufferUsage.COPY_DST
@@ -62,6 +51,8 @@ export class GpuBackend implements Backend {
   private readonly hasTimestamps: boolean
   private readonly pipelines: Pipelines
   private readonly pool: Pool
+  /** How often variables have moved to other memory. */
+  private moves = 0
   /** Bytes of variables, and of what products read instead of them. */
   private variableBytes = 0
   private readonly readback: Readback
@@ -97,7 +88,7 @@ export class GpuBackend implements Backend {
   async allocate(size: number): Promise<Storage> {
     const buffer = await this.reserve(Math.max(4, size * 4))
     this.variableBytes += buffer.size
-    return new GpuStorage(buffer)
+    return new GpuStorage(size, buffer)
   }
 
   /** What is taken of the GPU's memory: by variables for good, by temporaries for all programs in turn. */
@@ -108,9 +99,9 @@ export class GpuBackend implements Backend {
   async read(storage: Storage, size: number, dtype: DType): Promise<Float32Array | Int32Array> {
     const take = await this.next(async () => {
       this.check()
-      const { buffer } = owned(storage)
+      const { buffer, offset } = owned(storage).memory
       const encoder = this.device.createCommandEncoder()
-      const copied = this.readback.copy(encoder, [{ buffer, offset: 0, size, dtype }])
+      const copied = this.readback.copy(encoder, [{ buffer, offset: offset / bytesOf.f32, size, dtype }])
       this.device.queue.submit([encoder.finish()])
       return copied
     })
@@ -122,32 +113,42 @@ export class GpuBackend implements Backend {
     return this.next(async () => {
       this.check()
       const home = owned(storage)
-      this.device.queue.writeBuffer(home.buffer, 0, data.buffer, data.byteOffset, data.byteLength)
+      const { buffer, offset } = home.memory
+      this.device.queue.writeBuffer(buffer, offset, data.buffer, data.byteOffset, data.byteLength)
       home.isHalfCurrent = false
     })
   }
 
   async load(given: Program, storages: readonly Storage[]): Promise<Executable> {
     this.check()
-    const planned = plan(given, this.precision, this.target)
-    const { program, typeOf, halves, kept, dispatches, slots, sizes } = planned
-    this.checkSize(Math.max(0, ...sizes))
     const homes = new Map(given.variables.map(({ variable }, i) => [variable, owned(storages[i])]))
     const homeOf = (root: Buffer): GpuStorage => {
       const home = homes.get(root.variable)
       if (!home) throw new Error('a program uses a variable that it does not name')
       return home
     }
+    const families = new Families(given.variables, homeOf)
+    const planned = plan(given, this.precision, this.target, families.places)
+    const { program, typeOf, halves, kept, dispatches, slots, sizes, places } = planned
+    families.add(places, halves)
+    this.checkSize(Math.max(0, ...sizes))
     const copies = new Map<Buffer, { home: GpuStorage; refresh: Prepared[] }>()
     for (const [root, half] of halves) {
-      const refresh = await this.prepare(lower(copyProgram(root, half), typeOf, this.target))
+      const refresh = await this.prepare(lower(copyProgram(root, half), typeOf, this.target).dispatches)
       copies.set(half, { home: homeOf(root), refresh })
     }
     const prepared = await this.prepare(dispatches)
-    const memoryOf = ({ root }: Buffer): GPUBuffer =>
-      root.variable
-        ? homeOf(root).buffer
-        : (copies.get(root)?.home.half ?? this.pool.piece(slots.get(root) ?? 0))
+    const memoryOf = ({ root }: Buffer): Range => {
+      const range = root.variable
+        ? homeOf(root).memory
+        : (copies.get(root)?.home.half ??
+          families.variables.get(root)?.memory ??
+          families.halves.get(root)?.halfMemory)
+      if (range) return range
+      const place = places.get(root)
+      const buffer = this.pool.piece(slots.get(place?.arena.buffer ?? root) ?? 0)
+      return { buffer, offset: (place?.start ?? 0) * bytesOf[typeOf(root)] }
+    }
     const bind = (list: readonly Prepared[]): Bound[] =>
       list.map(({ dispatch, pipeline, layout }) => ({
         pipeline,
@@ -156,7 +157,7 @@ export class GpuBackend implements Backend {
           layout,
           entries: dispatch.buffers.map((buffer, binding) => ({
             binding,
-            resource: { buffer: memoryOf(buffer), size: storedBytes(buffer.root, typeOf) },
+            resource: { ...memoryOf(buffer), size: storedBytes(buffer.root, typeOf) },
           })),
         }),
       }))
@@ -168,19 +169,23 @@ export class GpuBackend implements Backend {
     const begin = async (inputs: readonly (Float32Array | Int32Array)[]): Promise<Bound[]> => {
       this.check()
       await this.pool.grow(sizes)
+      for (const [arena, family] of families.variables) await this.bringTogether(family, arena.size)
+      for (const [arena, family] of families.halves) await this.bringHalvesTogether(family, arena.size)
       for (const [half, { home }] of copies) {
         if (home.half) continue
-        home.half = await this.reserve(storedBytes(half, typeOf))
-        this.variableBytes += home.half.size
+        const buffer = await this.reserve(storedBytes(half, typeOf))
+        home.half = { buffer, offset: 0 }
+        this.variableBytes += buffer.size
       }
-      if (generation !== this.pool.generation) {
-        generation = this.pool.generation
+      if (generation !== this.pool.generation + this.moves) {
+        generation = this.pool.generation + this.moves
         bound = bind(prepared)
         refreshes = new Map([...copies.values()].map(({ home, refresh }) => [home, bind(refresh)]))
       }
       program.inputs.forEach((buffer, i) => {
         const { buffer: bytes, byteOffset, byteLength } = inputs[i]
-        this.device.queue.writeBuffer(memoryOf(buffer), 0, bytes, byteOffset, byteLength)
+        const range = memoryOf(buffer)
+        this.device.queue.writeBuffer(range.buffer, range.offset, bytes, byteOffset, byteLength)
       })
       return [...refreshes].flatMap(([home, commands]) => (home.isHalfCurrent ? [] : commands))
     }
@@ -191,12 +196,16 @@ export class GpuBackend implements Backend {
       for (const { home } of copies.values()) home.isHalfCurrent = true
       for (const home of outdated) home.isHalfCurrent = false
     }
-    const outputs = program.outputs.map(({ buffer, offset, shape }: View) => ({
-      buffer: () => memoryOf(buffer),
-      offset,
-      size: sizeOf(shape),
-      dtype: buffer.dtype,
-    }))
+    const results = () =>
+      program.outputs.map(({ buffer, offset, shape }: View) => {
+        const range = memoryOf(buffer)
+        return {
+          buffer: range.buffer,
+          offset: offset + range.offset / bytesOf.f32,
+          size: sizeOf(shape),
+          dtype: buffer.dtype,
+        }
+      })
 
     const run = async (inputs: readonly (Float32Array | Int32Array)[]): Promise<Queued> => {
       const before = await begin(inputs)
@@ -204,10 +213,7 @@ export class GpuBackend implements Backend {
       const pass = encoder.beginComputePass()
       for (const command of [...before, ...bound]) issue(pass, command)
       pass.end()
-      const take = this.readback.copy(
-        encoder,
-        outputs.map(output => ({ ...output, buffer: output.buffer() })),
-      )
+      const take = this.readback.copy(encoder, results())
       this.device.queue.submit([encoder.finish()])
       finish()
       return { results: this.waiting(take()) }
@@ -284,6 +290,33 @@ export class GpuBackend implements Backend {
     return Promise.all(
       dispatches.map(async dispatch => ({ dispatch, ...(await this.pipelines.get(dispatch.kernel)) })),
     )
+  }
+
+  /** Moves variables next to each other, unless they are there. */
+  private async bringTogether(family: Family, size: number): Promise<void> {
+    if (family.memory) return
+    const buffer = await this.reserve(size * bytesOf.f32)
+    const encoder = this.device.createCommandEncoder()
+    for (const [{ memory, size }, { offset }] of family.ranges(buffer, bytesOf.f32))
+      encoder.copyBufferToBuffer(memory.buffer, memory.offset, buffer, offset, size * bytesOf.f32)
+    this.device.queue.submit([encoder.finish()])
+    this.replace(family.moveTo(buffer), buffer)
+  }
+
+  private async bringHalvesTogether(family: Family, size: number): Promise<void> {
+    if (family.halfMemory) return
+    const buffer = await this.reserve(size * bytesOf.f16)
+    this.replace(family.moveHalvesTo(buffer), buffer)
+  }
+
+  /** Gives memory of variables back. */
+  private replace(before: readonly GPUBuffer[], by: GPUBuffer): void {
+    for (const buffer of before) {
+      this.variableBytes -= buffer.size
+      buffer.destroy()
+    }
+    this.variableBytes += by.size
+    this.moves++
   }
 
   /** Throws MemoryError when the GPU never gives so much in one piece. */

@@ -88,10 +88,15 @@ export class Bindings {
 
   /** The module-scope declarations. To be asked for when all are named. */
   get declarations(): string {
+    // Variables may lie in one GPUBuffer, which WebGPU wants bound in one way; but no element twice.
+    const assigns = this.bound.some(({ root, isWritten }) => isWritten && root.variable)
+    const isOnce = (root: Buffer) => this.buffers.indexOf(root) === this.buffers.lastIndexOf(root)
+    const access = ({ root, isWritten }: { root: Buffer; isWritten: boolean }) =>
+      isWritten || (assigns && root.variable && isOnce(root)) ? 'read_write' : 'read'
     return this.bound
       .map(
-        ({ element, isWritten }, i) =>
-          `@group(0) @binding(${i}) var<storage, ${isWritten ? 'read_write' : 'read'}> buffer${i}: array<${element}>;`,
+        (bound, i) =>
+          `@group(0) @binding(${i}) var<storage, ${access(bound)}> buffer${i}: array<${bound.element}>;`,
       )
       .join('\n')
   }

@@ -1,29 +1,69 @@
-import type { Program, Work } from '../program.ts'
+import type { Buffer, Program, Work } from '../program.ts'
+import type { Place } from './arenas.ts'
 import { attentionDispatches } from './attention.ts'
-import type { Dispatch, Target, TypeOf } from './kernel.ts'
+import { type Step, isRowProgram } from './candidates.ts'
+import { joinSteps } from './join.ts'
+import type { Dispatch, ElementType, Target, TypeOf } from './kernel.ts'
 import { matmulDispatches } from './matmul.ts'
-import { rowDispatches } from './rows.ts'
+import { rowDispatch, rowPrograms } from './rows.ts'
+import { rootsOf } from './row-programs.ts'
 import { ScatterOrders, scatterDispatches } from './scatter.ts'
 
-/** Turns a program's instructions into kernels of the GPU, in the order in which they run. */
-export function lower({ instructions }: Program, typeOf: TypeOf, target: Target): Dispatch[] {
+/** A program as kernels of the GPU. */
+export interface Lowered {
+  /** In the order in which they run. */
+  readonly dispatches: Dispatch[]
+  /** Of arenas, too, in which joined kernels have their memory. */
+  readonly typeOf: TypeOf
+  /** Where buffers lie in arenas. */
+  readonly places: ReadonlyMap<Buffer, Place>
+}
+
+/**
+ * Turns a program's instructions into kernels of the GPU. halves: the f16 copies of variables; placed: what lies in
+ * arenas already, for other programs.
+ */
+export function lower(
+  { instructions }: Program,
+  given: TypeOf,
+  target: Target,
+  halves: ReadonlyMap<Buffer, Buffer> = new Map(),
+  placed: ReadonlyMap<Buffer, Place> = new Map(),
+): Lowered {
   const orders = new ScatterOrders()
-  const dispatchesOf = (work: Work): Dispatch[] => {
+  const worksOf = (work: Work): Step['work'][] => {
     switch (work.kind) {
       case 'rows':
-        return rowDispatches(work, typeOf, target)
+        return rowPrograms(work, target)
       case 'matmul':
-        return matmulDispatches(work, typeOf, target)
+        return matmulDispatches(work, given, target)
       case 'scatterAdd':
-        return scatterDispatches(work, typeOf, target, orders)
+        return scatterDispatches(work, given, target, orders)
       case 'attention':
       case 'attentionGradient':
-        return attentionDispatches(work, typeOf, target)
+        return attentionDispatches(work, given, target)
     }
   }
-  return instructions.flatMap(({ work, writes }) => {
-    const dispatches = dispatchesOf(work)
+  const steps = instructions.flatMap(({ work, writes }) => {
+    const works = worksOf(work)
     orders.forget(writes)
-    return dispatches
+    return works.map(stepOf)
   })
+  const places = new Map(placed)
+  const joined = joinSteps(steps, given, halves, places)
+  const types = new Map<Buffer, ElementType>()
+  for (const [root, { arena }] of places) types.set(arena.buffer, given(root))
+  const typeOf: TypeOf = buffer => types.get(buffer.root) ?? given(buffer)
+  const dispatches = joined.map(step => {
+    if ('program' in step) return rowDispatch(step, typeOf, target)
+    const { work } = step
+    return isRowProgram(work) ? rowDispatch({ works: [work], program: work }, typeOf, target) : work
+  })
+  return { dispatches, typeOf, places }
+}
+
+function stepOf(work: Step['work']): Step {
+  if (!isRowProgram(work)) return { work, touches: new Set(work.buffers), writes: new Set(work.writes) }
+  const writes = rootsOf({ values: [], stores: work.stores, columnSums: work.columnSums })
+  return { work, touches: rootsOf(work), writes }
 }

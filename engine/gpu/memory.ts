@@ -1,7 +1,7 @@
 import type { Buffer } from '../program.ts'
 import { type Dispatch, type TypeOf, bytesOf } from './kernel.ts'
 
-/** Where temporaries go: each buffer's number, and the bytes of each numbered piece of memory, the largest first. */
+/** Where temporaries go: each one's or its arena's number, and the bytes of each numbered piece of memory, the largest first. */
 export interface Placement {
   readonly slots: ReadonlyMap<Buffer, number>
   readonly sizes: readonly number[]
@@ -10,23 +10,29 @@ export interface Placement {
 /**
  * Gives temporaries memory: those whose lives do not overlap may have the same piece. The largest are placed first,
  * each in the smallest piece that is free and holds it. Whole pieces rather than ranges of one, since WebGPU tracks
- * memory by GPUBuffer: kernels that share none may run at the same time. held: alive throughout.
+ * memory by GPUBuffer: kernels that share none may run at the same time. held: alive throughout; homeOf: the arena that a
+ * buffer is in, or itself.
  */
 export function placeBuffers(
   dispatches: readonly Dispatch[],
   held: readonly Buffer[],
-  isTemporary: (root: Buffer) => boolean,
+  homeOf: (root: Buffer) => Buffer,
+  isTemporary: (home: Buffer) => boolean,
   typeOf: TypeOf,
 ): Placement {
   const lives = new Map<Buffer, { first: number; last: number }>()
   dispatches.forEach(({ buffers }, at) => {
     for (const { root } of buffers) {
-      const life = lives.get(root)
+      const home = homeOf(root)
+      const life = lives.get(home)
       if (life) life.last = at
-      else if (isTemporary(root)) lives.set(root, { first: at, last: at })
+      else if (isTemporary(home)) lives.set(home, { first: at, last: at })
     }
   })
-  for (const { root } of held) if (isTemporary(root)) lives.set(root, { first: 0, last: dispatches.length })
+  for (const { root } of held) {
+    const home = homeOf(root)
+    if (isTemporary(home)) lives.set(home, { first: 0, last: dispatches.length })
+  }
   const pieces: { bytes: number; lives: { first: number; last: number }[] }[] = []
   const places = new Map<Buffer, (typeof pieces)[number]>()
   const bytes = (root: Buffer) => storedBytes(root, typeOf)

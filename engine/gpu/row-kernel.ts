@@ -7,9 +7,24 @@ import { Bindings, type Dispatch, type Target, type TypeOf, bytesOf, shader } fr
 import { type RowPlan, pinnedRoots, vectorRoots } from './row-plan.ts'
 import { cheapOf, isReduction, passesOf } from './row-programs.ts'
 
+/** A row program is done so many times, each time on other memory. */
+export interface Batch {
+  readonly count: number
+  /** Where the first has its elements of a buffer, and each of the others after it. What is not here is the same for all. */
+  readonly steps: ReadonlyMap<Buffer, { readonly start: number; readonly stride: number }>
+}
+
+const single: Batch = { count: 1, steps: new Map() }
+
 /** The kernel of a row program that has been planned. */
-export function rowKernel(work: RowProgram, plan: RowPlan, typeOf: TypeOf, target: Target): Dispatch {
-  return new RowWriter(work, plan, typeOf, target).write()
+export function rowKernel(
+  work: RowProgram,
+  plan: RowPlan,
+  typeOf: TypeOf,
+  target: Target,
+  batch = single,
+): Dispatch {
+  return new RowWriter(work, plan, typeOf, target, batch).write()
 }
 
 /** A vector of the row at hand. */
@@ -29,6 +44,9 @@ class RowWriter {
   private readonly plan: RowPlan
   private readonly typeOf: TypeOf
   private readonly target: Target
+  private readonly batch: Batch
+  /** The workgroup's number among those of one of the batch. */
+  private readonly group: string
   private readonly bindings: Bindings
   private readonly elementwise = new Elementwise()
   private readonly passes: readonly number[]
@@ -47,8 +65,10 @@ class RowWriter {
   /** A condition, where a team may have no row. */
   private rowIsInside: string | undefined
 
-  constructor(work: RowProgram, plan: RowPlan, typeOf: TypeOf, target: Target) {
+  constructor(work: RowProgram, plan: RowPlan, typeOf: TypeOf, target: Target, batch: Batch) {
     this.work = work
+    this.batch = batch
+    this.group = batch.count > 1 ? 'part' : 'group'
     this.plan = plan
     this.typeOf = typeOf
     this.target = target
@@ -58,10 +78,13 @@ class RowWriter {
   }
 
   write(): Dispatch {
-    const { plan, work, target, bindings } = this
+    const { plan, work, target, bindings, batch } = this
+    if (batch.count > 1)
+      this.push(`let instance = group / ${plan.workgroups}u;`, `let part = group % ${plan.workgroups}u;`)
     if (plan.isFlat) this.writeFlat()
     else this.writeTeams()
-    const { size, workgroups } = plan
+    const { size } = plan
+    const workgroups = plan.workgroups * batch.count
     const declarations = [...this.shared.values(), this.elementwise.declarations].join('\n')
     const body = this.lines.join('\n')
     const code = shader({ bindings, target, size, workgroups, declarations, body })
@@ -90,7 +113,7 @@ class RowWriter {
     const { rows, columns, values, stores } = this.work
     const { size, lanes } = this.plan
     const units = columns / lanes
-    this.push(`let index = group * ${size}u + thread;`, `if (index >= ${rows * units}u) { return; }`)
+    this.push(`let index = ${this.group} * ${size}u + thread;`, `if (index >= ${rows * units}u) { return; }`)
     const row = rows === 1 ? '0u' : units === 1 ? 'index' : this.let(`index / ${units}u`)
     const unit = rows === 1 ? 'index' : units === 1 ? '0u' : this.let(`index % ${units}u`)
     this.placeRow(row)
@@ -119,8 +142,8 @@ class RowWriter {
       `let worker = ${usesSubgroups ? 'subgroup * subgroup_size + lane' : 'thread'};`,
       `let member = ${team === 1 ? '0u' : `worker % ${team}u`};`,
       `let team = ${teams === 1 ? '0u' : `worker / ${team}u`};`,
-      `let block = ${chunks === 1 ? 'group' : `group / ${chunks}u`};`,
-      `let chunk = ${chunks === 1 ? '0u' : `group % ${chunks}u`};`,
+      `let block = ${chunks === 1 ? this.group : `${this.group} / ${chunks}u`};`,
+      `let chunk = ${chunks === 1 ? '0u' : `${this.group} % ${chunks}u`};`,
     )
     values.forEach((value, i) => {
       if (value.extent === 'uniform') this.computeSingle(i, '0u')
@@ -160,11 +183,11 @@ class RowWriter {
       this.push('}')
     }
     wideSums.forEach((sum, i) => this.finishWideSum(sum, partList, i))
-    for (const { buffer, total } of narrowSums) {
+    for (const { total, ...sum } of narrowSums) {
       const whole =
         teams === 1 ? total : this.across(this.let(`select(0f, ${total}, member == 0u)`), 'sum', size)
-      const target = this.name(buffer, true)
-      this.push(`if (worker == 0u && chunk == 0u) { ${target}[block] = ${whole}; }`)
+      const target = this.name(sum.buffer, true)
+      this.push(`if (worker == 0u && chunk == 0u) { ${target}[${this.sumsStart(sum)}] = ${whole}; }`)
     }
   }
 
@@ -316,7 +339,7 @@ class RowWriter {
   /** Where a row starts in an operand, counted in so many elements. */
   private base(access: Access, row: string, unit: number): string {
     const { offset, rowDims, gather } = access
-    const terms = offset > 0 ? [`${offset / unit}u`] : []
+    const terms = [...(offset > 0 ? [`${offset / unit}u`] : []), ...this.instanceStart(access.buffer, unit)]
     if (gather) {
       const index = this.loadSingle(gather.indices, row, 'int32')
       const clamped = this.index(`u32(clamp(${index}, 0, ${gather.limit - 1}))`)
@@ -332,6 +355,19 @@ class RowWriter {
       if (!isOutermost) rest = this.index(`${rest} / ${extent}u`)
     })
     return terms.length === 0 ? '0u' : this.index(terms.join(' + '))
+  }
+
+  /** Where one of a batch starts in a buffer, counted in so many elements; nothing where all have the same. */
+  private instanceStart(buffer: Buffer | undefined, unit: number): string[] {
+    const step = buffer && this.batch.steps.get(buffer.root)
+    return step ? [`${step.start / unit}u + instance * ${step.stride / unit}u`] : []
+  }
+
+  /** Where the sums of a block's columns start, counted in vectors; or its only sum. */
+  private sumsStart({ buffer, width }: RowProgram['columnSums'][number]): string {
+    const lanes = width === 1 ? 1 : this.plan.lanes
+    const block = width === lanes ? 'block' : `block * ${width / lanes}u`
+    return [block, ...this.instanceStart(buffer, lanes)].join(' + ')
   }
 
   /** Loads what a row or the program has one of. */
@@ -524,9 +560,7 @@ class RowWriter {
     const name = this.name(sum.buffer, true)
     const width = this.lanesIn(sum.buffer)
     for (let lane = 0; lane < lanes / width; lane++) {
-      const address = this.let(
-        `(block * ${sum.width / lanes}u + ${part.unit}) * ${lanes / width}u + ${lane}u`,
-      )
+      const address = this.let(`(${this.sumsStart(sum)} + ${part.unit}) * ${lanes / width}u + ${lane}u`)
       const added = width === lanes ? value : `(${value})[${lane}]`
       const zero = this.splat('0f', 'float32', width)
       const before = this.work.rowBlock > 1 ? `select(${name}[${address}], ${zero}, step == 0u)` : zero
@@ -553,7 +587,7 @@ class RowWriter {
         )
       }
       const conditions = ['team == 0u', ...(part.isInside ? [part.isInside] : [])]
-      const place = this.let(`block * ${sum.width / lanes}u + ${part.unit}`)
+      const place = this.let(`${this.sumsStart(sum)} + ${part.unit}`)
       this.push(`if (${conditions.join(' && ')}) {`)
       if (width === lanes) this.push(`${name}[${place}] = ${total};`)
       else

@@ -1,0 +1,274 @@
+import type { Access, Buffer, RowProgram } from '../program.ts'
+import { type Arena, type Place, arenaOf, paddedSize, startsOf } from './arenas.ts'
+import type { Batch } from './row-kernel.ts'
+import { type Candidate, type Step, candidateOf, elementsOf, isRowProgram } from './candidates.ts'
+import type { TypeOf } from './kernel.ts'
+import { rootsOf } from './row-programs.ts'
+
+// Equal programs over different memory become one: the many small updates of an optimizer, above all. Their operands
+// are laid side by side in one buffer each, an arena, since a kernel may use a few buffers only.
+
+/** Several equal programs as one. */
+export interface Joined {
+  readonly works: readonly RowProgram[]
+  readonly program: RowProgram
+  /** Where the program is the first of a batch. */
+  readonly batch?: Batch
+}
+
+/** Elements of an arena, at most: 64 MiB, half of what can be bound anywhere. */
+const mostElements = 1 << 24
+
+/** Steps that run at the same place in a program: one, or joined ones. */
+interface Node {
+  readonly candidates: Candidate[]
+  readonly steps: Step[]
+  readonly touches: Set<Buffer>
+  readonly writes: Set<Buffer>
+  /** Index in the order so far. */
+  at: number
+}
+
+/**
+ * Joins programs, moving them past others where neither sees it. places: where variables lie already, for other programs'
+ * sake; those of joined programs are added. halves: the f16 copies of variables.
+ */
+export function joinSteps(
+  steps: readonly Step[],
+  typeOf: TypeOf,
+  halves: ReadonlyMap<Buffer, Buffer>,
+  places: Map<Buffer, Place>,
+): (Step | Joined)[] {
+  const nodes = gather(steps, typeOf)
+  const arrangement = new Arrangement(steps, halves, places)
+  const joined = new Map<Node, Joined>()
+  const several = nodes.filter(({ candidates }) => candidates.length > 1)
+  const size = ({ candidates }: Node) => candidates.reduce((sum, { work }) => sum + elementsOf(work), 0)
+  // Updates come first, then the most work: those that follow put up with where memory lies then.
+  const [updates, others] = [several.filter(isUpdate), several.filter(node => !isUpdate(node))]
+  for (const nodes of [updates, others]) {
+    for (const node of nodes.sort((a, b) => size(b) - size(a))) {
+      const one = arrangement.join(node.candidates)
+      if (one) joined.set(node, one)
+    }
+  }
+  return nodes.flatMap((node): (Step | Joined)[] => {
+    const one = joined.get(node)
+    return one ? [one] : node.steps
+  })
+}
+
+/** Whether variables are assigned. */
+const isUpdate = ({ writes }: Pick<Node, 'writes'>): boolean => [...writes].some(root => root.variable)
+
+/** Puts steps that can be joined at the same place; the others keep their order. */
+function gather(steps: readonly Step[], typeOf: TypeOf): Node[] {
+  const order: (Node | undefined)[] = []
+  const open = new Map<string, Node>()
+  const numbers = new Map<Buffer, number>()
+  const append = (node: Node) => {
+    node.at = order.length
+    order.push(node)
+  }
+  for (const step of steps) {
+    const candidate = candidateOf(step, typeOf, numbers)
+    const node: Node = {
+      candidates: candidate ? [candidate] : [],
+      steps: [step],
+      touches: new Set(step.touches),
+      writes: new Set(step.writes),
+      at: 0,
+    }
+    const group = candidate && open.get(candidate.key)
+    const meeting = group && takes(group, candidate) ? meetingPlace(group, node, order) : undefined
+    if (!group || !meeting) {
+      append(node)
+      if (candidate) open.set(candidate.key, node)
+      continue
+    }
+    group.candidates.push(candidate)
+    group.steps.push(step)
+    for (const root of step.touches) group.touches.add(root)
+    for (const root of step.writes) group.writes.add(root)
+    if (meeting === 'late') {
+      order[group.at] = undefined
+      append(group)
+    }
+  }
+  return order.filter(node => node !== undefined)
+}
+
+/** Where a step that follows all in the order can run together with a group in it: where that is, or after all; or nowhere. */
+function meetingPlace(
+  group: Node,
+  step: Node,
+  order: readonly (Node | undefined)[],
+): 'early' | 'late' | undefined {
+  const between = order.slice(group.at + 1).filter(other => other !== undefined)
+  // Updates of variables wait for each other; else next to nothing is to stay in memory for longer.
+  if (!isUpdate(step) && between.some(({ candidates }) => candidates.length === 0)) return undefined
+  if (between.every(other => isIndependent(step, other))) return 'early'
+  return between.every(other => isIndependent(group, other)) ? 'late' : undefined
+}
+
+function isIndependent(a: Pick<Node, 'touches' | 'writes'>, b: Pick<Node, 'touches' | 'writes'>): boolean {
+  const isApart = (writes: ReadonlySet<Buffer>, touches: ReadonlySet<Buffer>) => {
+    for (const root of writes) if (touches.has(root)) return false
+    return true
+  }
+  return isApart(a.writes, b.touches) && isApart(b.writes, a.touches)
+}
+
+/** Whether a candidate can be one more of a group: each operand is the same for all, or another for each. */
+function takes({ candidates, touches }: Node, candidate: Candidate): boolean {
+  const [first, second] = candidates
+  const elements = candidates.reduce((sum, { roots }) => sum + largestOf(roots), largestOf(candidate.roots))
+  if (elements > mostElements) return false
+  return candidate.roots.every((root, i) => {
+    const isShared = second ? second.roots[i] === first.roots[i] : root === first.roots[i]
+    if (!isShared) return !touches.has(root)
+    const isWhole = candidate.isFlat && root.size === candidate.work.columns
+    return root === first.roots[i] && !isWhole && !candidate.step.writes.has(root)
+  })
+}
+
+const largestOf = (roots: readonly Buffer[]): number => Math.max(...roots.map(({ size }) => paddedSize(size)))
+
+/** Which memory lies in which arena. */
+class Arrangement {
+  private readonly steps: readonly Step[]
+  /** The variable whose f16 copy a buffer is. */
+  private readonly copied: ReadonlyMap<Buffer, Buffer>
+  private readonly places: Map<Buffer, Place>
+  /** Variables that the program both reads and assigns: those are kept together for good. */
+  private readonly updated: ReadonlySet<Buffer>
+
+  constructor(steps: readonly Step[], halves: ReadonlyMap<Buffer, Buffer>, places: Map<Buffer, Place>) {
+    this.steps = steps
+    this.copied = new Map([...halves].map(([root, half]) => [half, root]))
+    this.places = places
+    const read = new Set(steps.flatMap(readBy))
+    this.updated = new Set(
+      steps.flatMap(({ writes }) => [...writes].filter(root => root.variable && read.has(root))),
+    )
+  }
+
+  /** One program for several, if their memory can be brought together. */
+  join(candidates: readonly Candidate[]): Joined | undefined {
+    const [first, second] = candidates
+    const slots = first.roots.flatMap((root, slot) => (root === second.roots[slot] ? [] : [slot]))
+    const shared = first.roots.filter((root, slot) => root === second.roots[slot])
+    const members = this.inOrder(candidates, slots)
+    const arenas = new Map<Buffer, Arena>()
+    for (const slot of slots) {
+      const buffers = members.map(({ roots }) => roots[slot])
+      const arena = this.arenaOf(buffers)
+      const isTaken = (arena: Arena) =>
+        [...arenas.values()].includes(arena) || shared.some(root => arena.members.includes(root))
+      if (!arena || isTaken(arena)) return undefined
+      arenas.set(buffers[0], arena)
+    }
+    // A copy lies in its arena as the variable does in its own.
+    for (const { members } of arenas.values()) {
+      const variables = members.flatMap(root => this.copied.get(root) ?? [])
+      if (variables.length > 0 && ![...arenas.values()].some(other => isSame(other.members, variables)))
+        return undefined
+    }
+    for (const arena of arenas.values()) this.note(arena)
+    const ranges = new Map(
+      [...arenas].map(([root, { buffer }]) => [root, { buffer, start: this.places.get(root)?.start ?? 0 }]),
+    )
+    const works = members.map(({ work }) => work)
+    return first.isFlat ? asOne(works, ranges) : asBatch(works, ranges)
+  }
+
+  /** In the order in which some of their memory lies already. */
+  private inOrder(candidates: readonly Candidate[], slots: readonly number[]): readonly Candidate[] {
+    const placed = slots.find(slot => candidates.every(({ roots }) => this.places.has(roots[slot])))
+    if (placed === undefined) return candidates
+    const start = ({ roots }: Candidate) => this.places.get(roots[placed])?.start ?? 0
+    return candidates.toSorted((a, b) => start(a) - start(b))
+  }
+
+  /** The arena that these are in, one after the other; a new one where none is in any, and may be. */
+  private arenaOf(buffers: readonly Buffer[]): Arena | undefined {
+    const known = this.places.get(buffers[0])?.arena
+    if (known) {
+      const first = known.members.indexOf(buffers[0])
+      return isSame(known.members.slice(first, first + buffers.length), buffers) ? known : undefined
+    }
+    if (buffers.some(root => this.places.has(root))) return undefined
+    const areVariables = buffers[0].variable !== undefined
+    if (areVariables ? !buffers.every(root => this.updated.has(root)) : !this.areApart(buffers))
+      return undefined
+    return arenaOf(buffers)
+  }
+
+  /** Whether no kernel reads one of these and writes another: WebGPU would not have both in one GPUBuffer. */
+  private areApart(buffers: readonly Buffer[]): boolean {
+    const set = new Set(buffers)
+    return this.steps.every(({ touches, writes }) => {
+      const touched = [...touches].filter(root => set.has(root))
+      const isWritten = (root: Buffer) => writes.has(root)
+      return touched.length < 2 || touched.every(isWritten) || !touched.some(isWritten)
+    })
+  }
+
+  private note(arena: Arena): void {
+    for (const [root, start] of startsOf(arena.members)) this.places.set(root, { arena, start })
+  }
+}
+
+const isSame = (some: readonly Buffer[], others: readonly Buffer[]): boolean =>
+  some.length === others.length && some.every((buffer, i) => buffer === others[i])
+
+/** What a step reads; of other than row programs what they do not write. */
+const readBy = ({ work, touches, writes }: Step): Buffer[] =>
+  isRowProgram(work)
+    ? [...rootsOf({ ...work, stores: [], columnSums: [] })]
+    : [...touches].filter(root => !writes.has(root))
+
+/** Where in an arena the first of some programs has an operand. */
+interface Range {
+  readonly buffer: Buffer
+  readonly start: number
+}
+
+/** Elementwise programs over neighbouring memory as one over all of it. */
+function asOne(works: readonly RowProgram[], ranges: ReadonlyMap<Buffer, Range>): Joined {
+  const columns = works.reduce((sum, { columns }) => sum + paddedSize(columns), 0)
+  return { works, program: { ...placedIn(works[0], ranges), columns } }
+}
+
+/** The first of programs of the same shape, for all of them in turn. */
+function asBatch(works: readonly RowProgram[], ranges: ReadonlyMap<Buffer, Range>): Joined {
+  const steps = new Map(
+    [...ranges].map(([root, { buffer, start }]) => [buffer, { start, stride: paddedSize(root.size) }]),
+  )
+  const atStart = new Map([...ranges].map(([root, { buffer }]) => [root, { buffer, start: 0 }]))
+  return { works, program: placedIn(works[0], atStart), batch: { count: works.length, steps } }
+}
+
+/** The same program on other memory in the place of some of its buffers. */
+function placedIn(work: RowProgram, ranges: ReadonlyMap<Buffer, Range>): RowProgram {
+  const placed = (access: Access): Access => {
+    const range = access.buffer && ranges.get(access.buffer.root)
+    const moved = range ? { buffer: range.buffer, offset: access.offset + range.start } : {}
+    const { gather } = access
+    const found = gather ? { gather: { ...gather, indices: placed(gather.indices) } } : {}
+    return { ...access, ...moved, ...found }
+  }
+  return {
+    ...work,
+    values: work.values.map(value =>
+      value.operation.kind === 'load'
+        ? { ...value, operation: { ...value.operation, access: placed(value.operation.access) } }
+        : value,
+    ),
+    stores: work.stores.map(store => ({ ...store, access: placed(store.access) })),
+    columnSums: work.columnSums.map(sum => ({
+      ...sum,
+      buffer: ranges.get(sum.buffer.root)?.buffer ?? sum.buffer,
+    })),
+  }
+}
