@@ -1,4 +1,5 @@
 /** A GPU that can be taken away from what computes on it, as a driver that is reset does. */
+import { over } from './over.ts'
 
 /** Takes the GPU away. later: milliseconds until the device's `lost` tells. */
 export type Lose = (message: string, later?: number) => void
@@ -36,17 +37,4 @@ function losableDevice(device: GPUDevice, onCall: OnCall): GPUDevice {
   }
   const onEach = (method: string) => onCall(method, lose)
   return over(device, { lost, queue: over(device.queue, {}, onEach) }, onEach)
-}
-
-/** An object with some members replaced, and others' calls if onEach returns something. */
-export function over<T extends object>(object: T, own: object, onEach?: (method: string) => unknown): T {
-  return new Proxy(object, {
-    get(_, key) {
-      if (key in own) return Reflect.get(own, key)
-      const member: unknown = Reflect.get(object, key, object)
-      if (typeof member !== 'function') return member
-      return (...given: unknown[]): unknown => onEach?.(String(key)) ?? Reflect.apply(member, object, given)
-    },
-    set: (_, key, value) => Reflect.set(object, key, value, object),
-  })
 }
