@@ -76,8 +76,8 @@ const options = await readOptions({
   },
   rules: { 'net.ngramRows': { length: 'any' }, 'optimizer.gradNorm': { integer: false } },
   // A GPU does what hlb-gpt does: 46 million parameters, trained on WikiText-103 until the loss is 3.8.
-  onGpu: `--data wikitext-103 --target 3.8 --seconds 300 --net.dim 384 --net.blocks 8 --net.keyDim 48
-    --net.ngramRows= --batch.tokens 32768 --batch.firstLength 32 --batch.length 1024`,
+  onGpu: `--data wikitext-103 --tokenizer gpt2 --target 3.8 --seconds 300 --net.dim 384 --net.blocks 8
+    --net.keyDim 48 --net.ngramRows= --batch.tokens 32768 --batch.firstLength 32 --batch.length 1024`,
 })
 const { net: size, batch, optimizer, evaluation, temperature, topK } = options.hyperparameters
 const { dim, keyDim } = size

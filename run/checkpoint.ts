@@ -3,7 +3,7 @@ import { createReadStream } from 'node:fs'
 import { mkdir, readFile, readdir, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { type Parameters, parametersOf } from '../engine/index.ts'
-import { UserError, codeOf, reasonOf } from './errors.ts'
+import { UserError, codeOf, isOfMachine, reasonOf } from './errors.ts'
 import { openSafetensors, writeSafetensors } from './safetensors.ts'
 import { namedWeights, readInto } from './weights.ts'
 import { writeWhole } from './whole-file.ts'
@@ -20,6 +20,8 @@ export type State = {
 }
 
 export type Checkpoints = {
+  /** The step of the last one that was written or loaded. */
+  readonly last: number | undefined
   /** Writes one; the one before it is kept, older ones go. The one of a step is written once. */
   save(state: State, notes: Readonly<Record<string, unknown>>): Promise<void>
   /** Gives a state the values of the last checkpoint that is whole. False when there is none at all. */
@@ -36,6 +38,10 @@ export function checkpointsIn(folder: string, warn: (message: string) => void): 
   const pathOf = (step: number, extension: string) => join(folder, `step-${step}.${extension}`)
 
   return {
+    get last() {
+      return last
+    },
+
     async save(state, notes) {
       const { step } = state.at
       if (step === last) return
@@ -52,6 +58,7 @@ export function checkpointsIn(folder: string, warn: (message: string) => void): 
         tensors.sha256 = hash.digest('hex')
         await writeWhole(pathOf(step, 'json'), showSealed({ at: state.at, tensors, ...notes }))
       } catch (error) {
+        if (isOfMachine(error)) throw error
         const before = last === undefined ? 'there is none before it' : `the one of step ${last} is whole`
         throw new UserError(
           `The checkpoint of step ${step} cannot be written to ${folder} (${reasonOf(error)}); ${before}.`,

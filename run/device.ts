@@ -1,6 +1,6 @@
 import { type Backend, GpuError, type Precision, cpuBackend, gpuBackend } from '../engine/index.ts'
 import { nodeGpu } from '../engine/gpu/node.ts'
-import { UserError } from './errors.ts'
+import { UserError, sentence } from './errors.ts'
 import type { Flag } from './options.ts'
 import { type Progress, createProgress } from './progress.ts'
 
@@ -43,16 +43,16 @@ export async function chooseBackend(options: DeviceOptions): Promise<Backend> {
   } catch (error) {
     if (!(error instanceof GpuError)) throw error
     const { message } = error
-    if (device === 'gpu') throw new UserError(`${message.charAt(0).toUpperCase()}${message.slice(1)}.`)
+    if (device === 'gpu') throw new UserError(sentence(error))
     return cpuBackend({ reason: message.slice(0, message.lastIndexOf(':')) })
   }
 }
 
-/** Whether chooseBackend would take a real GPU, and not a driver that computes on the CPU. */
-export async function findsGpu(options: DeviceOptions): Promise<boolean> {
+/** Whether chooseBackend would take a real GPU, and not a driver that computes on the CPU. gpu: by default Dawn in Node. */
+export async function findsGpu(options: DeviceOptions, gpu?: GPU): Promise<boolean> {
   if (deviceAsked(options) === 'cpu') return false
   try {
-    const adapter = await (await nodeGpu()).requestAdapter({ powerPreference: 'high-performance' })
+    const adapter = await (gpu ?? (await nodeGpu())).requestAdapter({ powerPreference: 'high-performance' })
     return adapter !== null && !adapter.info.isFallbackAdapter
   } catch (error) {
     if (error instanceof GpuError) return false

@@ -1,5 +1,5 @@
 // Not by the engine's index: what has nothing to compute starts faster without it.
-import { GpuError } from '../engine/gpu/device.ts'
+import { GpuError, GpuLostError } from '../engine/gpu/device.ts'
 import { MemoryError } from '../engine/memory-error.ts'
 
 /** An error of the user's making: its message says what was wrong and what to do, and is all that is shown. */
@@ -8,15 +8,22 @@ export class UserError extends Error {
 }
 
 /** Errors of the engine that are about the machine, not about the program. */
-const isOfMachine = (error: unknown): error is Error =>
+export const isOfMachine = (error: unknown): error is Error =>
   error instanceof GpuError || error instanceof MemoryError
+
+let whatToDo = () => 'start again.'
+
+/** Says what to do when the GPU is lost, behind the colon of the message that ends the process. */
+export function adviseWhenLost(advice: () => string): void {
+  whatToDo = advice
+}
 
 let isHandling = false
 
 /**
  * Ends the process as its users expect when something goes wrong: a UserError prints its message alone, and so
- * does what the machine is to blame for; anything else its stack too, since that one is ours to mend; both exit with code 1. A reader that went away
- * (npm start | head) is no error at all.
+ * does what the machine is to blame for; anything else its stack too, since that one is ours to mend; all exit with
+ * code 1. A reader that went away (npm start | head) is no error at all.
  */
 export function handleErrors(): void {
   if (isHandling) return
@@ -25,10 +32,20 @@ export function handleErrors(): void {
   process.stderr.on('error', stopAtClosedPipe)
   // A rejected promise, a top-level await's included, arrives here as well.
   process.on('uncaughtException', error => {
-    console.error(error instanceof UserError || isOfMachine(error) ? error.message : error)
+    console.error(shown(error))
     process.exit(1)
   })
 }
+
+function shown(error: unknown): unknown {
+  if (error instanceof GpuLostError) return `The GPU was lost (${error.reason}): ${whatToDo()}`
+  if (isOfMachine(error)) return sentence(error)
+  return error instanceof UserError ? error.message : error
+}
+
+/** The message of the engine's errors as a sentence. */
+export const sentence = ({ message }: Error): string =>
+  `${message.charAt(0).toUpperCase()}${message.slice(1)}.`
 
 function stopAtClosedPipe(error: NodeJS.ErrnoException): void {
   if (error.code === 'EPIPE') process.exit(0)

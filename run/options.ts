@@ -37,6 +37,8 @@ export type Command<Flags extends Record<string, Flag>, Group extends Hyperparam
   flags: Flags
   hyperparameters: Group
   rules?: { readonly [Name in DottedName<Group>]?: Rule }
+  /** A last paragraph of the help. */
+  note?: string | undefined
 }
 
 type FlagType = { integer: number; number: number; string: string; boolean: boolean }
@@ -304,6 +306,7 @@ function helpText(command: Command<Record<string, Flag>, Hyperparameters>): stri
       const defaults = members.map(([name, value]) => `${name.slice(group.length)} ${value}`)
       return fill(`  --${group}`, groupIndent, defaults, ', ')
     }),
+    ...(command.note === undefined ? [] : ['', ...fill('', 0, command.note.split(' '), ' ')]),
   ].join('\n')
 }
 

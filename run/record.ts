@@ -3,8 +3,8 @@ import { mkdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import { type State, checkpointsIn } from './checkpoint.ts'
 import { environment } from './environment.ts'
-import { UserError, codeOf, reasonOf } from './errors.ts'
-import type { RunOptions } from './flags.ts'
+import { UserError, adviseWhenLost, codeOf, isOfMachine, reasonOf } from './errors.ts'
+import { type RunOptions, runFlags } from './flags.ts'
 import { type Config, dateName, filesOf, findRun } from './folders.ts'
 import { headerText } from './header.ts'
 import { lockFolder } from './lock.ts'
@@ -72,11 +72,20 @@ export async function openRecord(options: RunOptions, state: State): Promise<Run
     try {
       await action()
     } catch (error) {
-      if (error instanceof UserError) throw error
+      if (error instanceof UserError || isOfMachine(error)) throw error
       throw new UserError(`${folder} cannot be written to (${reasonOf(error)}); its checkpoints are whole.`)
     }
   }
   const report = () => writeWhole(files.report, reportHtml({ config, options, rows, sample }))
+  adviseWhenLost(() => {
+    // A run can be named once it has a config.
+    if (!train || !existsSync(files.config)) return 'start again.'
+    const command = `npm start -- --resume ${name}${runs === runFlags.runs.default ? '' : ` --runs ${runs}`}`
+    const { last } = checkpoints
+    return last === undefined
+      ? `the run has no checkpoint yet, and starts anew with ${command}`
+      : `go on from step ${last} with ${command}`
+  })
   const reached = () => target !== undefined && evaluationsIn(rows).some(({ valLoss }) => valLoss <= target)
 
   // What came after the checkpoint is found anew.

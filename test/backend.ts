@@ -1,6 +1,7 @@
 import { after } from 'node:test'
 import { type Backend, cpuBackend, gpuBackend, useBackend } from '../engine/index.ts'
 import type { GpuPrecision } from './adapter.ts'
+import { testGpu } from './strict-gpu.ts'
 
 /** What HLB_DEVICE=gpu and HLB_PRECISION=f32, f16 or matrix in the environment choose; undefined on the CPU. */
 export const gpuPrecision =
@@ -15,10 +16,10 @@ export async function startBackend(): Promise<Backend> {
 }
 
 /** Another backend on the same device. threads: on the CPU, all of which have their part in every program. */
-export function makeBackend({ threads = 2 } = {}): Promise<Backend> {
+export async function makeBackend({ threads = 2 } = {}): Promise<Backend> {
   if (gpuPrecision === undefined) return cpuBackend({ threads, alone: 0 })
   const precision = gpuPrecision === 'f32' ? 'f32' : 'f16'
-  return gpuBackend({ precision, subgroupMatrix: gpuPrecision === 'matrix' })
+  return gpuBackend({ gpu: await testGpu(), precision, subgroupMatrix: gpuPrecision === 'matrix' })
 }
 
 function precisionNamed(name = 'f32'): GpuPrecision {

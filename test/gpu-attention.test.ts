@@ -4,9 +4,9 @@ import { attentionDispatches } from '../engine/gpu/attention.ts'
 import { GpuError, type OpenDevice, openDevice } from '../engine/gpu/device.ts'
 import { type Dispatch, type ElementType, type Target, bytesOf, dimensionsOf } from '../engine/gpu/kernel.ts'
 import { storedBytes } from '../engine/gpu/memory.ts'
-import { nodeGpu } from '../engine/gpu/node.ts'
 import { Pipelines } from '../engine/gpu/pipelines.ts'
 import { type Attention, Buffer, type View } from '../engine/program.ts'
+import { testGpu } from './strict-gpu.ts'
 
 // Attention and its gradients on the GPU beside plain JavaScript in float64.
 
@@ -16,7 +16,7 @@ after(() => open?.device.destroy())
 
 async function openOrSkip(): Promise<OpenDevice | undefined> {
   try {
-    return await openDevice(await nodeGpu())
+    return await openDevice(await testGpu())
   } catch (error) {
     if (error instanceof GpuError) return undefined
     throw error

@@ -2,14 +2,14 @@ import { after } from 'node:test'
 import { GpuError, type OpenDevice, openDevice } from '../engine/gpu/device.ts'
 import { type Dispatch, type ElementType, type Target, dimensionsOf } from '../engine/gpu/kernel.ts'
 import { storedBytes } from '../engine/gpu/memory.ts'
-import { nodeGpu } from '../engine/gpu/node.ts'
 import { Pipelines } from '../engine/gpu/pipelines.ts'
 import type { Buffer } from '../engine/program.ts'
+import { testGpu } from './strict-gpu.ts'
 
 /** A GPU that runs kernels by themselves; undefined where there is none. It is closed after the tests. */
 export async function openMachine(): Promise<Machine | undefined> {
   try {
-    const machine = new Machine(await openDevice(await nodeGpu()))
+    const machine = new Machine(await openDevice(await testGpu()))
     after(() => machine.close())
     return machine
   } catch (error) {

@@ -4,9 +4,9 @@ import { GpuError, type OpenDevice, openDevice } from '../engine/gpu/device.ts'
 import { type ElementType, type Target, dimensionsOf } from '../engine/gpu/kernel.ts'
 import { matmulDispatches } from '../engine/gpu/matmul.ts'
 import { type MatmulPlan, type Tile, matmulPlan } from '../engine/gpu/matmul-plan.ts'
-import { nodeGpu } from '../engine/gpu/node.ts'
 import { Pipelines } from '../engine/gpu/pipelines.ts'
 import { Buffer, type Matmul, type Matrix } from '../engine/program.ts'
+import { testGpu } from './strict-gpu.ts'
 
 // Every form of the matrix product beside plain JavaScript in doubles, in all shapes and types of its operands.
 
@@ -16,7 +16,7 @@ interface Opened extends OpenDevice {
 
 async function open(options: Parameters<typeof openDevice>[1]): Promise<Opened | undefined> {
   try {
-    const opened = await openDevice(await nodeGpu(), options)
+    const opened = await openDevice(await testGpu(), options)
     return { ...opened, pipelines: new Pipelines(opened.device) }
   } catch (error) {
     if (error instanceof GpuError) return undefined

@@ -12,11 +12,14 @@ import {
   useBackend,
   variable,
 } from '../engine/index.ts'
+import { testGpu } from './strict-gpu.ts'
 
-const backend = await gpuBackend().catch((error: unknown) => {
-  if (error instanceof GpuError) return undefined
-  throw error
-})
+const backend = await testGpu()
+  .then(gpu => gpuBackend({ gpu }))
+  .catch((error: unknown) => {
+    if (error instanceof GpuError) return undefined
+    throw error
+  })
 if (backend) useBackend(backend)
 after(() => backend?.close())
 

@@ -5,13 +5,16 @@ import { GpuError } from '../engine/gpu/device.ts'
 import { ScatterOrders } from '../engine/gpu/scatter.ts'
 import { Buffer, type Program, type ScatterAdd, type View } from '../engine/program.ts'
 import { wholeView } from '../engine/views.ts'
+import { testGpu } from './strict-gpu.ts'
 
 // Scatters by themselves, beside plain JavaScript in doubles.
 
-const backend = await gpuBackend({ precision: 'f32' }).catch((error: unknown) => {
-  if (error instanceof GpuError) return undefined
-  throw error
-})
+const backend = await testGpu()
+  .then(gpu => gpuBackend({ gpu, precision: 'f32' }))
+  .catch((error: unknown) => {
+    if (error instanceof GpuError) return undefined
+    throw error
+  })
 after(() => backend?.close())
 
 interface Case {

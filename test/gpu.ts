@@ -38,6 +38,11 @@ const options = parseOptions(process.argv.slice(2), {
       help: 'instead trains main.ts for so many steps, on the CPU as well',
     },
     batch: { type: 'integer', minimum: 1, default: 2048, help: 'tokens of a batch for --losses' },
+    strict: {
+      type: 'boolean',
+      default: false,
+      help: 'fails kernels that index beyond memory, or take what a workgroup shares for zero',
+    },
     test: { type: 'string', value: 'PATTERN', help: 'runs the tests alone whose names match this' },
   },
   hyperparameters: {},
@@ -138,7 +143,13 @@ async function runTests(
   const stream = run({
     files: files.map(name => `${folder}/${name}`),
     concurrency: adapter.isReal ? 1 : availableParallelism(),
-    env: { ...process.env, ...environment, ...settings, HLB_ERRORS: notes },
+    env: {
+      ...process.env,
+      ...environment,
+      ...settings,
+      HLB_ERRORS: notes,
+      ...(options.strict && { HLB_STRICT: '1' }),
+    },
     ...(options.test === undefined ? {} : { testNamePatterns: new RegExp(options.test) }),
   })
   const counts = { passed: 0, failed: 0, skipped: 0 }

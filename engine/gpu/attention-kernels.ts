@@ -251,11 +251,12 @@ export function sumsCall(
   const inputs = bindings.name(statistics.view.buffer, { lanes: statistics.isOfBackward ? 2 : 1 })
   // Rows past the last have a logSumExp so large that their probabilities are zero.
   const statisticsAt = (row: string) => {
-    const at = `(sequence * ${heads} + head) * ${length} + ${row}`
+    const isWhole = length % form.rows === 0
+    const at = `(sequence * ${heads} + head) * ${length} + ${isWhole ? row : `min(${row}, ${length - 1})`}`
     const pair = statistics.isOfBackward
       ? `${inputs}[${at}]`
       : `vec2f(${inputs}[${statistics.view.offset} + ${at}] * ${log2e}, 0)`
-    return length % form.rows === 0 ? pair : `statisticsOf(${row} < ${length}, ${pair})`
+    return isWhole ? pair : `statisticsOf(${row} < ${length}, ${pair})`
   }
   const ofVector = (v: number, component: 'x' | 'y') => {
     const { row, column } = vectors[v]

@@ -3,7 +3,15 @@ import type { DType } from '../graph.ts'
 import { MemoryError } from '../memory-error.ts'
 import { Buffer, type Program, type View } from '../program.ts'
 import { sizeOf } from '../shape.ts'
-import { GpuError, type OpenDevice, type Precision, nameOf, openDevice } from './device.ts'
+import {
+  GpuError,
+  GpuLostError,
+  type OpenDevice,
+  type Precision,
+  firstLine,
+  nameOf,
+  openDevice,
+} from './device.ts'
 import { type Dispatch, type Target, bytesOf, dimensionsOf } from './kernel.ts'
 import { lower } from './lower.ts'
 import { storedBytes } from './memory.ts'
@@ -57,6 +65,8 @@ export class GpuBackend implements Backend {
   private variableBytes = 0
   private readonly readback: Readback
   private failure: Error | undefined
+  /** Is done when the GPU is lost, or given back. */
+  private readonly gone: Promise<void>
   /** Commands are queued one after the other. */
   private queue: Promise<unknown> = Promise.resolve()
 
@@ -79,7 +89,7 @@ export class GpuBackend implements Backend {
       : `${precision} products`
     this.name = nameOf(adapter)
     this.description = `${this.isReal ? 'GPU' : 'GPU in software'}, ${this.name}, ${products}`
-    void this.watch()
+    this.gone = this.watch()
     device.onuncapturederror = ({ error }) => {
       this.failure ??= new Error(`the GPU refused a command: ${error.message}`)
     }
@@ -265,7 +275,7 @@ export class GpuBackend implements Backend {
   private async watch(): Promise<void> {
     const { reason, message } = await this.device.lost
     if (reason === 'destroyed') return
-    this.failure = new GpuError(`the GPU was lost (${message || 'no reason given'}): go on with --resume`)
+    this.failure = new GpuLostError(firstLine(message) || 'its driver gives no reason')
   }
 
   /** Throws what went wrong since the last time. */
@@ -280,15 +290,17 @@ export class GpuBackend implements Backend {
       this.check()
       return value
     } catch (error) {
-      // The loss is known a moment after what it interrupts.
-      await new Promise(resolve => setTimeout(resolve, 10))
+      // A loss is known a moment after what it interrupts.
+      await Promise.race([this.gone, new Promise(resolve => setTimeout(resolve, 200))])
       throw this.failure ?? error
     }
   }
 
   private prepare(dispatches: readonly Dispatch[]): Promise<Prepared[]> {
-    return Promise.all(
-      dispatches.map(async dispatch => ({ dispatch, ...(await this.pipelines.get(dispatch.kernel)) })),
+    return this.waiting(
+      Promise.all(
+        dispatches.map(async dispatch => ({ dispatch, ...(await this.pipelines.get(dispatch.kernel)) })),
+      ),
     )
   }
 
@@ -335,7 +347,7 @@ export class GpuBackend implements Backend {
     this.checkSize(bytes)
     this.device.pushErrorScope('out-of-memory')
     const buffer = this.device.createBuffer({ size: bytes, usage: storageUsage() })
-    const error = await this.device.popErrorScope()
+    const error = await this.waiting(this.device.popErrorScope())
     if (error) {
       throw new MemoryError(
         `the GPU has no ${megabytes(bytes)} left: take less at once (--memory), or a smaller network`,

@@ -8,6 +8,18 @@ export class GpuError extends Error {
   override name = 'GpuError'
 }
 
+/** The GPU was there and has gone: its driver was reset, it was pulled out, or the machine slept. */
+export class GpuLostError extends GpuError {
+  override name = 'GpuLostError'
+  /** As the driver gives it. */
+  readonly reason: string
+
+  constructor(reason: string) {
+    super(`the GPU was lost (${reason}): start again`)
+    this.reason = reason
+  }
+}
+
 /** What GpuError says where there is none. */
 export const noGpu = 'no GPU was found: install the driver of the GPU, or take the CPU (--device cpu)'
 
@@ -35,7 +47,7 @@ interface SubgroupMatrixConfig {
 
 /**
  * Opens the fastest adapter with all its limits. precision: f16 by default where the adapter has it; subgroupMatrix: false
- * leaves tensor cores alone. Throws GpuError when there is no adapter, or none with the precision that was asked for.
+ * leaves tensor cores alone. Throws GpuError when there is no adapter, or none with the precision that was asked for, or it does not start.
  */
 export async function openDevice(
   gpu: GPU,
@@ -48,7 +60,7 @@ export async function openDevice(
     throw new GpuError(`the GPU ${nameOf(adapter)} has no f16: take --precision f32`)
   const wanted = ['shader-f16', 'subgroups', 'timestamp-query', subgroupMatrixFeature]
   const offered = wanted.filter(feature => features.has(feature))
-  const device = await adapter.requestDevice({
+  const requested = adapter.requestDevice({
     // The standard's list does not have them all.
     requiredFeatures: offered as GPUFeatureName[],
     requiredLimits: {
@@ -59,6 +71,12 @@ export async function openDevice(
       maxComputeInvocationsPerWorkgroup: limits.maxComputeInvocationsPerWorkgroup,
       maxComputeWorkgroupSizeX: limits.maxComputeWorkgroupSizeX,
     },
+  })
+  const device = await requested.catch((error: unknown) => {
+    const reason = firstLine(error instanceof Error ? error.message : String(error))
+    throw new GpuError(
+      `the GPU ${nameOf(adapter)} does not start (${reason}): look at its driver, or take the CPU (--device cpu)`,
+    )
   })
   const f16 = offered.includes('shader-f16')
   const subgroups =
@@ -83,6 +101,9 @@ export async function openDevice(
     },
   }
 }
+
+/** Drivers' messages go on with where in Dawn they came from. */
+export const firstLine = (message: string): string => message.trim().split('\n')[0]
 
 /** The adapter's name as its driver gives it. */
 export const nameOf = ({ info }: GPUAdapter): string =>

@@ -68,6 +68,8 @@ function countDispatch(tile: Tile, counts: Buffer, bytes: number): Dispatch {
   const pair = source(bindings)
   const result = bindings.name(counts, { writes: true })
   const body = `
+  atomicStore(&counts[thread], 0u);
+  workgroupBarrier();
   for (var round = 0u; round < ${rounds}u; round++) {
     let i = (group * ${rounds}u + round) * ${size}u + thread;
     if (i < ${count}u) { atomicAdd(&counts[(u32(${pair}.x) >> ${digit * digitBits}u) % ${size}u], 1u); }
