@@ -3,6 +3,7 @@ import type { DType } from '../graph.ts'
 import { MemoryError } from '../memory-error.ts'
 import { Buffer, type Program, type View } from '../program.ts'
 import { sizeOf } from '../shape.ts'
+import { type Command, issue, timesOf } from './commands.ts'
 import {
   GpuError,
   GpuLostError,
@@ -159,7 +160,7 @@ export class GpuBackend implements Backend {
       const buffer = this.pool.piece(slots.get(place?.arena.buffer ?? root) ?? 0)
       return { buffer, offset: (place?.start ?? 0) * bytesOf[typeOf(root)] }
     }
-    const bind = (list: readonly Prepared[]): Bound[] =>
+    const bind = (list: readonly Prepared[]): Command[] =>
       list.map(({ dispatch, pipeline, layout }) => ({
         pipeline,
         dimensions: dimensionsOf(dispatch.workgroups),
@@ -173,10 +174,10 @@ export class GpuBackend implements Backend {
       }))
 
     let generation = -1
-    let bound: Bound[] = []
-    let refreshes = new Map<GpuStorage, Bound[]>()
+    let bound: Command[] = []
+    let refreshes = new Map<GpuStorage, Command[]>()
     /** Puts the inputs in place, and gives the commands that go before the program's own. Memory is taken here, not to plan. */
-    const begin = async (inputs: readonly (Float32Array | Int32Array)[]): Promise<Bound[]> => {
+    const begin = async (inputs: readonly (Float32Array | Int32Array)[]): Promise<Command[]> => {
       this.check()
       await this.pool.grow(sizes)
       for (const [arena, family] of families.variables) await this.bringTogether(family, arena.size)
@@ -229,11 +230,13 @@ export class GpuBackend implements Backend {
       return { results: this.waiting(take()) }
     }
     const profile = async (inputs: readonly (Float32Array | Int32Array)[]): Promise<StepTime[]> => {
+      if (!this.hasTimestamps)
+        throw new GpuError('this GPU does not tell the times of kernels: --profile cannot be had')
       await (
         await run(inputs)
       ).results
       const before = await begin(inputs)
-      const milliseconds = await this.time([...before, ...bound])
+      const milliseconds = await this.waiting(timesOf(this.device, [...before, ...bound]))
       finish()
       return dispatches.map(({ kernel, workgroups, flops, bytes }, i) => ({
         kernels: [kernel.name],
@@ -355,62 +358,11 @@ export class GpuBackend implements Backend {
     }
     return buffer
   }
-
-  /** Runs commands one by one, and says how many milliseconds each took. */
-  private async time(commands: readonly Bound[]): Promise<number[]> {
-    if (!this.hasTimestamps)
-      throw new GpuError('this GPU does not tell the times of kernels: --profile cannot be had')
-    const { device } = this
-    /** Pairs of timestamps in a set; a set holds 4,096. */
-    const most = 2048
-    const times: number[] = []
-    for (let first = 0; first < commands.length; first += most) {
-      const part = commands.slice(first, first + most)
-      const count = 2 * part.length
-      const querySet = device.createQuerySet({ type: 'timestamp', count })
-      const usage = GPUBufferUsage.QUERY_RESOLVE | GPUBufferUsage.COPY_SRC
-      const resolved = device.createBuffer({ size: count * 8, usage })
-      const readable = device.createBuffer({
-        size: count * 8,
-        usage: GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST,
-      })
-      const encoder = device.createCommandEncoder()
-      part.forEach((command, i) => {
-        const pass = encoder.beginComputePass({
-          timestampWrites: { querySet, beginningOfPassWriteIndex: 2 * i, endOfPassWriteIndex: 2 * i + 1 },
-        })
-        issue(pass, command)
-        pass.end()
-      })
-      encoder.resolveQuerySet(querySet, 0, count, resolved, 0)
-      encoder.copyBufferToBuffer(resolved, 0, readable, 0, count * 8)
-      device.queue.submit([encoder.finish()])
-      await this.waiting(readable.mapAsync(GPUMapMode.READ))
-      const nanoseconds = new BigUint64Array(readable.getMappedRange())
-      part.forEach((_, i) => times.push(Number(nanoseconds[2 * i + 1] - nanoseconds[2 * i]) / 1e6))
-      readable.unmap()
-      for (const used of [resolved, readable, querySet]) used.destroy()
-    }
-    return times
-  }
 }
 
 /** A dispatch with its pipeline. */
 interface Prepared extends Pipeline {
   readonly dispatch: Dispatch
-}
-
-/** A dispatch with its memory. */
-interface Bound {
-  readonly pipeline: GPUComputePipeline
-  readonly group: GPUBindGroup
-  readonly dimensions: readonly [x: number, y: number]
-}
-
-function issue(pass: GPUComputePassEncoder, { pipeline, group, dimensions }: Bound): void {
-  pass.setPipeline(pipeline)
-  pass.setBindGroup(0, group)
-  pass.dispatchWorkgroups(...dimensions)
 }
 
 /** Copies one buffer over another of as many elements. */
