@@ -64,15 +64,12 @@ test('the list of runs tells how far each one is', () => {
   mkdirSync(join(runs, 'no run'))
   const { stdout, status } = list(runs)
   assert.equal(status, 0)
-  assert.match(
-    stdout,
-    /^first +\d{4}-\d\d-\d\d \d\d:\d\d +100% +30 +0:0\d +\d\.\d{4} +text\.txt, 8550 tokens.*$/m,
-  )
+  assert.match(stdout, /^first +\d{4}-\d\d-\d\d \d\d:\d\d +100% +30 +0:0\d +\d\.\d{4} +text\.txt$/m)
   assert.doesNotMatch(stdout, /no run/)
   // Killed before its first evaluation.
   mkdirSync(join(folder, 'others', 'begun'), { recursive: true })
   copyFileSync(join(runs, 'first', 'config.json'), join(folder, 'others', 'begun', 'config.json'))
-  assert.match(list(join(folder, 'others')).stdout, /^begun +\d{4}-\d\d-\d\d \d\d:\d\d +text\.txt, 8550 .*$/m)
+  assert.match(list(join(folder, 'others')).stdout, /^begun +\d{4}-\d\d-\d\d \d\d:\d\d +text\.txt$/m)
   assert.match(list(join(folder, 'nowhere')).stdout, /^There is no run in \S+nowhere yet\.\n$/)
 })
 
