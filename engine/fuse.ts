@@ -16,6 +16,8 @@ export interface FusedGroup {
   readonly columnSums: readonly { readonly tensor: Tensor; readonly value: number }[]
 }
 
+const isSingle = ({ shape }: Tensor): boolean => shape.length === 0 || shape[shape.length - 1] === 1
+
 /** How many full-size operands an unstored value may be computed anew from, rather than be stored. */
 const recomputeOperands = 1
 
@@ -94,10 +96,20 @@ class Fuser {
     if (isRowOperation(base)) this.stored.add(base)
   }
 
-  /** One value a row is always stored: it stands for a whole row's work. */
+  /** One value a row is stored where it stands for a whole row's work, not where it comes from others that are. */
   private worthStoring(source: Tensor): boolean {
-    if (source.shape[source.shape.length - 1] === 1 || source.shape.length === 0) return true
+    if (isSingle(source)) return this.group.columns === 1 || !this.isOfSingles(source)
     return this.operands(source, new Set()).size > recomputeOperands
+  }
+
+  private isOfSingles(source: Tensor): boolean {
+    const { operation, inputs } = source
+    if (operation.kind !== 'unary' && operation.kind !== 'binary' && operation.kind !== 'where') return false
+    return inputs.every(input => {
+      if (constantValue(input) !== undefined) return true
+      const inner = rowSource(input)
+      return inner !== undefined && isSingle(inner) && this.groups.fusable(inner, source)
+    })
   }
 
   private operands(source: Tensor, found: Set<Tensor>): Set<Tensor> {

@@ -38,6 +38,13 @@ export function isMovement({ operation: { kind } }: Tensor): boolean {
 /** What a chain of movements starts from. */
 export const baseOf = (tensor: Tensor): Tensor => (isMovement(tensor) ? baseOf(tensor.inputs[0]) : tensor)
 
+/** What an operand is the same rows of, past reshapes that keep these. */
+const sameRows = (operand: Tensor): Tensor => {
+  const { operation, inputs } = operand
+  const keeps = operation.kind === 'reshape' && lastExtent(inputs[0]) === lastExtent(operand)
+  return keeps ? sameRows(inputs[0]) : operand
+}
+
 /** The row operation of which an operand is the same rows, past movements that keep them in place. */
 export function rowSource(operand: Tensor): Tensor | undefined {
   if (isRowOperation(operand)) return operand
@@ -85,7 +92,7 @@ export class Groups {
           Math.min(base.size, input.size) < rows * columns
         )
           continue
-        const key = `${tensor.stage}|${input.id}|${this.level(tensor)}|${JSON.stringify(this.domain(tensor))}`
+        const key = `${tensor.stage}|${sameRows(input).id}|${this.level(tensor)}|${JSON.stringify(this.domain(tensor))}`
         const reader = readers.get(key)
         if (reader) join(reader, tensor)
         else readers.set(key, tensor)

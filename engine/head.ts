@@ -52,8 +52,11 @@ export function linearCrossEntropy(x: Tensor, weight: Tensor, targets: Tensor): 
   // In whole tiles of the backends' products.
   const tile = count / chunks > 1024 ? 384 : 12
   const chunk = Math.ceil(count / chunks / tile) * tile
-  const parts = Array.from({ length: Math.ceil(count / chunk) }, (_, i) => {
-    const [start, end] = [i * chunk, Math.min((i + 1) * chunk, count)]
+  const number = Math.ceil(count / chunk)
+  // What is left over goes first, as the one that takes the least memory: sums over chunks are in this order.
+  const first = count - (number - 1) * chunk
+  const parts = Array.from({ length: number }, (_, i) => {
+    const [start, end] = [i === 0 ? 0 : first + (i - 1) * chunk, first + i * chunk]
     return crossEntropy(rows.slice(0, start, end).matmul(weight.T), flat.slice(0, start, end))
   })
   return {
