@@ -1,7 +1,7 @@
 import type { Backend, Executable } from '../engine/backend.ts'
 import type { Precision } from '../engine/gpu/device.ts'
 import type { Target } from '../engine/gpu/kernel.ts'
-import { type Plan, plan } from '../engine/gpu/plan.ts'
+import { type Plan, logitsAtOnce, plan } from '../engine/gpu/plan.ts'
 import { Pipelines } from '../engine/gpu/pipelines.ts'
 import type { Program } from '../engine/program.ts'
 
@@ -23,7 +23,7 @@ export class Planner implements Backend {
   readonly description = 'nothing that computes'
   readonly scalesLoss: boolean
   readonly peakGflops = 0
-  readonly logitsAtOnce = 2 ** 27
+  readonly logitsAtOnce: number
   readonly capacity = { most: Infinity, usual: Infinity }
   /** The last program's. */
   plan: Plan | undefined
@@ -39,6 +39,7 @@ export class Planner implements Backend {
     this.target = target
     this.pipelines = device && new Pipelines(device)
     this.scalesLoss = precision === 'f16'
+    this.logitsAtOnce = logitsAtOnce(precision, Infinity)
   }
 
   async allocate(): Promise<object> {

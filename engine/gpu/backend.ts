@@ -19,7 +19,7 @@ import { storedBytes } from './memory.ts'
 import { nodeGpu } from './node.ts'
 import { measurePeak } from './peak.ts'
 import { type CompileProgress, type Pipeline, Pipelines } from './pipelines.ts'
-import { plan } from './plan.ts'
+import { logitsAtOnce, plan } from './plan.ts'
 import { Pool } from './pool.ts'
 import { Readback } from './readback.ts'
 import { Families, type Family, GpuStorage, type Range } from './variables.ts'
@@ -77,8 +77,7 @@ export class GpuBackend implements Backend {
     this.precision = precision
     // Gradients of a mean over many tokens are below what f16 holds.
     this.scalesLoss = precision === 'f16'
-    // Half a gibibyte, or what one tensor may take.
-    this.logitsAtOnce = Math.min(2 ** 27, device.limits.maxStorageBufferBindingSize / 4)
+    this.logitsAtOnce = logitsAtOnce(precision, device.limits.maxStorageBufferBindingSize)
     this.hasTimestamps = hasTimestamps
     this.pipelines = new Pipelines(device, progress)
     this.pool = new Pool(bytes => this.reserve(bytes))

@@ -1,7 +1,7 @@
 import type { Buffer, Program } from '../program.ts'
 import type { Arena, Place } from './arenas.ts'
 import type { Precision } from './device.ts'
-import type { Dispatch, Target } from './kernel.ts'
+import { type Dispatch, type Target, bytesOf } from './kernel.ts'
 import { lower } from './lower.ts'
 import { type Placement, placeBuffers } from './memory.ts'
 import { type Typed, typed } from './precision.ts'
@@ -26,7 +26,7 @@ export function plan(
   target: Target,
   placed: ReadonlyMap<Buffer, Place> = new Map(),
 ): Plan {
-  const choice = typed(given, precision === 'f16')
+  const choice = typed(given, precision === 'f16', target)
   const { program, halves } = choice
   const { dispatches, typeOf, places } = lower(program, choice.typeOf, target, halves, placed)
   const copies = new Set(halves.values())
@@ -46,3 +46,7 @@ export function plan(
     bytesMoved: dispatches.reduce((sum, { bytes }) => sum + bytes, 0),
   }
 }
+
+/** How many logits to keep at once: half a gibibyte of them, or as many as one tensor may have if it should be f32. */
+export const logitsAtOnce = (precision: Precision, mostBytes: number): number =>
+  Math.min(2 ** 29 / bytesOf[precision], mostBytes / bytesOf.f32)

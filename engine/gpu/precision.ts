@@ -1,5 +1,6 @@
-import { Buffer, type Matrix, type Program } from '../program.ts'
-import type { ElementType, TypeOf } from './kernel.ts'
+import { Buffer, type Instruction, type Matrix, type Program } from '../program.ts'
+import type { ElementType, Target, TypeOf } from './kernel.ts'
+import { rootsOf } from './row-programs.ts'
 
 /** A program whose products read f16 where that can be. */
 export interface Typed {
@@ -12,53 +13,98 @@ export interface Typed {
 }
 
 /**
- * Decides what is stored as f16: temporaries between products, and a copy of each variable that products read, which
- * the kernel that assigns the variable writes as well. All else is f32, sums within kernels too.
+ * Decides what is stored as f16: temporaries between products, and copies of what products read that is f32 all the same.
+ * Copies of variables outlive runs; the kernel that assigns the variable writes them as well. All else is f32, sums
+ * within kernels too.
  */
-export function typed(program: Program, f16: boolean): Typed {
+export function typed(program: Program, f16: boolean, { bindings }: Pick<Target, 'bindings'>): Typed {
   if (!f16) return { program, typeOf: plainType, halves: new Map(), kept: new Set() }
-  const halves = new Map<Buffer, Buffer>()
-  // What a product adds to is f32 alone, and read as such.
-  const summed = new Set(
-    program.instructions.flatMap(({ work, writes }) =>
-      work.kind === 'rows' ? [] : writes.map(({ root }) => root),
+  const halves = halvesOfVariables(program)
+  const kept = new Set<Buffer>()
+  const ofVariables = program.instructions.map(instruction =>
+    storing(
+      reading(instruction, ({ root }) => halves.get(root)),
+      ({ root }) => {
+        if (halves.has(root)) kept.add(root)
+        return halves.get(root)
+      },
     ),
   )
-  const halfOf = (matrix: Matrix): Matrix => {
-    const { root } = matrix.buffer
-    if (!root.variable || root.dtype !== 'float32' || summed.has(root)) return matrix
-    const half = halves.get(root) ?? new Buffer(root.size, 'float32')
-    halves.set(root, half)
-    return { ...matrix, buffer: half }
-  }
-  const products = program.instructions.map(instruction => {
-    const { work } = instruction
-    if (work.kind !== 'matmul') return instruction
-    const changed = { ...work, a: halfOf(work.a), b: halfOf(work.b) }
-    const { a, b, residual } = changed
-    const reads = [...new Set([a.buffer, b.buffer, ...(residual ? [residual.buffer] : [])])]
-    return { ...instruction, work: changed, reads }
+  const temporaries = new Set(halfTemporaries({ ...program, instructions: ofVariables }))
+  const copies = halvesOfTemporaries(ofVariables, temporaries, bindings)
+  const instructions = ofVariables.map(instruction => {
+    const copyOf = (buffer: Buffer) => copies.get(buffer)
+    return storing(reading(instruction, copyOf), copyOf)
   })
-  const kept = new Set<Buffer>()
-  const instructions = products.map(instruction => {
-    const { work, writes } = instruction
-    if (work.kind !== 'rows') return instruction
-    const copies = work.stores.flatMap(({ access, value }) => {
-      const root = access.buffer?.root
-      const half = root && halves.get(root)
-      if (half) kept.add(root)
-      return half ? [{ value, access: { ...access, buffer: half } }] : []
-    })
-    return {
-      ...instruction,
-      work: { ...work, stores: [...work.stores, ...copies] },
-      writes: [...writes, ...copies.map(({ access }) => access.buffer)],
-    }
-  })
-  const result = { ...program, instructions }
-  const half = new Set([...halves.values(), ...halfTemporaries(result)])
+  const half = new Set([...halves.values(), ...temporaries, ...copies.values()])
   const typeOf = (buffer: Buffer): ElementType => (half.has(buffer.root) ? 'f16' : plainType(buffer))
-  return { program: result, typeOf, halves, kept }
+  return { program: { ...program, instructions }, typeOf, halves, kept }
+}
+
+/** Memory for copies of the variables that products read. */
+function halvesOfVariables({ instructions }: Program): Map<Buffer, Buffer> {
+  // What a product adds to is f32 alone, and read as such.
+  const summed = new Set(
+    instructions.flatMap(({ work, writes }) => (work.kind === 'rows' ? [] : writes.map(({ root }) => root))),
+  )
+  const read = instructions.flatMap(({ work }) =>
+    work.kind === 'matmul' ? [work.a.buffer.root, work.b.buffer.root] : [],
+  )
+  const wanted = read.filter(root => root.variable && root.dtype === 'float32' && !summed.has(root))
+  return new Map(wanted.map(root => [root, new Buffer(root.size, 'float32')]))
+}
+
+/**
+ * Memory for copies of other f32 that several products read, such as gradients of the residual stream: to write one
+ * costs as much as one of them saves, and more where its kernel uses as many buffers as it may.
+ */
+function halvesOfTemporaries(
+  instructions: readonly Instruction[],
+  isHalf: ReadonlySet<Buffer>,
+  bindings: number,
+): Map<Buffer, Buffer> {
+  const reads = new Map<Buffer, number>()
+  const writers = new Map<Buffer, Instruction[]>()
+  for (const instruction of instructions) {
+    const { work, writes } = instruction
+    for (const buffer of writes) writers.set(buffer, [...(writers.get(buffer) ?? []), instruction])
+    if (work.kind !== 'matmul') continue
+    for (const { buffer } of [work.a, work.b]) reads.set(buffer, (reads.get(buffer) ?? 0) + 1)
+  }
+  const wanted = [...reads].flatMap(([buffer, count]) => {
+    const { root, dtype } = buffer
+    const [writer, other] = writers.get(buffer) ?? []
+    const isPlain = !root.variable && dtype === 'float32' && !isHalf.has(root)
+    const isAlone = writer?.work.kind === 'rows' && !other && rootsOf(writer.work).size < bindings
+    return count > 1 && isPlain && isAlone ? [buffer] : []
+  })
+  return new Map(wanted.map(buffer => [buffer, new Buffer(buffer.size, 'float32')]))
+}
+
+/** A product that reads copies where there are any. */
+function reading(instruction: Instruction, copyOf: (buffer: Buffer) => Buffer | undefined): Instruction {
+  const { work } = instruction
+  if (work.kind !== 'matmul') return instruction
+  const copied = (matrix: Matrix): Matrix => ({ ...matrix, buffer: copyOf(matrix.buffer) ?? matrix.buffer })
+  const changed = { ...work, a: copied(work.a), b: copied(work.b) }
+  const { a, b, residual } = changed
+  const reads = [...new Set([a.buffer, b.buffer, ...(residual ? [residual.buffer] : [])])]
+  return { ...instruction, work: changed, reads }
+}
+
+/** A row program that writes copies, too, of what it stores. */
+function storing(instruction: Instruction, copyOf: (buffer: Buffer) => Buffer | undefined): Instruction {
+  const { work, writes } = instruction
+  if (work.kind !== 'rows') return instruction
+  const copies = work.stores.flatMap(({ access, value }) => {
+    const copy = access.buffer && copyOf(access.buffer)
+    return copy ? [{ value, access: { ...access, buffer: copy } }] : []
+  })
+  return {
+    ...instruction,
+    work: { ...work, stores: [...work.stores, ...copies] },
+    writes: [...writes, ...copies.map(({ access }) => access.buffer)],
+  }
 }
 
 /** bool is stored as 0 or −1. */
@@ -103,8 +149,10 @@ function halfTemporaries({ instructions, inputs, outputs }: Program): Buffer[] {
         const [out, logSumExp, gradient] = rest.map(({ buffer }) => buffer)
         add(multiplied, ...operands.slice(0, 3).map(({ buffer }) => buffer), out, gradient)
         if (slope) add(wide, operands[3].buffer)
-        // logSumExp; of the gradient's results the slopes'.
-        add(wide, logSumExp, results.at(kind === 'attention' ? 1 : 3)?.buffer)
+        // logSumExp; of the gradient's results the slopes'. The others are sums of products.
+        const products = kind === 'attention' ? 1 : 3
+        add(produced, ...results.slice(0, products).map(({ buffer }) => buffer))
+        add(wide, logSumExp, results.at(products)?.buffer)
       }
     }
   }
@@ -113,7 +161,12 @@ function halfTemporaries({ instructions, inputs, outputs }: Program): Buffer[] {
     buffer.dtype === 'float32' &&
     !wide.has(buffer) &&
     (produced.has(buffer) || (multiplied.has(buffer) && !loaded.has(buffer)))
-  // Memory has one type, whatever it is taken over by.
+  // Memory has one type. What is stored otherwise than what it would take over has its own.
+  for (const { writes } of instructions) {
+    for (const buffer of writes)
+      if (buffer.shares && !buffer.root.variable && mayBeHalf(buffer) !== mayBeHalf(buffer.shares))
+        buffer.shares = undefined
+  }
   const roots = new Map<Buffer, boolean>()
   for (const { reads, writes } of instructions) {
     for (const buffer of [...reads, ...writes])
