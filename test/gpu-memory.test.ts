@@ -51,7 +51,10 @@ test('as much is allocated as was planned', { skip: backend ? false : 'there is 
   const large = await step.prepare(batchOf(512))
   await step(batchOf(512))
   assert.ok(large.temporaryBytes > small.temporaryBytes)
-  assert.equal(backend.allocated.temporaryBytes, large.temporaryBytes, 'programs share memory')
+  // Each piece of it is as large as the larger program of the two has it: a little may be the smaller one's.
+  const { temporaryBytes } = backend.allocated
+  assert.ok(temporaryBytes >= large.temporaryBytes)
+  assert.ok(temporaryBytes < large.temporaryBytes + small.temporaryBytes / 4, 'programs share memory')
   await step(batchOf(32))
-  assert.equal(backend.allocated.temporaryBytes, large.temporaryBytes)
+  assert.equal(backend.allocated.temporaryBytes, temporaryBytes)
 })
