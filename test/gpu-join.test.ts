@@ -18,14 +18,16 @@ import {
   useBackend,
   variable,
 } from '../engine/index.ts'
+import { testGpu } from './strict-gpu.ts'
 
 // Equal programs that run as one kernel, over memory that is brought together for them.
 
-const gpu = await gpuBackend({ precision: 'f32' }).catch((error: unknown) => {
+const open = async (precision: 'f32' | 'f16') => gpuBackend({ gpu: await testGpu(), precision })
+const gpu = await open('f32').catch((error: unknown) => {
   if (error instanceof GpuError) return undefined
   throw error
 })
-const half = gpu?.target.f16 ? await gpuBackend({ precision: 'f16' }) : undefined
+const half = gpu?.target.f16 ? await open('f16') : undefined
 const cpu = await cpuBackend({ threads: 1 })
 after(async () => {
   for (const backend of [gpu, half, cpu]) await backend?.close()
@@ -304,7 +306,7 @@ test('sums over rows of several tensors, in one kernel', { skip }, async () => {
 })
 
 test('as much is allocated as variables take, and temporaries as planned', { skip }, async () => {
-  const backend = await gpuBackend({ precision: 'f32' })
+  const backend = await open('f32')
   try {
     await on(backend, async () => {
       const slots = [[64, 64], [128], [32, 8]].map(shape => slotOf(normal(...shape)))
