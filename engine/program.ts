@@ -142,3 +142,39 @@ export interface Program {
   readonly outputs: readonly View[]
   readonly variables: readonly Buffer[]
 }
+
+/** The buffers that a piece of work reads and writes, each once. */
+export function buffersOf(work: Work): { reads: Buffer[]; writes: Buffer[] } {
+  const unique = (buffers: (Buffer | undefined)[]) => [
+    ...new Set(buffers.filter(buffer => buffer !== undefined)),
+  ]
+  switch (work.kind) {
+    case 'rows':
+      return {
+        reads: unique(
+          work.values.flatMap(({ operation }) =>
+            operation.kind === 'load'
+              ? [operation.access.buffer, operation.access.gather?.indices.buffer]
+              : [],
+          ),
+        ),
+        writes: unique([
+          ...work.stores.map(({ access }) => access.buffer),
+          ...work.columnSums.map(({ buffer }) => buffer),
+        ]),
+      }
+    case 'matmul':
+      return { reads: unique([work.a.buffer, work.b.buffer, work.residual?.buffer]), writes: [work.c.buffer] }
+    case 'scatterAdd':
+      return {
+        reads: unique([work.values.buffer, work.indices.buffer, work.base?.buffer]),
+        writes: [work.out.buffer],
+      }
+    case 'attention':
+    case 'attentionGradient':
+      return {
+        reads: unique(work.operands.map(({ buffer }) => buffer)),
+        writes: unique(work.results.map(({ buffer }) => buffer)),
+      }
+  }
+}

@@ -2,14 +2,14 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import type { Call } from '../engine/cpu/lower.ts'
 import { arrange } from '../engine/cpu/steps.ts'
-import { Buffer } from '../engine/program.ts'
+import { Buffer, type Instruction } from '../engine/program.ts'
 
 const buffer = (size = 16) => new Buffer(size, 'float32')
 
 /** A phase of one call that does nothing but read and write. */
-function phase(name: string, reads: Buffer[], writes: Buffer[]): Call[] {
+function phase(name: string, reads: Buffer[], writes: Buffer[], parallel?: Instruction): Call[] {
   const kernel = { name, wat: '', items: 1, scratchBytes: 0 }
-  return [{ kernel, operands: [], reads, writes, flops: 0, bytes: 0 }]
+  return [{ kernel, operands: [], reads, writes, flops: 0, bytes: 0, ...(parallel && { parallel }) }]
 }
 
 const shown = (phases: Call[][]) =>
@@ -40,6 +40,29 @@ test('nothing passes what it needs, what it overwrites, or what overwrites what 
     phase('free', [], [buffer()]),
   ]
   assert.equal(shown(phases), 'make a free | use a | use b replace a | replace b use c')
+})
+
+test('parts of one instruction do not wait for each other, but others do for all of them', () => {
+  const [a, b] = [buffer(), buffer()]
+  const work = {
+    kind: 'rows',
+    rows: 1,
+    columns: 1,
+    rowBlock: 1,
+    values: [],
+    stores: [],
+    columnSums: [],
+  } as const
+  const whole = { work, reads: [], writes: [a], joins: false }
+  const other = { ...whole }
+  const phases = [
+    phase('part 1', [], [a], whole),
+    phase('part 2', [], [a], whole),
+    phase('another', [], [a], other),
+    phase('part 3', [], [a], whole),
+    phase('use', [a], [b]),
+  ]
+  assert.equal(shown(phases), 'part 1 part 2 | another | part 3 | use')
 })
 
 test('memory is not taken long before it is needed', () => {

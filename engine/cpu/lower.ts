@@ -2,6 +2,7 @@ import { type Cost, costOf } from '../cost.ts'
 import { partitionOf } from '../partition.ts'
 import { Buffer, type Instruction, type Matmul, type Program, type Work } from '../program.ts'
 import { attentionCall } from './attention-call.ts'
+import { type Separated, separateColumns } from './columns.ts'
 import type { Kernel } from './kernel.ts'
 import { fewRows, matrixVectorKernel } from './matrix-vector.ts'
 import { type MicroKernel, kBlockOf, matmulKernel, matmulPlan, packKernel, packedFloats } from './matmul.ts'
@@ -14,6 +15,8 @@ export interface Call extends Cost {
   readonly operands: readonly Operand[]
   readonly reads: readonly Buffer[]
   readonly writes: readonly Buffer[]
+  /** Calls that have the same one here write apart from each other, if to the same buffer. */
+  readonly parallel?: Instruction
 }
 
 /** Calls that a thread makes one after the other for each of its items. */
@@ -23,7 +26,8 @@ export type Phase = Call[]
 const packBlock = 48
 
 /** Turns a program's instructions into kernels of the CPU, and packs what products need packed. */
-export function lower({ instructions }: Program, tile: MicroKernel, threads: number): Phase[] {
+export function lower(program: Program, tile: MicroKernel, threads: number): Phase[] {
+  const instructions = separateColumns(program, tile.columns)
   const lowering = new Lowering(instructions, tile, threads)
   instructions.forEach((instruction, i) => {
     const chained = instruction.joins || (instructions[i + 1]?.joins ?? false)
@@ -53,10 +57,10 @@ class Lowering {
   }
 
   /** chained: it runs block by block of rows, with the instruction before it or the one after. */
-  add(instruction: Instruction, chained: boolean): void {
-    const { work, reads, writes, joins } = instruction
+  add(instruction: Separated, chained: boolean): void {
+    const { work, reads, writes, joins, parts, parallel } = instruction
     const packs: Call[] = []
-    const call = { ...this.kernelFor(work, reads, packs, chained), writes, ...costOf(work) }
+    const call = { ...this.kernelFor(work, reads, packs, chained, parts), writes, ...costOf(work), parallel }
     const last = this.phases.at(-1)
     if (joins && last && last[0].kernel.items === call.kernel.items) {
       this.phases.splice(-1, 0, ...packs.map(pack => [pack]))
@@ -71,12 +75,13 @@ class Lowering {
     reads: readonly Buffer[],
     packs: Call[],
     chained: boolean,
+    parts: number,
   ): Omit<Call, 'writes' | keyof Cost> {
     switch (work.kind) {
       case 'rows':
         return { ...rowKernel(work, this.tile.fma), reads }
       case 'matmul':
-        return this.matmul(work, packs, chained)
+        return this.matmul(work, packs, chained, parts)
       case 'scatterAdd': {
         const { rows, columns, count, values, indices, base, out } = work
         const strides = { valueStride: values.strides[0], outStride: out.strides[0] }
@@ -95,7 +100,12 @@ class Lowering {
     }
   }
 
-  private matmul(work: Matmul, packs: Call[], chained: boolean): Omit<Call, 'writes' | keyof Cost> {
+  private matmul(
+    work: Matmul,
+    packs: Call[],
+    chained: boolean,
+    parts: number,
+  ): Omit<Call, 'writes' | keyof Cost> {
     const { batch, m, n, k, a, b, c, residual } = work
     const { tile } = this
     const shape = {
@@ -134,6 +144,7 @@ class Lowering {
             transposeB: b.transposed,
             batch,
             usesOfB: this.uses.get(this.rightOperand(work)) ?? 1,
+            parts,
           },
           tile,
           this.threads,

@@ -1,5 +1,21 @@
 import type { Kernel } from './kernel.ts'
-import { add, advance, and, locals, loop, min, mul, multiplyAdd, repeat, shuffle } from './wat.ts'
+import {
+  add,
+  advance,
+  and,
+  call,
+  divide,
+  locals,
+  loop,
+  min,
+  mul,
+  multiplyAdd,
+  prefetchFunction,
+  remainder,
+  repeat,
+  shuffle,
+  sub,
+} from './wat.ts'
 
 /**
  * Matrix products in the manner of GotoBLAS (Goto and van de Geijn, "Anatomy of high-performance
@@ -398,14 +414,17 @@ function copyFunction(name: string, width: number): string {
       ${advance('to', 'toStride')}`})`
 }
 
-/** Copies `count` neighbouring floats from $from to $to, in the widest pieces there are. */
-function move(count: number): string {
+/** Rows of so many bytes that packing fetches ahead of itself: as many as fit the L1 cache. */
+const rowsAhead = (bytes: number) => Math.max(1, Math.floor(2 ** 15 / bytes))
+
+/** Copies `count` neighbouring floats from $from, `fromSkip` bytes on, to $to, `toSkip` bytes on, in the widest pieces there are. */
+function move(count: number, fromSkip = 0, toSkip = 0): string {
   const pieces: string[] = []
   for (let at = 0; at < count;) {
     const width = count - at >= 4 ? 4 : count - at >= 2 ? 2 : 1
     const type = width === 4 ? 'v128' : width === 2 ? 'i64' : 'i32'
-    pieces.push(`(${type}.store offset=${at * 4} align=4 (local.get $to)
-        (${type}.load offset=${at * 4} align=4 (local.get $from)))`)
+    pieces.push(`(${type}.store offset=${toSkip + at * 4} align=4 (local.get $to)
+        (${type}.load offset=${fromSkip + at * 4} align=4 (local.get $from)))`)
     at += width
   }
   return pieces.join('\n')
@@ -421,26 +440,31 @@ function packRowsFunction(
   rowCounts: readonly number[],
   strideA: number,
 ): string {
-  const rests = [...new Set(rowCounts.map(count => count % tile.rows))].filter(rest => rest > 0)
-  const packRest = (rest: number) => `
-      (if (i32.eq (local.get $left) (i32.const ${rest})) (then
-        (local.set $to (i32.sub (local.get $to) ${mul('i', (tile.rows - rest) * 4)}))
-        ${move(rest)}))`
+  const ahead = rowsAhead(4 * Math.max(...rowCounts))
+  const heights = [...new Set(rowCounts.map(count => count % tile.rows))].filter(rest => rest > 0)
+  // $count rows of k of a group, unrolled.
+  const packGroup = (height: number) => `
+        (local.set $from ${add('source', mul('row', 4))})
+        (local.set $to ${add('packed', mul('row', mul('depth', 4)), mul(divide('row', tile.rows), packedGap * 4), mul('k', height * 4))})
+        ${loop('i', 0, and('count', -4), 4)`
+          ${repeat(4, i => move(height, i * strideA * 4, i * height * 4))}
+          ${advance('from', 4 * strideA * 4)}
+          ${advance('to', 4 * height * 4)}`}
+        ${loop('i', 'i', 'count', 1)`
+          ${move(height)}
+          ${advance('from', strideA * 4)}
+          ${advance('to', height * 4)}`}`
   return `
+  ${prefetchFunction(`${name}.prefetch`)}
   (func $${name} (param $a i32) (param $packed i32) (param $depth i32) (param $rows i32)
-    ${locals('i32', 'i left from to')}
-    ${loop('i', 0, 'depth', 1)`
-      (local.set $from ${add('a', mul('i', strideA * 4))})
-      (local.set $to ${add('packed', mul('i', tile.rows * 4))})
-      (local.set $left (local.get $rows))
-      (block $done (loop $next
-        (br_if $done (i32.lt_u (local.get $left) (i32.const ${tile.rows})))
-        ${move(tile.rows)}
-        ${advance('from', tile.rows * 4)}
-        ${advance('to', add(mul('depth', tile.rows * 4), packedGap * 4))}
-        ${advance('left', -tile.rows)}
-        (br $next)))
-      ${rests.map(packRest).join('\n')}`})`
+    ${locals('i32', 'k count row i whole source from to')}
+    (local.set $whole ${sub('rows', remainder('rows', tile.rows))})
+    ${loop('k', 0, 'depth', ahead)`
+      (local.set $count ${min(sub('depth', 'k'), ahead)})
+      (local.set $source ${add('a', mul('k', strideA * 4))})
+      ${call(`${name}.prefetch`, 'source', 'count', strideA * 4, mul('rows', 4))}
+      ${loop('row', 0, 'whole', tile.rows)`${packGroup(tile.rows)}`}
+      ${heights.map(height => `(if (i32.eq ${sub('rows', 'row')} (i32.const ${height})) (then ${packGroup(height)}))`).join('\n')}`})`
 }
 
 /** What packKernel packs: B [k, n], row-major, or stored [n, k] when transposed. */
@@ -531,19 +555,27 @@ export function packFunction(name: string, tile: MicroKernel, n: number, rowStri
     tile.columns - edge,
     i => `(f32.store offset=${4 * (edge + i)} (local.get $to) (f32.const 0))`,
   )
+  const ahead = rowsAhead(4 * n)
+  // $count rows of a panel.
+  const packPanel = (width: number) => `
+        (local.set $from ${add('source', mul('column', 4))})
+        (local.set $to ${add('packed', mul('column', mul('depth', 4)), mul(divide('column', tile.columns), gap * 4))})
+        ${loop('i', 0, 'count', 1)`
+          ${move(width)}
+          ${width < tile.columns ? fill : ''}
+          ${advance('from', rowStride * 4)}
+          ${advance('to', tile.columns * 4)}`}`
   return `
+  ${prefetchFunction(`${name}.prefetch`)}
   (func $${name} (param $source i32) (param $packed i32) (param $rows i32) (param $depth i32)
-    ${locals('i32', 'row column from to')}
-    ${loop('row', 0, 'rows', 1)`
-      (local.set $from (local.get $source))
-      (local.set $to (local.get $packed))
-      ${loop('column', 0, n - edge, tile.columns)`
-        ${move(tile.columns)}
-        ${advance('from', tile.columns * 4)}
-        ${advance('to', add(mul('depth', tile.columns * 4), gap * 4))}`}
-      ${edge > 0 ? move(edge) + fill : ''}
-      ${advance('source', rowStride * 4)}
-      ${advance('packed', tile.columns * 4)}`})`
+    ${locals('i32', 'row count column i from to')}
+    ${loop('row', 0, 'rows', ahead)`
+      (local.set $count ${min(sub('rows', 'row'), ahead)})
+      ${call(`${name}.prefetch`, 'source', 'count', rowStride * 4, n * 4)}
+      ${loop('column', 0, n - edge, tile.columns)`${packPanel(tile.columns)}`}
+      ${edge > 0 ? packPanel(edge) : ''}
+      ${advance('source', ahead * rowStride * 4)}
+      ${advance('packed', ahead * tile.columns * 4)}`})`
 }
 
 /**
@@ -618,7 +650,8 @@ export function kBlockOf(k: number, multiple: number, deepest = deepestBlock): n
 
 /**
  * Chooses the blocks of a product, and whether its items pack B (packsB), for a number of threads.
- * usesOfB: how many products would share B if it was packed beforehand.
+ * usesOfB: how many products would share B if it was packed beforehand. parts: how many like it the threads have to do
+ * at the same time.
  */
 export function matmulPlan(
   shape: {
@@ -629,12 +662,13 @@ export function matmulPlan(
     transposeB: boolean
     batch: number
     usesOfB: number
+    parts?: number
   },
   tile: MicroKernel,
   threads: number,
   kMultiple = 4,
 ): MatmulPlan & { readonly packsB: boolean } {
-  const { m, n, k, transposeA, transposeB, batch, usesOfB } = shape
+  const { m, n, k, transposeA, transposeB, batch, usesOfB, parts = 1 } = shape
   const kBlock = kBlockOf(k, kMultiple, transposeA ? deepestPacked : deepestAlone)
   // Cycles to fetch an element of a matrix from where it fits: L2, L3, or memory.
   const fetch = (elements: number) => (elements <= 2 ** 18 ? 0.1 : elements <= 2 ** 23 ? 0.7 : 2)
@@ -658,7 +692,8 @@ export function matmulPlan(
           rowBlock * columnOfA +
           columnBlock * (rowOfB + (packsB ? packRow(columnBlock) : 0))
         // Threads seldom run at the same speed: in the end they wait for a part of an item more.
-        const cost = (Math.ceil(items / threads) + 0.25) * cycles + (packsB ? 0 : batch * packBefore)
+        const turns = parts > 1 ? items / threads + 0.25 / parts : Math.ceil(items / threads) + 0.25
+        const cost = turns * cycles + (packsB ? 0 : batch * packBefore)
         if (cost >= bestCost) continue
         bestCost = cost
         const steps = Math.ceil(rowBlock / mostRows)

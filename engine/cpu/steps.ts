@@ -1,4 +1,4 @@
-import type { Buffer } from '../program.ts'
+import type { Buffer, Instruction } from '../program.ts'
 import { type Lifetime, planMemory } from '../plan.ts'
 import type { Phase } from './lower.ts'
 
@@ -17,20 +17,22 @@ export const workOf = (steps: readonly Step[]): number =>
 
 /** Memory that some phases read and write. */
 class Touched {
-  private readonly read = new Set<Buffer>()
-  private readonly written = new Set<Buffer>()
+  /** With the instruction that it was for, if parts of that were all that did. */
+  private readonly read = new Map<Buffer, Instruction | undefined>()
+  private readonly written = new Map<Buffer, Instruction | undefined>()
 
   /** Whether a phase needs what these made, or overwrites what they use. */
-  conflicts({ reads, writes }: Roots): boolean {
-    return (
-      reads.some(root => this.written.has(root)) ||
-      writes.some(root => this.written.has(root) || this.read.has(root))
-    )
+  conflicts({ reads, writes, parallel }: Roots): boolean {
+    const isOf = (touched: Map<Buffer, Instruction | undefined>) => (root: Buffer) =>
+      touched.has(root) && (parallel === undefined || touched.get(root) !== parallel)
+    return reads.some(isOf(this.written)) || writes.some(isOf(this.written)) || writes.some(isOf(this.read))
   }
 
-  add({ reads, writes }: Roots): void {
-    for (const root of reads) this.read.add(root)
-    for (const root of writes) this.written.add(root)
+  add({ reads, writes, parallel }: Roots): void {
+    const note = (touched: Map<Buffer, Instruction | undefined>) => (root: Buffer) =>
+      touched.set(root, touched.has(root) && touched.get(root) !== parallel ? undefined : parallel)
+    reads.forEach(note(this.read))
+    writes.forEach(note(this.written))
   }
 }
 
@@ -39,6 +41,7 @@ interface Roots {
   readonly phase: Phase
   readonly reads: readonly Buffer[]
   readonly writes: readonly Buffer[]
+  readonly parallel: Instruction | undefined
 }
 
 /** Phases beyond the next that are looked at for one that need not wait. */
@@ -70,6 +73,7 @@ function placeBarriers(phases: readonly Phase[], ahead: number): Step[] {
     phase,
     reads: [...new Set(phase.flatMap(call => call.reads.map(({ root }) => root)))],
     writes: [...new Set(phase.flatMap(call => call.writes.map(({ root }) => root)))],
+    parallel: phase.length === 1 ? phase[0].parallel : undefined,
   }))
   const steps: Step[] = []
   let touched = new Touched()

@@ -86,6 +86,27 @@ export function shuffle(lanes: readonly number[], a: string, b: string): string 
   return `(i8x16.shuffle ${bytes.join(' ')} (local.get $${a}) (local.get $${b}))`
 }
 
+/**
+ * `(func $name (param $from i32) (param $rows i32) (param $stride i32) (param $bytes i32))` fetches `rows` pieces of
+ * `bytes`, `stride` bytes apart, into the caches, for a loop that reads or writes them next.
+ * WebAssembly has no prefetch, so this loads something of every cache line and drops it. With nothing else to do in
+ * between, the processor fetches many lines at once, where the loop would wait for a few at a time, and its own
+ * prefetcher has nothing to go by in short pieces of rows.
+ */
+export function prefetchFunction(name: string): string {
+  return `
+  (func $${name} (param $from i32) (param $rows i32) (param $stride i32) (param $bytes i32)
+    ${locals('i32', 'row at end')}
+    ${loop('row', 0, 'rows', 1)`
+      (local.set $end ${add('from', 'bytes')})
+      ${loop('at', 'from', 'end', cacheLine)`(drop (i32.load8_u (local.get $at)))`}
+      (drop (i32.load8_u ${sub('end', 1)}))
+      ${advance('from', 'stride')}`})`
+}
+
+/** Bytes that caches hold and fetch as one; where they are more, some are fetched twice. */
+const cacheLine = 64
+
 /** The same float in all four lanes. */
 export function f32x4(value: number): string {
   const text = Number.isFinite(value) ? String(Math.fround(value)) : value > 0 ? 'inf' : '-inf'
