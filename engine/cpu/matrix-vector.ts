@@ -1,6 +1,18 @@
 import type { Kernel } from './kernel.ts'
 import { type MatmulShape, roundUp } from './matmul.ts'
-import { add, advance, locals, min, mul, multiplyAdd, repeat, shuffle } from './wat.ts'
+import {
+  add,
+  advance,
+  call,
+  locals,
+  min,
+  mul,
+  multiplyAdd,
+  prefetchFunction,
+  remainder,
+  repeat,
+  shuffle,
+} from './wat.ts'
 
 /**
  * Products of a few rows with a matrix, such as those of a network that takes one token at a time. There is
@@ -21,6 +33,8 @@ export interface MatrixVectorShape extends Omit<MatmulShape, 'transposeA'> {
 const pair = 8
 /** Rows of B that are read side by side. */
 const group = 4
+/** How much of B is fetched ahead: part of the L1 cache. */
+const prefetchBytes = 3 * 2 ** 12
 
 /**
  * C[m,n] = A[m,k]·B[k,n] (+ residual[m,n]) in float32 for a few rows of A.
@@ -93,7 +107,7 @@ const both = (text: (half: number) => string) => repeat(2, text)
 
 /** The block of a B that is stored [n, k]: dot products of rows, of four rows of B at a time. */
 function dotFunctions(name: string, shape: MatrixVectorShape, fma: boolean): string {
-  const { m, n, rowStrideA, rowStrideB, rowStrideC, residual } = shape
+  const { m, n, k, rowStrideA, rowStrideB, rowStrideC, residual } = shape
   const rest = n % group
   // Two rows of A at a time: that many sums fit the registers.
   const heights = Array.from({ length: Math.ceil(m / 2) }, (_, i) => Math.min(2, m - 2 * i))
@@ -105,15 +119,27 @@ function dotFunctions(name: string, shape: MatrixVectorShape, fma: boolean): str
         ${add('from', 2 * i * (residual?.rowStride ?? 0) * 4)} (local.get $scratch))`,
     )
   const counts = [...(n >= group ? [group] : []), ...(rest > 0 ? [rest] : [])]
+  // Of longer rows the processor itself fetches enough ahead.
+  const ahead = Math.floor(prefetchBytes / (group * k * 4)) * group
+  const prefetch =
+    ahead > 0
+      ? `
+      (if (i32.eqz ${remainder('row', ahead)}) (then
+        ${call(`${name}.prefetch`, 'b', min('columns', ahead), rowStrideB * 4, k * 4)}))
+      ${advance('row', group)}`
+      : ''
   return `
+  ${prefetchFunction(`${name}.prefetch`)}
   ${counts
     .flatMap(count =>
       [...new Set(heights)].map(rows => dotFunction(`${name}.dots${rows}x${count}`, shape, rows, count, fma)),
     )
     .join('\n')}
   (func $${name}.block ${blockHeader}
+    ${locals('i32', 'row')}
     (block $done (loop $next
       (br_if $done (i32.lt_u (local.get $columns) (i32.const ${group})))
+      ${prefetch}
       ${n >= group ? dots(group) : ''}
       ${advance('b', group * rowStrideB * 4)}
       ${advance('c', group * 4)}
