@@ -36,24 +36,21 @@ export function sampleToken(
   return token
 }
 
-/** The n-th of some numbers, the largest being the first, by quickselect (Hoare 1961). */
+/** The n-th of some numbers, the largest being the first. */
 function nthLargest(numbers: Float32Array | Int32Array, n: number): number {
-  const parts = numbers.slice()
-  let [start, end] = [0, parts.length - 1]
-  while (start < end) {
-    const pivot = parts[(start + end) >> 1]
-    let [i, j] = [start, end]
-    while (i <= j) {
-      while (parts[i] > pivot) i++
-      while (parts[j] < pivot) j--
-      if (i > j) break
-      const larger = parts[j]
-      parts[j--] = parts[i]
-      parts[i++] = larger
+  // The n largest so far, as a heap: none is more than the two at 2i + 1 and 2i + 2, and the least is the first.
+  const heap = numbers.slice(0, n).sort()
+  for (let i = n; i < numbers.length; i++) {
+    const number = numbers[i]
+    if (!(number > heap[0])) continue
+    let place = 0
+    for (let child = 1; child < n; child = 2 * place + 1) {
+      if (child + 1 < n && heap[child + 1] < heap[child]) child++
+      if (heap[child] >= number) break
+      heap[place] = heap[child]
+      place = child
     }
-    if (n - 1 <= j) end = j
-    else if (n - 1 >= i) start = i
-    else break
+    heap[place] = number
   }
-  return parts[n - 1]
+  return heap[0]
 }
