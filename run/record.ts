@@ -101,7 +101,12 @@ export async function openRecord(options: RunOptions, state: State): Promise<Run
     async begin(about) {
       config = { ...config, about }
       await write(() => writeWhole(files.config, `${JSON.stringify(config, undefined, 2)}\n`))
-      const from = isResumed ? `, from step ${state.at.step} on` : ''
+      const { step, done } = state.at
+      const from = !isResumed
+        ? ''
+        : done >= 1
+          ? `, done after ${step} steps: more --steps or --seconds go on with it`
+          : `, from step ${step} on`
       console.log(headerText({ ...about, run: `${folder}${from}` }))
     },
 

@@ -126,6 +126,13 @@ test('a run that was killed before its first checkpoint starts anew', () => {
   assert.deepEqual(early, uninterrupted)
 })
 
+test('a run that is done says so, and how to go on with it', () => {
+  const { stdout, status } = main([...again, '--resume', 'whole'])
+  assert.equal(status, 0)
+  assert.match(stdout, /^run +\S+whole, done after 120 steps: more --steps or --seconds go on with it$/m)
+  assert.deepEqual(result('whole', stdout), uninterrupted)
+})
+
 test('a run by seconds goes on with its clock', async () => {
   const child = start([...fresh, '--run', 'clock', '--seconds', '0.8', '--evaluation.every', '0.1'])
   child.stdout!.setEncoding('utf8').on('data', text => /^\| *\d/m.test(text) && child.kill('SIGKILL'))
