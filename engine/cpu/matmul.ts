@@ -679,7 +679,7 @@ export function matmulPlan(
   const packBefore = (7 * n * rowOfB) / threads / usesOfB + 20_000 / k
   // Pieces of the rows of B take longer to fetch than whole ones.
   const packRow = (columns: number) => (transposeB ? 1.5 : columns < n ? 1 + rowOfB / 2 : 1)
-  const mostRows = Math.min(128, Math.floor(mostOfA / kBlock))
+  const mostRows = Math.min(roundUp(128, tile.rows), Math.floor(mostOfA / kBlock))
   let best: (MatmulPlan & { readonly packsB: boolean }) | undefined
   let bestCost = Infinity
   for (const rowBlock of blocksOf(m, tile.rows, 2 * tile.rows)) {
