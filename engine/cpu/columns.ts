@@ -26,6 +26,9 @@ const leastSize = 2 ** 16
 /** Neighbouring columns that are fewer than this stay together: their rows would be parts of cache lines. */
 const leastWidth = 64
 
+/** How many times the tiles of the whole those of its parts may be. */
+const mostTiles = 1.05
+
 /**
  * Stores the columns of a temporary matrix apart that are used apart, such as the parts that a projection is split
  * into, or that gradients are joined from. Then each use goes through memory in one line, where the processor fetches
@@ -133,7 +136,7 @@ function layoutOf(root: Buffer, uses: readonly Use[], columns: number): Layout |
     else groups.push({ start, end })
   }
   const tiles = groups.reduce((sum, { start, end }) => sum + Math.ceil((end - start) / columns), 0)
-  if (groups.length < 2 || tiles > 1.05 * Math.ceil(stride / columns)) return undefined
+  if (groups.length < 2 || tiles > mostTiles * Math.ceil(stride / columns)) return undefined
   const rows = root.size / stride
   return {
     stride,
@@ -145,6 +148,7 @@ function layoutOf(root: Buffer, uses: readonly Use[], columns: number): Layout |
   }
 }
 
+/** All memory that a piece of work uses. */
 function usesOf(work: Work): Use[] {
   switch (work.kind) {
     case 'rows':
@@ -155,7 +159,7 @@ function usesOf(work: Work): Use[] {
           const width = columnStride === 0 ? 1 : work.columns
           return buffer ? [{ buffer, byRow, offset, width, stride: rowDims[0]?.[1], divides: false }] : []
         }),
-        ...work.columnSums.map(({ buffer }) => other(buffer)),
+        ...work.columnSums.map(({ buffer }) => notByRow(buffer)),
       ]
     case 'matmul': {
       const { batch, m, n, k, a, b, c, residual } = work
@@ -169,19 +173,19 @@ function usesOf(work: Work): Use[] {
     case 'attention':
     case 'attentionGradient':
       return [...work.operands, ...work.results].map(view => {
-        if (!isSequences(view, work)) return other(view.buffer)
+        if (!isSequences(view, work)) return notByRow(view.buffer)
         const { buffer, offset, shape, strides } = view
         const byRow = strides[2] === 1 && (shape[0] === 1 || strides[0] === strides[1] * shape[1])
         return { buffer, byRow, offset, width: shape[2], stride: strides[1], divides: false }
       })
     case 'scatterAdd': {
       const { values, indices, base, out } = work
-      return [values, indices, out, ...(base ? [base] : [])].map(({ buffer }) => other(buffer))
+      return [values, indices, out, ...(base ? [base] : [])].map(({ buffer }) => notByRow(buffer))
     }
   }
 }
 
-const other = (buffer: Buffer): Use => ({ buffer, byRow: false, offset: 0, width: 0, divides: false })
+const notByRow = (buffer: Buffer): Use => ({ buffer, byRow: false, offset: 0, width: 0, divides: false })
 
 function accessesOf({ values, stores }: RowProgram): Access[] {
   const loads = values.flatMap(({ operation }) => (operation.kind === 'load' ? [operation.access] : []))
@@ -191,12 +195,15 @@ function accessesOf({ values, stores }: RowProgram): Access[] {
 
 /** Whether an operand or a result of an attention is [batch, length, width]: not the slope, nor the sums' logarithms. */
 function isSequences(view: View, { operands, results, slope, kind }: Attention): boolean {
-  const firstOut = slope ? 4 : 3
-  return kind === 'attention'
-    ? operands.indexOf(view) < 3 && view !== results[1]
-    : operands.includes(view)
-      ? [0, 1, 2, firstOut, firstOut + 2].includes(operands.indexOf(view))
-      : results.indexOf(view) < 3
+  const out = slope ? 4 : 3
+  const [given, made] =
+    kind === 'attention'
+      ? [[0, 1, 2], [0]]
+      : [
+          [0, 1, 2, out, out + 2],
+          [0, 1, 2],
+        ]
+  return given.some(i => operands[i] === view) || made.some(i => results[i] === view)
 }
 
 /** A piece of work over the new buffers: several products where one has more than a group. */

@@ -129,7 +129,7 @@ function dotFunctions(name: string, shape: MatrixVectorShape, fma: boolean): str
       ${advance('row', group)}`
       : ''
   return `
-  ${prefetchFunction(`${name}.prefetch`)}
+  ${ahead > 0 ? prefetchFunction(`${name}.prefetch`) : ''}
   ${counts
     .flatMap(count =>
       [...new Set(heights)].map(rows => dotFunction(`${name}.dots${rows}x${count}`, shape, rows, count, fma)),
