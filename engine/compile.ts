@@ -4,7 +4,7 @@ import { Trace } from './graph.ts'
 import { load } from './load.ts'
 import { NDArray } from './ndarray.ts'
 import type { Program } from './program.ts'
-import { ShapeError, sameShape, showShape } from './shape.ts'
+import { ShapeError, sameShape, showShape, showValue } from './shape.ts'
 import { Tensor } from './tensor.ts'
 import type { Variable } from './variable.ts'
 
@@ -57,7 +57,7 @@ export function compile<Outputs extends Readonly<Record<string, Tensor>> | void>
   const programs = new Map<string, Promise<Prepared>>()
 
   const prepare = (inputs: Inputs): Promise<Prepared> => {
-    const arrays = Object.entries(inputs).map(([name, value]) => [name, toArray(value)] as const)
+    const arrays = Object.entries(inputs).map(([name, value]) => [name, toArray(name, value)] as const)
     const key = arrays.map(([name, { dtype, shape }]) => `${name}:${dtype}[${shape.join()}]`).join()
     const known = programs.get(key)
     if (known) return known
@@ -66,7 +66,8 @@ export function compile<Outputs extends Readonly<Record<string, Tensor>> | void>
     return prepared
   }
   // Copies, since a call may have to wait for its turn.
-  const dataOf = (inputs: Inputs) => Object.values(inputs).map(value => toArray(value).data.slice())
+  const dataOf = (inputs: Inputs) =>
+    Object.entries(inputs).map(([name, value]) => toArray(name, value).data.slice())
   const run = async (inputs: Inputs = {}) => {
     const data = dataOf(inputs)
     const prepared = prepare(inputs)
@@ -104,8 +105,13 @@ export function assign(variable: Variable, value: Tensor): void {
   trace.assignments.set(variable, value)
 }
 
-const toArray = (value: NDArray | number): NDArray =>
-  typeof value === 'number' ? new NDArray(Float32Array.of(value), []) : value
+function toArray(name: string, value: NDArray | number): NDArray {
+  if (typeof value === 'number') return new NDArray(Float32Array.of(value), [])
+  if (value instanceof NDArray) return value
+  throw new ShapeError(
+    `compile: input '${name}' must be an array or a number, not ${showValue(value)}; make it one with array()`,
+  )
+}
 
 async function prepareProgram(
   body: (inputs: Readonly<Record<string, Tensor>>) => Readonly<Record<string, Tensor>> | void,

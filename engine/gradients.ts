@@ -75,8 +75,10 @@ function reverse(loss: Tensor, tensors: readonly Tensor[]): Tensor[] {
 function weightOf({ operation, inputs }: Tensor): number {
   if (operation.kind === 'reshape') return weightOf(inputs[0])
   if (operation.kind === 'binary' && operation.name === 'add') return Math.min(...inputs.map(weightOf))
-  if (operation.kind !== 'binary' || operation.name !== 'multiply') return 1
+  if (operation.kind !== 'binary') return 1
   const factors = inputs.map(constantValue)
+  if (operation.name === 'divide' && factors[1]) return weightOf(inputs[0]) / Math.abs(factors[1])
+  if (operation.name !== 'multiply') return 1
   const other = inputs[factors[0] === undefined ? 0 : 1]
   const factor = factors.find(value => value !== undefined)
   return factor ? Math.abs(factor) * weightOf(other) : 1
@@ -138,11 +140,14 @@ function contributionsOf(tensor: Tensor, g: Tensor, asked: ReadonlySet<Tensor>):
         case 'negate':
           return [to(a, g.neg())]
         case 'abs':
-          return [to(a, where(a.less(0), g.neg(), g))]
+          // 0 at 0, and as in PyTorch of NaN.
+          return [to(a, where(a.less(0), g.neg(), where(full([], 0).less(a), g, 0)))]
         case 'exp':
           return [to(a, g.mul(tensor))]
         case 'log':
           return [to(a, g.div(a))]
+        case 'log1p':
+          return [to(a, g.div(a.add(1)))]
         case 'sqrt':
           return [to(a, g.mul(0.5).div(tensor))]
         case 'reciprocal':
@@ -173,10 +178,18 @@ function contributionsOf(tensor: Tensor, g: Tensor, asked: ReadonlySet<Tensor>):
           return [to(a, g.mul(b)), to(b, g.mul(a))]
         case 'divide':
           return [to(a, g.div(b)), to(b, g.mul(tensor).div(b).neg())]
+        case 'power': {
+          const power = constantValue(b)
+          return power === undefined ? [] : [to(a, g.mul(a.pow(power - 1).mul(power)))]
+        }
         case 'maximum':
-          return [to(a, where(a.less(b), 0, g)), to(b, where(a.less(b), g, 0))]
-        case 'minimum':
-          return [to(a, where(b.less(a), 0, g)), to(b, where(b.less(a), g, 0))]
+        case 'minimum': {
+          const shared = where(a.equal(b), g.mul(0.5), g)
+          const [unlessLess, unlessMore] = [where(a.less(b), 0, shared), where(b.less(a), 0, shared)]
+          return operation.name === 'maximum'
+            ? [to(a, unlessLess), to(b, unlessMore)]
+            : [to(a, unlessMore), to(b, unlessLess)]
+        }
         case 'equal':
         case 'less':
         case 'lessEqual':

@@ -10,6 +10,7 @@ export type UnaryName =
   | 'abs'
   | 'exp'
   | 'log'
+  | 'log1p'
   | 'sqrt'
   | 'reciprocal'
   | 'sin'
@@ -28,6 +29,8 @@ export type BinaryName =
   | 'subtract'
   | 'multiply'
   | 'divide'
+  /** The second operand is a constant that is not 0. */
+  | 'power'
   | 'maximum'
   | 'minimum'
   | 'equal'

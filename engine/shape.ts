@@ -9,6 +9,22 @@ export class ShapeError extends Error {
 /** How many elements a tensor of this shape has. */
 export const sizeOf = (shape: Shape): number => shape.reduce((size, extent) => size * extent, 1)
 
+/** Throws ShapeError where an extent is not a whole number from 0 on. */
+export function checkShape(operation: string, shape: Shape): void {
+  if (!Array.isArray(shape) || !shape.every(extent => Number.isInteger(extent) && extent >= 0))
+    throw new ShapeError(
+      `${operation}: a shape is a list of whole numbers from 0 on, not ${Array.isArray(shape) ? showShape(shape) : showValue(shape)}`,
+    )
+}
+
+/** Names a value that is not what was asked for. */
+export function showValue(value: unknown): string {
+  if (typeof value === 'string') return JSON.stringify(value)
+  if (typeof value === 'bigint') return `${value}n`
+  if (typeof value !== 'object' || value === null) return String(value)
+  return `a value of type ${value.constructor?.name ?? 'Object'}`
+}
+
 export const showShape = (shape: Shape): string => `[${shape.join(', ')}]`
 
 export const sameShape = (a: Shape, b: Shape): boolean =>

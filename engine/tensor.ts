@@ -1,5 +1,15 @@
 import { type BinaryName, type DType, type Operation, Trace, type UnaryName, keyOf } from './graph.ts'
-import { type Shape, ShapeError, axisIndex, broadcastShapes, sameShape, showShape, sizeOf } from './shape.ts'
+import {
+  type Shape,
+  ShapeError,
+  axisIndex,
+  broadcastShapes,
+  checkShape,
+  sameShape,
+  showShape,
+  showValue,
+  sizeOf,
+} from './shape.ts'
 
 /** What an arithmetic operation takes: a tensor, or a number that stands for a constant of its dtype. */
 export type Operand = Tensor | number
@@ -15,6 +25,9 @@ export interface PushedSlice {
 }
 
 let made = 0
+
+/** Whole powers up to this are products: each rounds once or twice, so that the last is right to a few units in the last place. */
+const mostProducts = 4
 
 /**
  * A node of a graph: what to compute from which inputs, with a shape and dtype known beforehand.
@@ -62,15 +75,15 @@ export class Tensor {
   mul(other: Operand): Tensor {
     return binary('multiply', this, other)
   }
+  /** Of float32 only: of int32, convert both with toFloat() first, and round the quotient with floor() or toInt(). */
   div(other: Operand): Tensor {
-    // Times the reciprocal: a division takes several times as long.
-    return typeof other === 'number' && this.dtype === 'float32'
-      ? this.mul(1 / other)
-      : binary('divide', this, other)
+    return binary('divide', this, other)
   }
+  /** The larger of each pair; NaN if one is NaN. Where both are equal, each gets half of the gradient. */
   maximum(other: Operand): Tensor {
     return binary('maximum', this, other)
   }
+  /** The smaller of each pair; NaN if one is NaN. Where both are equal, each gets half of the gradient. */
   minimum(other: Operand): Tensor {
     return binary('minimum', this, other)
   }
@@ -91,6 +104,7 @@ export class Tensor {
   neg(): Tensor {
     return unary('negate', this)
   }
+  /** The slope at 0 is 0. */
   abs(): Tensor {
     return unary('abs', this)
   }
@@ -99,6 +113,10 @@ export class Tensor {
   }
   log(): Tensor {
     return unary('log', this)
+  }
+  /** log(1 + x), to full precision where x is small. */
+  log1p(): Tensor {
+    return unary('log1p', this)
   }
   sqrt(): Tensor {
     return unary('sqrt', this)
@@ -128,15 +146,32 @@ export class Tensor {
   floor(): Tensor {
     return unary('floor', this)
   }
-  /** x to a constant power, for x > 0 (any x when the power is a small whole number). */
+  /**
+   * x to the power of a finite number, rounded to float32 first, with the values of PyTorch's pow: the power 0 is 1 for
+   * every x, NaN too; a whole power of a negative x has the sign of the product, and any other is NaN; a negative power
+   * of 0 is infinite. Of int32 the power must be a whole number from 0 on; products wrap.
+   *
+   * Throws ShapeError for other powers.
+   */
   pow(power: number): Tensor {
-    if (power === 1) return this
-    if (power === 2) return this.square()
-    if (power === 0.5) return this.sqrt()
-    if (power === -1) return this.reciprocal()
-    if (power === -0.5) return this.rsqrt()
-    if (Number.isInteger(power) && power > 2 && power <= 8) return this.mul(this.pow(power - 1))
-    return this.log().mul(power).exp()
+    const exponent = Math.fround(power)
+    if (typeof power !== 'number' || !Number.isFinite(exponent))
+      throw new ShapeError(`pow: the power must be a finite float32 number, not ${String(power)}`)
+    const isWhole = Number.isInteger(exponent)
+    if (this.dtype === 'int32' && !(isWhole && exponent >= 0))
+      throw new ShapeError(
+        `pow: of int32 the power must be 0, 1, 2, ..., not ${power}; convert with toFloat()`,
+      )
+    if (exponent === 0) return full(this.shape, 1, this.dtype)
+    if (exponent === 1) return this
+    if (exponent === 0.5) return this.sqrt()
+    if (exponent === -0.5) return this.rsqrt()
+    if (exponent === -1) return this.reciprocal()
+    if (isWhole && exponent > 0 && (exponent <= mostProducts || this.dtype === 'int32')) {
+      const half = this.pow(Math.floor(exponent / 2)).square()
+      return exponent % 2 === 0 ? half : half.mul(this)
+    }
+    return binary('power', this, exponent)
   }
 
   /** The same values as constants: no gradient passes. */
@@ -146,7 +181,7 @@ export class Tensor {
   toFloat(): Tensor {
     return this.dtype === 'float32' ? this : unary('toFloat', this)
   }
-  /** Rounds towards zero. */
+  /** Rounds towards zero. What int32 does not reach becomes its nearest number, and NaN 0; PyTorch leaves both open. */
   toInt(): Tensor {
     return this.dtype === 'int32' ? this : unary('toInt', this)
   }
@@ -161,7 +196,7 @@ export class Tensor {
   }
   mean(axis?: number, keepDims = false): Tensor {
     const count = axis === undefined ? this.size : this.shape[axisIndex('mean', this.shape, axis)]
-    return this.sum(axis, keepDims).mul(1 / count)
+    return this.sum(axis, keepDims).div(count)
   }
 
   /** Matrix product over the last two axes; leading axes must agree, or be absent in other. */
@@ -272,13 +307,31 @@ export function node(
   return active.shared(keyOf(operation, inputs, shape, dtype), make)
 }
 
-/** A tensor of one value. */
+/** A tensor of one value. Throws ShapeError when the dtype does not have it: a fraction of int32, say. */
 export function full(shape: Shape, value: number, dtype: DType = 'float32'): Tensor {
-  return node({ kind: 'constant', value }, [], [], dtype).broadcastTo(shape)
+  checkShape('full', shape)
+  if (typeof value !== 'number') throw new ShapeError(`full: ${showValue(value)} is not a number`)
+  if (dtype === 'int32' && value !== wrapped(value))
+    throw new ShapeError(`full: ${value} is not an int32, a whole number from -2^31 to 2^31 - 1`)
+  if (dtype === 'bool' && value !== 0 && value !== 1)
+    throw new ShapeError(`full: a bool is 0 or 1, not ${value}`)
+  return constant(value, dtype).broadcastTo(shape)
 }
 
+/** A scalar that is a value rounded to its dtype: to the nearest float32, or to what int32 keeps of a whole number. */
+function constant(value: number, dtype: DType): Tensor {
+  const rounded = dtype === 'float32' ? Math.fround(value) : wrapped(value)
+  return node({ kind: 'constant', value: rounded }, [], [], dtype)
+}
+
+/** What int32 keeps of a whole number: its low 32 bits. */
+const wrapped = (value: number): number => value | 0
+
 /** [0, 1, ..., end - 1] as int32. */
-export const arange = (end: number): Tensor => node({ kind: 'iota' }, [], [end], 'int32')
+export function arange(end: number): Tensor {
+  checkShape('arange', [end])
+  return node({ kind: 'iota' }, [], [end], 'int32')
+}
 
 /** The value of a constant, however moved about; undefined for any other tensor. */
 export function constantValue(tensor: Tensor): number | undefined {
@@ -288,17 +341,17 @@ export function constantValue(tensor: Tensor): number | undefined {
   return moved ? constantValue(tensor.pushed?.as ?? inputs[0]) : undefined
 }
 
-const unaryDType: Partial<Record<UnaryName, readonly [from: readonly DType[], to: DType]>> = {
+/** What unary operations take, and what they make of it (undefined: the same), that do not make float32 of float32. */
+const unaryDType: Partial<Record<UnaryName, readonly [from: readonly DType[], to: DType | undefined]>> = {
+  negate: [['float32', 'int32'], undefined],
+  detach: [['float32', 'int32', 'bool'], undefined],
   toFloat: [['int32', 'bool'], 'float32'],
   toInt: [['float32', 'bool'], 'int32'],
   bitsToUniform: [['int32'], 'float32'],
 }
 
 export function unary(name: UnaryName, x: Tensor): Tensor {
-  const [from, to] = unaryDType[name] ?? [
-    [name === 'negate' || name === 'detach' ? x.dtype : 'float32'],
-    undefined,
-  ]
+  const [from, to] = unaryDType[name] ?? [['float32'], x.dtype]
   if (!from.includes(x.dtype)) throw new ShapeError(`${name}: takes ${from.join(' or ')}, not ${x.dtype}`)
   return node({ kind: 'unary', name }, [x], x.shape, to ?? x.dtype)
 }
@@ -308,25 +361,36 @@ const comparisons: readonly BinaryName[] = ['equal', 'less', 'lessEqual']
 /** What operations take that do not take float32 and int32 alike. */
 const binaryDTypes: Partial<Record<BinaryName, readonly DType[]>> = {
   divide: ['float32'],
+  power: ['float32'],
   equal: ['float32', 'int32', 'bool'],
   and: ['int32', 'bool'],
   xor: ['int32', 'bool'],
   randomBits: ['int32'],
 }
 
+/** Of int32 these wrap, as their operands do. Another operation with a number that int32 lacks would be wrong. */
+const wrapping: readonly BinaryName[] = ['add', 'subtract', 'multiply', 'and', 'xor', 'randomBits']
+
+/** A number as an operand beside one of this dtype. */
+function scalar(name: string, value: number, dtype: DType): Tensor {
+  if (typeof value !== 'number')
+    throw new ShapeError(`${name}: ${showValue(value)} is neither a tensor nor a number`)
+  if (dtype === 'int32' && !Number.isInteger(value))
+    throw new ShapeError(`${name}: ${value} is no int32; convert the tensor with toFloat()`)
+  if (dtype === 'int32' && value !== wrapped(value) && !wrapping.some(other => other === name))
+    throw new ShapeError(`${name}: ${value} is beyond int32; convert the tensor with toFloat()`)
+  return dtype === 'int32' ? constant(value, dtype) : full([], value, dtype)
+}
+
 export function binary(name: BinaryName, first: Operand, second: Operand): Tensor {
   const dtype = first instanceof Tensor ? first.dtype : second instanceof Tensor ? second.dtype : 'float32'
   const allowed = binaryDTypes[name] ?? ['float32', 'int32']
   for (const operand of [first, second]) {
-    if (operand instanceof Tensor) {
-      if (!allowed.includes(operand.dtype))
-        throw new ShapeError(`${name}: takes ${allowed.join(' or ')}, not ${operand.dtype}`)
-    } else if (dtype !== 'float32' && !Number.isInteger(operand)) {
-      throw new ShapeError(`${name}: ${operand} is no ${dtype}; convert the tensor with toFloat()`)
-    }
+    if (operand instanceof Tensor && !allowed.includes(operand.dtype))
+      throw new ShapeError(`${name}: takes ${allowed.join(' or ')}, not ${operand.dtype}`)
   }
-  const a = first instanceof Tensor ? first : full([], first, dtype)
-  const b = second instanceof Tensor ? second : full([], second, dtype)
+  const a = first instanceof Tensor ? first : scalar(name, first, dtype)
+  const b = second instanceof Tensor ? second : scalar(name, second, dtype)
   if (a.dtype !== b.dtype) {
     throw new ShapeError(
       `${name}: dtypes ${a.dtype} and ${b.dtype} differ; convert one with toFloat() or toInt()`,
@@ -339,29 +403,41 @@ export function binary(name: BinaryName, first: Operand, second: Operand): Tenso
   return node({ kind: 'binary', name }, inputs, shape, comparisons.includes(name) ? 'bool' : dtype)
 }
 
-/** Identities that gradients give rise to: times one, plus zero, and sums and products of constants. */
+/** Identities that gradients give rise to, as far as they hold to the last bit: x + 0 is not x where x is -0. */
 function simplify(name: BinaryName, a: Tensor, b: Tensor): Tensor | undefined {
   const x = constantValue(a)
   const y = constantValue(b)
   if (x === undefined && y === undefined) return undefined
-  if (name === 'multiply') {
-    if (x === 1) return b
-    if (y === 1) return a
-    if (x !== undefined && y !== undefined) return full([], x * y, a.dtype)
+  const isInt = a.dtype === 'int32'
+  switch (name) {
+    case 'multiply':
+      if (x === 1) return b
+      if (y === 1) return a
+      // The float64 product and sum of two float32 numbers round to the right float32.
+      if (x !== undefined && y !== undefined) return constant(isInt ? Math.imul(x, y) : x * y, a.dtype)
+      return undefined
+    case 'add':
+      if (isInt ? x === 0 : Object.is(x, -0)) return b
+      if (isInt ? y === 0 : Object.is(y, -0)) return a
+      if (x !== undefined && y !== undefined) return constant(x + y, a.dtype)
+      return undefined
+    case 'divide':
+      // Division takes several times as long, and only by a power of two is a product the same.
+      return y !== undefined && hasExactReciprocal(y) ? binary('multiply', a, 1 / y) : undefined
+    default:
+      return undefined
   }
-  if (name === 'add') {
-    if (x === 0) return b
-    if (y === 0) return a
-    if (x !== undefined && y !== undefined) return full([], x + y, a.dtype)
-  }
-  return undefined
 }
+
+/** Whether 1 / value is a float32 without rounding, and neither is subnormal: GPUs may take those for zero. */
+const hasExactReciprocal = (value: number): boolean =>
+  Math.abs(value) >= 2 ** -126 && Math.abs(value) <= 2 ** 126 && Number.isInteger(Math.log2(Math.abs(value)))
 
 /** Where the condition holds a, else b. */
 export function where(condition: Tensor, a: Operand, b: Operand): Tensor {
   const dtype = a instanceof Tensor ? a.dtype : b instanceof Tensor ? b.dtype : 'float32'
-  const yes = a instanceof Tensor ? a : full([], a, dtype)
-  const no = b instanceof Tensor ? b : full([], b, dtype)
+  const yes = a instanceof Tensor ? a : scalar('where', a, dtype)
+  const no = b instanceof Tensor ? b : scalar('where', b, dtype)
   if (condition.dtype !== 'bool')
     throw new ShapeError(`where: the condition must be bool, not ${condition.dtype}`)
   if (yes.dtype !== no.dtype) throw new ShapeError(`where: dtypes ${yes.dtype} and ${no.dtype} differ`)

@@ -1,7 +1,7 @@
 import { type Backend, type Storage, currentBackend, inTurn } from './backend.ts'
 import { place } from './load.ts'
 import { NDArray } from './ndarray.ts'
-import { ShapeError, sameShape, showShape } from './shape.ts'
+import { ShapeError, sameShape, showShape, showValue } from './shape.ts'
 import { Tensor } from './tensor.ts'
 
 /**
@@ -14,7 +14,14 @@ export class Variable extends Tensor {
   /** Its memory, from its first use on; there once it holds the initial values. */
   home: { readonly backend: Backend; readonly storage: Promise<Storage> } | undefined
 
+  /** Throws ShapeError when the initial values are neither an NDArray nor a Tensor, or bool. */
   constructor(initial: NDArray | Tensor) {
+    if (!(initial instanceof NDArray || initial instanceof Tensor))
+      throw new ShapeError(
+        `variable: starts from an array or a tensor, not ${showValue(initial)}; make one with array() or full()`,
+      )
+    if (initial.dtype === 'bool')
+      throw new ShapeError('variable: bool cannot be stored; make it a number with toFloat() or toInt()')
     super({ kind: 'variable' }, [], initial.shape, initial.dtype)
     this.initial = initial
   }
@@ -28,6 +35,7 @@ export class Variable extends Tensor {
 
   /** Replaces its value, for all calls from here on. Throws ShapeError when shape or dtype differ. */
   async write(value: NDArray): Promise<void> {
+    if (!(value instanceof NDArray)) throw new ShapeError(`write: takes an NDArray, not ${showValue(value)}`)
     if (!sameShape(value.shape, this.shape) || value.dtype !== this.dtype) {
       throw new ShapeError(
         `write: a variable ${this.dtype} ${showShape(this.shape)} cannot take ${value.dtype} ${showShape(value.shape)}`,

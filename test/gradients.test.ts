@@ -100,6 +100,7 @@ const unary: Record<string, [Input[], Body]> = {
   abs: [wide, (_, x) => x.abs()],
   exp: [wide, (_, x) => x.exp()],
   log: [positive, (_, x) => x.log()],
+  log1p: [positive, (_, x) => x.log1p()],
   sqrt: [positive, (_, x) => x.sqrt()],
   reciprocal: [positive, (_, x) => x.reciprocal()],
   rsqrt: [positive, (_, x) => x.rsqrt()],
@@ -113,6 +114,10 @@ const unary: Record<string, [Input[], Body]> = {
   'pow 0.5': [positive, (_, x) => x.pow(0.5)],
   'pow -1': [positive, (_, x) => x.pow(-1)],
   'pow -0.5': [positive, (_, x) => x.pow(-0.5)],
+  'pow 0': [wide, (_, x) => x.pow(0).add(x.mul(0))],
+  'pow 4': [wide, (_, x) => x.pow(4)],
+  'pow 7': [wide, (_, x) => x.pow(7)],
+  'pow -2': [positive, (_, x) => x.pow(-2)],
   'pow 1.7': [positive, (_, x) => x.pow(1.7)],
   gelu: [wide, (f, x) => f.gelu(x)],
   relu: [wide, (f, x) => f.relu(x)],
@@ -175,13 +180,13 @@ test('a number as the operand', async () => {
 })
 
 test('equal operands of maximum and minimum', async () => {
-  // The gradient goes to the first, and nowhere else.
+  // Each gets half of the gradient.
   const run = compile(({ x, y }) => {
     const [dx, dy] = grad(x.maximum(y).sum().add(x.minimum(y).sum()), [x, y])
     return { dx, dy }
   })
   const { dx, dy } = await run({ x: array(Float32Array.of(1, 2)), y: array(Float32Array.of(1, 2)) })
-  assert.deepEqual([...dx.data, ...dy.data], [2, 2, 0, 0])
+  assert.deepEqual([...dx.data, ...dy.data], [1, 1, 1, 1])
 })
 
 test('reductions over each axis', async () => {

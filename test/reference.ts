@@ -38,6 +38,7 @@ export interface Maths<T> {
   abs(): T
   exp(): T
   log(): T
+  log1p(): T
   sqrt(): T
   reciprocal(): T
   rsqrt(): T
@@ -213,6 +214,9 @@ export class Reference implements Maths<Reference> {
   }
   log(): Reference {
     return this.map(Math.log)
+  }
+  log1p(): Reference {
+    return this.map(Math.log1p)
   }
   sqrt(): Reference {
     return this.map(Math.sqrt)

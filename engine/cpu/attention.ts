@@ -14,7 +14,7 @@ import {
   advance,
   call,
   divide,
-  exp,
+  expOrZero,
   f32x4,
   func,
   locals,
@@ -495,7 +495,7 @@ function softmaxFunction(
         ${load('x', 'line')}
         ${both(
           half => `(local.set $x${half} (f32x4.sub (local.get $x${half}) (local.get $max0)))
-          ${exp(tile.fma, `x${half}`, 't', negligible)}`,
+          ${expOrZero(tile.fma, `x${half}`, 't', negligible)}`,
         )}
         ${both(half => `(local.set $sum${half} (f32x4.add (local.get $sum${half}) (local.get $x${half})))`)}
         ${store('x', 'line')}`}
@@ -531,7 +531,7 @@ function scoreGradientFunction(
     return `
         ${set(p, multiplyAdd(fma, get(p), f32x4(scale), get('shift')))}
         ${slope ? set(p, multiplyAdd(fma, get(d), get('bias'), get(p))) : ''}
-        ${exp(fma, p, 't', negligible)}
+        ${expOrZero(fma, p, 't', negligible)}
         ${set(x, `(f32x4.mul ${get(p)} (f32x4.sub ${get(x)} ${get('dot')}))`)}
         ${slope ? set(sum, multiplyAdd(fma, get(x), get(d), get(sum))) : ''}`
   }

@@ -1,5 +1,5 @@
 import type { BinaryName, DType, UnaryName } from '../graph.ts'
-import { exp, func, log } from './wat.ts'
+import { exp, f32x4 as float, f64x2 as double, func, i32x4 as int, log } from './wat.ts'
 
 /** The body of a function in the making: locals and lines of WAT. */
 export class Code {
@@ -31,23 +31,25 @@ export class Code {
   }
 }
 
-/** A float as text, which must keep the sign of a zero. */
-const spell = (value: number): string =>
-  Object.is(value, -0)
-    ? '-0'
-    : Number.isFinite(value)
-      ? `${Math.fround(value)}`
-      : `${value}`.toLowerCase().replace('infinity', 'inf')
-const float = (value: number): string => `(v128.const f32x4 ${Array(4).fill(spell(value)).join(' ')})`
-const int = (value: number): string => `(v128.const i32x4 ${Array(4).fill(value).join(' ')})`
-
-/** A v128 constant of four equal lanes. */
-export const constant = (value: number, dtype: DType): string =>
-  dtype === 'float32' ? float(value) : int(value)
+/** A v128 constant of four equal lanes; what is true has all bits set, as comparisons make it. */
+export function constant(value: number, dtype: DType): string {
+  if (dtype === 'float32') return float(value)
+  return int(dtype === 'bool' ? -Number(value !== 0) : value)
+}
 
 const add = (a: string, b: string) => `(f32x4.add ${a} ${b})`
 const sub = (a: string, b: string) => `(f32x4.sub ${a} ${b})`
 const mul = (a: string, b: string) => `(f32x4.mul ${a} ${b})`
+const select = (condition: string, yes: string, no: string) => `(v128.bitselect ${yes} ${no} ${condition})`
+
+/** The largest angle of which sine() takes off multiples of π in three parts. */
+const largeAngle = 1024
+
+/**
+ * 1/π = 0x0.517cc1b727220a... in parts of 28 bits, each counting 2^-28 of the one before. A float32 times one of them is
+ * exact in float64, and seven are enough for the largest float32.
+ */
+const partsOfReciprocalPi = [0x517cc1b, 0x727220a, 0x94fe13a, 0xbe8fa9a, 0x6ee06db, 0x14acc9e, 0x21c820f]
 
 /** WAT of elementwise operations on four lanes, with or without fused multiply-add. */
 export class Elementwise {
@@ -93,6 +95,8 @@ export class Elementwise {
         return this.exp(code, x)
       case 'log':
         return this.log(code, x)
+      case 'log1p':
+        return this.log1p(code, x)
       case 'tanh':
         return this.tanh(code, x)
       case 'erf':
@@ -101,6 +105,8 @@ export class Elementwise {
         return this.sine(code, x, 0)
       case 'cos':
         return this.sine(code, x, 0.5)
+      default:
+        return name satisfies never
     }
   }
 
@@ -132,6 +138,10 @@ export class Elementwise {
         return `(v128.xor ${a} ${b})`
       case 'randomBits':
         return this.randomBits(code, a, b)
+      case 'power':
+        return power(code, a, b)
+      default:
+        return name satisfies never
     }
   }
 
@@ -141,13 +151,29 @@ export class Elementwise {
     return `(local.get $${value})`
   }
 
-  /** Zero gives -Infinity, what is below NaN. */
+  /** Zero gives -Infinity, what is below NaN. Subnormal numbers are scaled to normal ones before. */
   private log(code: Code, x: string): string {
     const [value, first, second] = [code.local('v128'), code.local('v128'), code.local('v128')]
-    code.push(`(local.set $${value} ${x})`, log(this.fma, value, first, second))
-    const special = `(v128.bitselect ${float(-Infinity)} ${float(NaN)} (f32x4.eq ${x} ${float(0)}))`
-    const positive = `(v128.bitselect (local.get $${value}) ${special} (f32x4.gt ${x} ${float(0)}))`
-    return `(v128.bitselect ${x} ${positive} (f32x4.eq ${x} ${float(Infinity)}))`
+    const isSubnormal = code.let('v128', `(f32x4.lt ${x} ${float(2 ** -126)})`)
+    code.push(
+      `(local.set $${value} ${select(isSubnormal, mul(x, float(2 ** 23)), x)})`,
+      log(this.fma, value, first, second),
+      `(local.set $${value} ${sub(`(local.get $${value})`, `(v128.and ${isSubnormal} ${float(23 * Math.LN2)})`)})`,
+    )
+    const special = select(`(f32x4.eq ${x} ${float(0)})`, float(-Infinity), float(NaN))
+    const positive = select(`(f32x4.gt ${x} ${float(0)})`, `(local.get $${value})`, special)
+    return select(`(f32x4.eq ${x} ${float(Infinity)})`, x, positive)
+  }
+
+  /**
+   * log(1 + x): below ½ in size 2 · artanh(s) for 2s = x / (1 + x/2), by its series, and beyond the logarithm of 1 + x.
+   */
+  private log1p(code: Code, x: string): string {
+    const twice = code.let('v128', `(f32x4.div ${x} ${add(mul(x, float(0.5)), float(1))})`)
+    const squared = code.let('v128', mul(mul(twice, twice), float(0.25)))
+    const near = code.let('v128', mul(twice, this.polynomial(squared, artanhSeries(8))))
+    const far = this.log(code, code.let('v128', add(x, float(1))))
+    return select(`(f32x4.lt (f32x4.abs ${x}) ${float(0.5)})`, near, far)
   }
 
   /** tanh(x): Cephes' polynomial near zero, 1 − 2 / (exp(2x) + 1) beyond. */
@@ -157,10 +183,10 @@ export class Elementwise {
       squared,
       [-5.70498872745e-3, 2.06390887954e-2, -5.37397155531e-2, 1.33314422036e-1, -3.33332819422e-1],
     )
-    const near = code.let('v128', this.multiplyAdd(mul(p, squared), x, x))
+    const near = code.let('v128', mul(this.multiplyAdd(p, squared, float(1)), x))
     const grown = code.let('v128', this.exp(code, code.let('v128', add(x, x))))
     const far = sub(float(1), `(f32x4.div ${float(2)} ${add(grown, float(1))})`)
-    return `(v128.bitselect ${near} ${far} (f32x4.lt (f32x4.abs ${x}) ${float(0.625)}))`
+    return select(`(f32x4.lt (f32x4.abs ${x}) ${float(0.625)})`, near, far)
   }
 
   /** erf(x): x · p(x²) / q(x²) on [−4, 4], beyond which it is ±1 in float32; the fit is Eigen's. */
@@ -190,20 +216,32 @@ export class Elementwise {
     // Adding 1.5 · 2^23 rounds to an integer, and leaves it in the low bits.
     const magic = float(12582912)
     const turns = shift ? this.multiplyAdd(x, float(1 / Math.PI), float(shift)) : mul(x, float(1 / Math.PI))
-    const shifted = code.let('v128', add(turns, magic))
-    const n = code.let('v128', sub(shifted, magic))
-    const multiple = shift ? code.let('v128', sub(n, float(shift))) : n
+    const [count, rest] = [code.local('v128'), code.local('v128')]
+    code.push(`(local.set $${count} ${add(turns, magic)})`)
+    const n = sub(`(local.get $${count})`, magic)
+    const multiple = code.let('v128', shift ? sub(n, float(shift)) : n)
     let r = x
     for (const part of [-3.140625, -9.675025939941406e-4, -1.5099579909783765e-7])
       r = code.let('v128', this.multiplyAdd(multiple, float(part), r))
+    code.push(
+      `(local.set $${rest} ${r})`,
+      `(if (v128.any_true (f32x4.gt (f32x4.abs ${x}) ${float(largeAngle)})) (then`,
+    )
+    // Lane by lane, so that no result depends on its neighbours.
+    const isLarge = code.let('v128', `(f32x4.gt (f32x4.abs ${x}) ${float(largeAngle)})`)
+    const [largeRest, largeCount] = inDouble(code, x, half => largeAngleHalf(code, half, shift))
+    code.push(
+      `(local.set $${rest} ${select(isLarge, largeRest, `(local.get $${rest})`)})`,
+      `(local.set $${count} ${select(isLarge, add(largeCount, magic), `(local.get $${count})`)})))`,
+    )
+    r = `(local.get $${rest})`
     const squared = code.let('v128', mul(r, r))
     const p = this.polynomial(
       squared,
       [-2.3889859e-8, 2.7525562e-6, -1.9840874e-4, 8.333331e-3, -1.6666667e-1],
     )
-    const value = this.multiplyAdd(mul(p, squared), r, r)
-    const sign = `(i32x4.shl ${shifted} (i32.const 31))`
-    return `(v128.xor ${value} ${sign})`
+    const value = mul(this.multiplyAdd(p, squared, float(1)), r)
+    return `(v128.xor ${value} (i32x4.shl (local.get $${count}) (i32.const 31)))`
   }
 
   /** Two rounds of a 32-bit finalizer (Wellons' lowbias32), the key going into each. */
@@ -219,3 +257,92 @@ export class Elementwise {
     return mix(code.let('v128', `(v128.xor ${once} ${key})`))
   }
 }
+
+/** The coefficients of artanh(s) / s in powers of s², so many of them, highest first. */
+const artanhSeries = (terms: number): number[] =>
+  Array.from({ length: terms }, (_, i) => 1 / (2 * (terms - i) - 1))
+
+const dadd = (a: string, b: string) => `(f64x2.add ${a} ${b})`
+const dsub = (a: string, b: string) => `(f64x2.sub ${a} ${b})`
+const dmul = (a: string, b: string) => `(f64x2.mul ${a} ${b})`
+
+/** The polynomial with these coefficients, highest power first, of a local in float64. */
+function doublePolynomial(x: string, coefficients: readonly number[]): string {
+  return coefficients.map(double).reduce((value, coefficient) => dadd(dmul(value, x), coefficient))
+}
+
+/** What a function of two float64 lanes, a local, makes of four float32 lanes: its results in float32. */
+function inDouble(code: Code, x: string, compute: (half: string) => readonly string[]): string[] {
+  const high = code.let('v128', lanesOf([2, 3, 2, 3], x, x))
+  const [low, rest] = [x, high].map(half =>
+    compute(code.let('v128', `(f64x2.promote_low_f32x4 ${half})`)).map(result =>
+      code.let('v128', `(f32x4.demote_f64x2_zero ${result})`),
+    ),
+  )
+  return low.map((result, i) => code.let('v128', lanesOf([0, 1, 4, 5], result, rest[i])))
+}
+
+/** For two angles x: how many times π is nearest to x + shift · π, a number as odd as that, and what is left over. */
+function largeAngleHalf(code: Code, x: string, shift: number): [rest: string, count: string] {
+  // Whole turns of 2π are dropped from each product, exactly, and the sum of what is left is exact enough.
+  const turns = partsOfReciprocalPi
+    .map((part, i) => {
+      const product = code.let('v128', dmul(x, double(part * 2 ** (-28 * (i + 1) - 1))))
+      return dsub(product, `(f64x2.nearest ${product})`)
+    })
+    .reduce((sum, turn) => code.let('v128', dadd(sum, turn)))
+  const halfTurns = code.let('v128', dadd(dadd(turns, turns), double(shift)))
+  const count = code.let('v128', `(f64x2.nearest ${halfTurns})`)
+  return [dmul(dsub(halfTurns, count), double(Math.PI)), count]
+}
+
+/** a to the power of b, which is not 0: 2^(b · log2 |a|) in float64, and then what a's sign and the edges make of it. */
+function power(code: Code, a: string, b: string): string {
+  const size = code.let('v128', `(f32x4.abs ${a})`)
+  const exponent = code.let('v128', `(f64x2.promote_low_f32x4 ${b})`)
+  const [inside] = inDouble(code, size, half => [powerHalf(code, half, exponent)])
+  // 0 and Infinity become each other where the power is negative.
+  const isInfinite = `(f32x4.eq ${size} ${float(Infinity)})`
+  const edge = `(v128.andnot ${float(Infinity)} (v128.xor ${isInfinite} (f32x4.gt ${b} ${float(0)})))`
+  const isEdge = code.let('v128', `(v128.or ${isInfinite} (f32x4.eq ${size} ${float(0)}))`)
+  const value = code.let('v128', select(isEdge, edge, inside))
+  const isWhole = code.let('v128', `(f32x4.eq (f32x4.floor ${b}) ${b})`)
+  const half = code.let('v128', mul(b, float(0.5)))
+  const isOdd = `(v128.and ${isWhole} (f32x4.ne (f32x4.floor ${half}) ${half}))`
+  const signed = `(v128.or ${value} (v128.and ${a} (v128.and ${isOdd} ${float(-0)})))`
+  const isUndefined = `(v128.andnot (f32x4.lt ${a} ${float(0)}) (v128.or ${isWhole} ${isEdge}))`
+  const defined = code.let('v128', select(isUndefined, float(NaN), signed))
+  return select(`(f32x4.eq ${a} ${a})`, defined, a)
+}
+
+/** Two of power's results for positive x. log2 by artanh's series for the mantissa, and 2^r by that of exp. */
+function powerHalf(code: Code, x: string, exponent: string): string {
+  const magic = 6755399441055744 // 1.5 · 2^52: adding it rounds to an integer, and leaves it in the low bits
+  const shift = (direction: string, value: string) => `(i64x2.${direction} ${value} (i32.const 52))`
+  const bits = `(i64x2.sub ${x} ${double(Math.SQRT1_2)})`
+  const e = code.let('v128', shift('shr_s', bits))
+  const mantissa = code.let('v128', `(i64x2.sub ${x} ${shift('shl', e)})`)
+  const s = `(f64x2.div ${dsub(mantissa, double(1))} ${dadd(mantissa, double(1))})`
+  const ratio = code.let('v128', s)
+  const squared = code.let('v128', dmul(ratio, ratio))
+  const artanh = dmul(ratio, doublePolynomial(squared, artanhSeries(9)))
+  const log2 = dmul(artanh, double(2 / Math.LN2))
+  const whole = dsub(`(i64x2.add ${e} ${double(magic)})`, double(magic))
+  const product = dmul(exponent, dadd(whole, log2))
+  const y = code.let('v128', `(f64x2.pmax (f64x2.pmin ${product} ${double(200)}) ${double(-200)})`)
+  const n = code.let('v128', `(f64x2.nearest ${y})`)
+  const r = code.let('v128', dmul(dsub(y, n), double(Math.LN2)))
+  const grown = doublePolynomial(r, exponentialSeries(12))
+  return dmul(grown, shift('shl', dadd(n, double(magic + 1023))))
+}
+
+/** The coefficients of exp's series, so many of them, highest power first. */
+const exponentialSeries = (terms: number): number[] => {
+  const coefficients = [1]
+  for (let i = 1; i < terms; i++) coefficients.unshift(coefficients[0] / i)
+  return coefficients
+}
+
+/** Four of the eight 32-bit lanes of two expressions. */
+const lanesOf = (lanes: readonly number[], a: string, b: string): string =>
+  `(i8x16.shuffle ${lanes.flatMap(lane => [0, 1, 2, 3].map(byte => 4 * lane + byte)).join(' ')} ${a} ${b})`

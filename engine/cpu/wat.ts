@@ -107,10 +107,26 @@ export function prefetchFunction(name: string): string {
 /** Bytes that caches hold and fetch as one; where they are more, some are fetched twice. */
 const cacheLine = 64
 
-/** The same float in all four lanes. */
+/** The same float in all four lanes: the nearest float32, which may be infinite. */
 export function f32x4(value: number): string {
-  const text = Number.isFinite(value) ? String(Math.fround(value)) : value > 0 ? 'inf' : '-inf'
+  const text = spellFloat(Math.fround(value))
   return `(v128.const f32x4 ${text} ${text} ${text} ${text})`
+}
+
+/** The same integer in all four lanes. */
+export const i32x4 = (value: number): string => `(v128.const i32x4 ${value} ${value} ${value} ${value})`
+
+/** The same double in both lanes. */
+export function f64x2(value: number): string {
+  const text = spellFloat(value)
+  return `(v128.const f64x2 ${text} ${text})`
+}
+
+/** A number as WAT spells it. */
+function spellFloat(value: number): string {
+  if (Object.is(value, -0)) return '-0'
+  if (Number.isFinite(value)) return String(value)
+  return Number.isNaN(value) ? 'nan' : value > 0 ? 'inf' : '-inf'
 }
 
 /**
@@ -131,31 +147,60 @@ export function func(name: string, header: string, body: string): string {
     ${hoisted})`
 }
 
+/** Adding 1.5 * 2^23 rounds to an integer, and leaves it in the low bits. */
+const magic = 12582912
+
 /**
- * Statements that replace the v128 local `x` by e to its power, on four lanes, to about 1e-7 of the result.
- * What would round to less than 2^`least` is 0, so that no denormal numbers come of it, which are slow;
- * arguments above 88.37 count as that, and NaN stays NaN. `t` is a v128 local to work with.
+ * Statements that replace the v128 local `x` by e to its power, on four lanes, to about 1e-7 of the result: with
+ * infinities, subnormal results and NaN as IEEE 754 has them. `t` is a v128 local to work with.
  * Written twice, for neighbouring vectors, it becomes one 256-bit computation: V8 can pair all of it.
  * Within a loop, it belongs into the body of func.
- * Reduction to 2^n * exp(r) and polynomial from Cephes (S. Moshier), expf.c.
  */
-export function exp(fma: boolean, x: string, t: string, least = -126): string {
+export function exp(fma: boolean, x: string, t: string): string {
   const [r, n] = [`(local.get $${x})`, `(local.get $${t})`]
-  // Adding 1.5 * 2^23 rounds to an integer, and leaves it in the low bits.
-  const magic = 12582912
-  const rounded = `(f32x4.sub ${n} ${f32x4(magic)})`
-  const polynomial = [
-    1.9875691e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 0.16666665459, 0.5, 1, 1,
-  ]
+  // 2^n is the product of two powers of two about as large, which are normal numbers for all n: multiplying by the
+  // second overflows and rounds to subnormal numbers as it should. 254 is twice the bias of a float's exponent, so
+  // half of n + 254 is the exponent of the first, and the rest that of the second.
+  const exponents = `(i32x4.shl ${n} (i32.const 23))`
+  const first = `(v128.and (i32x4.shr_u ${exponents} (i32.const 1)) ${i32x4(0x7f800000)})`
+  return `
+    (local.set $${x} (f32x4.pmax (f32x4.pmin ${r} ${f32x4(89)}) ${f32x4(-104)}))
+    ${reducedExp(fma, x, t, magic + 254)}
+    (local.set $${x} ${horner(fma, expPolynomial, r)})
+    (local.set $${x} (f32x4.mul ${r} ${first}))
+    (local.set $${x} (f32x4.mul ${r} (i32x4.sub ${exponents} ${first})))`
+}
+
+/**
+ * exp where tails do not matter: what would round to less than 2^`least`, of -126 or more, is 0, so that no subnormal
+ * numbers come of it, which are slow, and arguments above 88.37 count as that. It takes two operations less.
+ */
+export function expOrZero(fma: boolean, x: string, t: string, least: number): string {
+  const [r, n] = [`(local.get $${x})`, `(local.get $${t})`]
   return `
     (local.set $${x} (f32x4.pmin ${r} ${f32x4(88.37)}))
-    (local.set $${t} ${multiplyAdd(fma, r, f32x4(Math.LOG2E), f32x4(magic))})
-    (local.set $${x} ${multiplyAdd(fma, rounded, f32x4(-0.693359375), r)})
-    (local.set $${x} ${multiplyAdd(fma, rounded, f32x4(2.1219444e-4), r)})
+    ${reducedExp(fma, x, t, magic)}
     (local.set $${x} (v128.andnot
-      (i32x4.add (i32x4.shl ${n} (i32.const 23)) ${horner(fma, polynomial, r)})
+      (i32x4.add (i32x4.shl ${n} (i32.const 23)) ${horner(fma, expPolynomial, r)})
       (f32x4.lt ${n} ${f32x4(magic + least)})))`
 }
+
+/**
+ * Leaves n + `offset` in `t` and r in `x`, where exp(x) = 2^n * exp(r). Reduction and polynomial are from Cephes
+ * (S. Moshier), expf.c.
+ */
+function reducedExp(fma: boolean, x: string, t: string, offset: number): string {
+  const [r, n] = [`(local.get $${x})`, `(local.get $${t})`]
+  const rounded = `(f32x4.sub ${n} ${f32x4(offset)})`
+  return `
+    (local.set $${t} ${multiplyAdd(fma, r, f32x4(Math.LOG2E), f32x4(offset))})
+    (local.set $${x} ${multiplyAdd(fma, rounded, f32x4(-0.693359375), r)})
+    (local.set $${x} ${multiplyAdd(fma, rounded, f32x4(2.1219444e-4), r)})`
+}
+
+const expPolynomial = [
+  1.9875691e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 0.16666665459, 0.5, 1, 1,
+]
 
 /**
  * Statements that replace the v128 local `x` by its natural logarithm, on four lanes, to about 1e-7, for
@@ -164,13 +209,13 @@ export function exp(fma: boolean, x: string, t: string, least = -126): string {
  */
 export function log(fma: boolean, x: string, t: string, u: string): string {
   const [value, e, f] = [`(local.get $${x})`, `(local.get $${t})`, `(local.get $${u})`]
-  const bits = 0x3f3504f3 // of sqrt(1/2)
+  const bits = i32x4(0x3f3504f3) // of sqrt(1/2)
   const polynomial = [
     7.0376836292e-2, -0.1151461031, 0.1167699874, -0.12420140846, 0.14249322787, -0.16668057665,
     0.20000714765, -0.24999993993, 0.33333331174, -0.5,
   ]
   return `
-    (local.set $${t} (i32x4.shr_s (i32x4.sub ${value} (v128.const i32x4 ${bits} ${bits} ${bits} ${bits}))
+    (local.set $${t} (i32x4.shr_s (i32x4.sub ${value} ${bits})
       (i32.const 23)))
     (local.set $${u} (f32x4.sub (i32x4.sub ${value} (i32x4.shl ${e} (i32.const 23))) ${f32x4(1)}))
     (local.set $${t} (f32x4.convert_i32x4_s ${e}))
