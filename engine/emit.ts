@@ -38,6 +38,9 @@ export interface Emitted {
 
 const lastOf = (shape: Shape): number => (shape.length === 0 ? 1 : shape[shape.length - 1])
 
+/** The most sums of blocks that are added up one after the other: more would lose digits. */
+const mostPartialSums = 128
+
 /**
  * Turns a graph into instructions over buffers. Movements become views; what a concat joins is
  * written in its place; an operand that no view can give is copied.
@@ -203,24 +206,30 @@ export class Emitter {
     }
   }
 
-  /** Adds up the column sums of the blocks, in their order. */
+  /** Adds up the column sums of the blocks, in their order; of many blocks, first those of blocks of them. */
   private emitPartialSums(buffer: Buffer, blocks: number, width: number, tensor: Tensor): void {
+    const rowBlock = blocks > mostPartialSums ? rowBlockOf(blocks) : blocks
+    const isLast = rowBlock === blocks
+    const sums = isLast
+      ? this.place(tensor).buffer
+      : new Buffer(Math.ceil(blocks / rowBlock) * width, 'float32')
     const load: Access = { buffer, offset: 0, rowDims: [[blocks, width]], columnStride: width > 1 ? 1 : 0 }
     const extent = width > 1 ? 'element' : 'row'
     const values: RowValue[] = [
       { operation: { kind: 'load', access: load }, inputs: [], extent, dtype: 'float32' },
     ]
-    const columnSums = [{ value: 0, buffer: this.place(tensor).buffer, width }]
+    const columnSums = [{ value: 0, buffer: sums, width }]
     const work: RowProgram = {
       kind: 'rows',
       rows: blocks,
       columns: width,
-      rowBlock: blocks,
+      rowBlock,
       values,
       stores: [],
       columnSums,
     }
-    this.emit(work, tensor.id, [buffer], [tensor])
+    this.emit(work, tensor.id, [buffer], [isLast ? tensor : sums])
+    if (!isLast) this.emitPartialSums(sums, Math.ceil(blocks / rowBlock), width, tensor)
   }
 
   private rowValue(

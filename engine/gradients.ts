@@ -1,9 +1,9 @@
-import { attentionGradient } from './attention.ts'
+import { attentionGradient, plainAttentionGradient } from './attention.ts'
 import { scalesLoss } from './backend.ts'
 import { withoutTranspose } from './canonical.ts'
 import { inStage, reachable } from './graph.ts'
 import { ShapeError, showShape } from './shape.ts'
-import { type Tensor, concat, constantValue, full, product, scatterAdd, sumRows, where } from './tensor.ts'
+import { Tensor, concat, constantValue, full, product, scatterAdd, sumRows, where } from './tensor.ts'
 
 /** A gradient for one input of a node; one of a slice covers only part of it. */
 interface Contribution {
@@ -129,7 +129,11 @@ function accumulate(tensor: Tensor, contributions: readonly Contribution[]): Ten
   return whole.reduceRight((sum, gradient) => sum.add(gradient))
 }
 
-/** The derivative of every primitive: what a node's gradient g contributes to its inputs. */
+/**
+ * The derivative of every primitive: what a node's gradient g contributes to its inputs. That is nothing where the
+ * derivative is zero by definition: of floor, comparisons, conversions to whole numbers, and detach. Throws where
+ * there is no rule, rather than lose a gradient.
+ */
 function contributionsOf(tensor: Tensor, g: Tensor, asked: ReadonlySet<Tensor>): Contribution[] {
   const { operation, inputs } = tensor
   const [a, b, c] = inputs
@@ -252,15 +256,43 @@ function contributionsOf(tensor: Tensor, g: Tensor, asked: ReadonlySet<Tensor>):
       return [to(a, scatterAdd(g, b, a.shape[0]))]
     case 'scatterAdd':
       return [to(a, g.gather(b))]
-    case 'element':
-      // logSumExp, the other element, is not handed to users.
+    case 'element': {
+      // logSumExp, attention's other element, is not handed to users, and nothing here asks for its gradient.
       if (a.operation.kind === 'attention' && operation.index === 0) {
         const gradients = attentionGradient(a, a.operation, tensor, g)
         return a.inputs.map((input, i) => to(input, gradients[i]))
       }
-      break
+      if (a.operation.kind !== 'attentionGradient') throw withoutRule(tensor)
+      // What it was computed from: attention's inputs, and the gradient of out. Out and logSumExp follow from these.
+      const count = a.inputs.length - 3
+      const sources = [...a.inputs.slice(0, count), a.inputs[count + 2]]
+      const own = sources.map(ownView)
+      const plain = plainAttentionGradient(operation.index, a.operation, own[count], own.slice(0, count))
+      const gradients = reverse(plain.mul(g).sum(), own)
+      return sources.map((source, i) => to(source, gradients[i]))
+    }
+    case 'input':
+    case 'variable':
+    case 'constant':
+    case 'iota':
+      return []
+    case 'attention':
+    case 'attentionGradient':
+      throw withoutRule(tensor)
+    default:
+      throw withoutRule(tensor, operation satisfies never)
   }
-  return []
+}
+
+/** The same tensor as a node of its own, which no other way leads to: for derivatives with respect to one operand. */
+const ownView = (tensor: Tensor): Tensor =>
+  new Tensor({ kind: 'reshape' }, [tensor], tensor.shape, tensor.dtype)
+
+/** An error for a node whose gradient would be lost. */
+function withoutRule({ operation, shape }: Tensor, _never?: never): Error {
+  return new Error(
+    `grad: there is no rule for the gradient of ${operation.kind} (${showShape(shape)}); detach() what has none`,
+  )
 }
 
 /** Sums a gradient over the axes along which a tensor was broadcast. */

@@ -508,10 +508,25 @@ function matmul(first: Tensor, second: Tensor): Tensor {
   return product(first, false, second, false)
 }
 
+/** The most terms in the sums of one product: float32 loses digits in longer ones, however they are blocked. */
+const longestSum = 2 ** 16
+
 /** A matrix product of operands some of which are to be transposed, [..., m, k] x [..., k, n] then. */
 export function product(a: Tensor, transposeA: boolean, b: Tensor, transposeB: boolean): Tensor {
   const [rowsA, columnsA] = a.shape.slice(-2)
   const [rowsB, columnsB] = b.shape.slice(-2)
+  const k = transposeA ? rowsA : columnsA
+  if (k > longestSum) {
+    const pieces = Math.ceil(k / longestSum)
+    const piece = (operand: Tensor, axis: number, i: number) =>
+      operand.slice(axis, Math.floor((i * k) / pieces), Math.floor(((i + 1) * k) / pieces))
+    const products = Array.from({ length: pieces }, (_, i) => {
+      const [left, right] = [piece(a, transposeA ? -2 : -1, i), piece(b, transposeB ? -1 : -2, i)]
+      const part = product(left, transposeA, right, transposeB)
+      return part.reshape(1, ...part.shape)
+    })
+    return concat(products, 0).sum(0)
+  }
   const shape = [...a.shape.slice(0, -2), transposeA ? columnsA : rowsA, transposeB ? rowsB : columnsB]
   return node({ kind: 'matmul', transposeA, transposeB }, [a, b], shape, 'float32')
 }

@@ -2,6 +2,7 @@ import type { Kernel } from './kernel.ts'
 import {
   type MicroKernel,
   deepestBlock,
+  longDepth,
   packFunction,
   packTransposedFunction,
   panelFunction,
@@ -45,14 +46,18 @@ export interface AttentionShape {
   readonly keyDim: number
   /** Columns of v and out for one head; head h begins at column h * valueDim. */
   readonly valueDim: number
+  /** Not zero. */
   readonly scale: number
   /** Whether there is a position bias: one slope a head. */
   readonly slope: boolean
   readonly rowStride: { readonly q: number; readonly k: number; readonly v: number; readonly out: number }
 }
 
-/** A value no score comes near, which float32 still multiplies by any scale. */
-const masked = -1e30
+/** A score that becomes -Infinity when it is multiplied by the scale, which is not zero. */
+const maskedBefore = (scale: number): number => (scale > 0 ? -Infinity : Infinity)
+
+/** Sums over more keys or queries have a sum of their own for each block, lest they lose digits. */
+const isLong = (length: number): boolean => length > longDepth
 
 /** Weights below 2^-64 count as nothing, or their products would be denormal numbers, which are slow. */
 const negligible = -64
@@ -63,8 +68,8 @@ function layout({ length, keyDim, valueDim }: AttentionShape, tile: MicroKernel)
     roundUp(Math.ceil(length / Math.ceil(length / most)), multiple)
   /** Query rows done together. */
   const block = balanced(maxBlock, tile.rows)
-  /** Keys whose values are summed in one go. */
-  const kBlock = Math.min(length, balanced(deepestBlock, 4))
+  /** Keys whose values are summed in one go; of many, fewer, which keeps more digits. */
+  const kBlock = Math.min(length, balanced(isLong(length) ? deepestBlock / 2 : deepestBlock, 4))
   /** The zeros after a row's last score: up to where its tile, or its last 8 lanes, may reach. */
   const zeros = Math.max(8, roundUp(tile.rows, 4))
   /** From a row of scores to the next: no multiple of 256 bytes, lest rows contend for a cache set. */
@@ -367,7 +372,8 @@ function weighFunction(name: string, tile: MicroKernel, sizes: Layout, width: nu
   const { block, kBlock, rowStride, length } = sizes
   const manyBlocks = kBlock < length
   const strideFrom = manyBlocks ? tile.columns : undefined
-  const shape = { rows: tile.rows, strideA: rowStride, stepA: 1, strideC: tile.columns, strideFrom }
+  const addsFrom = isLong(length)
+  const shape = { rows: tile.rows, strideA: rowStride, stepA: 1, strideC: tile.columns, strideFrom, addsFrom }
   const tileOfWeights = add('weights', mul('i', rowStride * 4), mul('k', 4))
   return `
   ${tileFunction(`${name}.tile`, tile, shape)}
@@ -392,9 +398,10 @@ function weighFunction(name: string, tile: MicroKernel, sizes: Layout, width: nu
  * The packed values [rows, width] are the block's own; sums are panels [all keys, tile.columns].
  */
 function collectFunction(name: string, tile: MicroKernel, sizes: Layout): string {
-  const { rowStride, rows: allRows } = sizes
+  const { rowStride, rows: allRows, length } = sizes
   const strideC = tile.columns
-  const shape = { rows: tile.rows, strideA: 1, stepA: rowStride, strideC, strideFrom: strideC }
+  const addsFrom = isLong(length)
+  const shape = { rows: tile.rows, strideA: 1, stepA: rowStride, strideC, strideFrom: strideC, addsFrom }
   // Rows that come before the tile's first key have no weight for it, and are skipped.
   const tileOfWeights = add('weights', mul('skip', rowStride * 4), mul('key', 4))
   const rowsOfValues = add('packed', mul('skip', tile.columns * 4))
@@ -443,6 +450,11 @@ function acrossPair(operation: 'f32x4.add' | 'f32x4.pmax', first: string, second
       ${acrossLanes(operation, first)}`
 }
 
+/** Adds a sum to a total, and starts it again from zero. */
+const passOn = (sum: string, total: string): string => `
+        (local.set $${total} (f32x4.add (local.get $${total}) (local.get $${sum})))
+        (local.set $${sum} ${f32x4(0)})`
+
 /** A text for both halves of 8 lanes: V8 joins what the two have in common. */
 function both(text: (half: number) => string): string {
   return repeat(2, text)
@@ -470,19 +482,28 @@ function softmaxFunction(
   const scaled = (half: number) => `(f32x4.mul (local.get $x${half}) ${f32x4(scale)})`
   const biased = (half: number) =>
     multiplyAdd(tile.fma, `(local.get $d${half})`, '(local.get $bias)', scaled(half))
+  const exponentials = (from: string | number, to: string) => loop('j', from, to, 32)`
+        ${load('x', 'line')}
+        ${both(
+          half => `(local.set $x${half} (f32x4.sub (local.get $x${half}) (local.get $max0)))
+          ${expOrZero(tile.fma, `x${half}`, 't', negligible)}`,
+        )}
+        ${both(half => `(local.set $sum${half} (f32x4.add (local.get $sum${half}) (local.get $x${half})))`)}
+        ${store('x', 'line')}`
   return func(
     name,
     `(param $line i32) (param $row i32) (param $rows i32) (param $distance i32) (param $slope f32)
     (param $factors i32) (param $logSumExp i32) (param $lanes i32)
-    ${locals('i32', 'i keys j')} ${locals('v128', 'x0 x1 d0 d1 t max0 max1 sum0 sum1 bias')}`,
+    ${locals('i32', 'i keys j start')}
+    ${locals('v128', 'x0 x1 d0 d1 t max0 max1 sum0 sum1 total0 total1 bias')}`,
     `
     (local.set $bias (f32x4.splat (local.get $slope)))
     ${advance('distance', mul(sub(length - 1, 'row'), 4))}
     ${advance('logSumExp', mul('row', 4))}
     ${loop('i', 0, 'rows', 1)`
       (local.set $keys ${add('row', 'i', 1)})
-      ${fillAfter('line', 8, masked)}
-      ${both(half => `(local.set $max${half} ${f32x4(masked)})`)}
+      ${fillAfter('line', 8, maskedBefore(scale))}
+      ${both(half => `(local.set $max${half} ${f32x4(-Infinity)})`)}
       ${loop('j', 0, mul('keys', 4), 32)`
         ${load('x', 'line')}
         ${slope ? load('d', 'distance') : ''}
@@ -491,14 +512,15 @@ function softmaxFunction(
         ${store('x', 'line')}`}
       ${acrossPair('f32x4.pmax', 'max0', 'max1')}
       ${both(half => `(local.set $sum${half} ${f32x4(0)})`)}
-      ${loop('j', 0, mul('keys', 4), 32)`
-        ${load('x', 'line')}
-        ${both(
-          half => `(local.set $x${half} (f32x4.sub (local.get $x${half}) (local.get $max0)))
-          ${expOrZero(tile.fma, `x${half}`, 't', negligible)}`,
-        )}
-        ${both(half => `(local.set $sum${half} (f32x4.add (local.get $sum${half}) (local.get $x${half})))`)}
-        ${store('x', 'line')}`}
+      ${
+        isLong(length)
+          ? `${both(half => `(local.set $total${half} ${f32x4(0)})`)}
+      ${loop('start', 0, mul('keys', 4), longDepth * 4)`
+        ${exponentials('start', min(mul('keys', 4), add('start', longDepth * 4)))}
+        ${both(half => passOn(`sum${half}`, `total${half}`))}`}
+      ${both(half => `(local.set $sum${half} (local.get $total${half}))`)}`
+          : exponentials(0, mul('keys', 4))
+      }
       ${acrossPair('f32x4.add', 'sum0', 'sum1')}
       ${fillAfter('line', zeros, 0)}
       (f32.store (local.get $factors) (f32.div (f32.const 1) (f32x4.extract_lane 0 (local.get $sum0))))
@@ -539,7 +561,8 @@ function scoreGradientFunction(
     name,
     `(param $line i32) (param $dLine i32) (param $row i32) (param $rows i32) (param $distance i32)
     (param $slope f32) (param $dots i32) (param $logSumExp i32) (param $lanes i32) (result f32)
-    ${locals('i32', 'i keys j')} ${locals('v128', 'p0 p1 x0 x1 d0 d1 t sum0 sum1 bias shift dot')}`,
+    ${locals('i32', 'i keys j')}
+    ${locals('v128', 'p0 p1 x0 x1 d0 d1 t sum0 sum1 total0 total1 bias shift dot')}`,
     `
     (local.set $bias (f32x4.splat (local.get $slope)))
     ${advance('distance', mul(sub(length - 1, 'row'), 4))}
@@ -548,7 +571,7 @@ function scoreGradientFunction(
       (local.set $keys ${add('row', 'i', 1)})
       (local.set $shift (f32x4.neg (v128.load32_splat (local.get $logSumExp))))
       (local.set $dot (v128.load32_splat (local.get $dots)))
-      ${fillAfter('line', 8, masked)}
+      ${fillAfter('line', 8, maskedBefore(scale))}
       ${loop('j', 0, mul('keys', 4), 32)`
         ${load('p', 'line')}
         ${load('x', 'dLine')}
@@ -556,6 +579,7 @@ function scoreGradientFunction(
         ${both(compute)}
         ${store('p', 'line')}
         ${store('x', 'dLine')}`}
+      ${slope && isLong(length) ? both(half => passOn(`sum${half}`, `total${half}`)) : ''}
       ${fillAfter('line', zeros, 0)}
       ${fillAfter('dLine', zeros, 0)}
       ${advance('line', rowStride * 4)}
@@ -563,6 +587,7 @@ function scoreGradientFunction(
       ${advance('dots', 4)}
       ${advance('logSumExp', 4)}
       ${advance('distance', -4)}`}
+    ${slope && isLong(length) ? both(half => `(local.set $sum${half} (local.get $total${half}))`) : ''}
     ${slope ? acrossPair('f32x4.add', 'sum0', 'sum1') : ''}
     (f32x4.extract_lane 0 (local.get $sum0))`,
   )

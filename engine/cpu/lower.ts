@@ -4,7 +4,7 @@ import { Buffer, type Instruction, type Matmul, type Program, type Work } from '
 import { attentionCall } from './attention-call.ts'
 import { type Separated, separateColumns } from './columns.ts'
 import type { Kernel } from './kernel.ts'
-import { fewRows, matrixVectorKernel } from './matrix-vector.ts'
+import { fewRows, matrixVectorKernel, mostDepth } from './matrix-vector.ts'
 import { type MicroKernel, kBlockOf, matmulKernel, matmulPlan, packKernel, packedFloats } from './matmul.ts'
 import { type Operand, rowKernel } from './rows.ts'
 import { scatterKernel } from './scatter.ts'
@@ -122,7 +122,7 @@ class Lowering {
     const operands = (right: Operand) => [a, right, c, ...(residual ? [residual] : [])]
     const reads = (right: Buffer) => [a.buffer, right, ...(residual ? [residual.buffer] : [])]
     // Of a single row whose elements are neighbours it is the same whether it counts as transposed.
-    if (m <= fewRows && (!a.transposed || (m === 1 && a.rowStride === 1))) {
+    if (m <= fewRows && k <= mostDepth(b.transposed) && (!a.transposed || (m === 1 && a.rowStride === 1))) {
       const right = { transposeB: b.transposed, rowStrideB: b.rowStride }
       const kernel = matrixVectorKernel({ ...shape, ...right, ...asStored }, this.threads, tile.fma)
       return { kernel, operands: operands(b), reads: reads(b.buffer) }

@@ -49,7 +49,8 @@ const packedGap = 16
  * `(func $name (param $a i32) (param $b i32) (param $depth i32) (param $from i32) (param $c i32))`
  * computes C = From + A·B, with C [rows, tile.columns], A [rows, depth] and B a packed panel
  * [depth, tile.columns]. Strides are in floats; without `strideFrom`, C = A·B. The sums stay in
- * registers and are taken in the order of k.
+ * registers and are taken in the order of k: they start from From, or with `addsFrom` from zero, and From is
+ * added at the end.
  */
 export function tileFunction(
   name: string,
@@ -61,9 +62,10 @@ export function tileFunction(
     stepA: number
     strideC: number
     strideFrom?: number
+    addsFrom?: boolean
   },
 ): string {
-  const { rows, strideA, stepA, strideC, strideFrom } = shape
+  const { rows, strideA, stepA, strideC, strideFrom, addsFrom } = shape
   const vectors = tile.columns / 4
   const sums = (text: (row: number, vector: number) => string) =>
     repeat(rows, row => repeat(vectors, vector => text(row, vector)))
@@ -93,22 +95,22 @@ export function tileFunction(
       ${advance('a', count * stepA * 4)}
       ${advance('b', count * tile.columns * 4)}
       (br $next)))`
+  const from = (row: number, v: number) =>
+    `(v128.load offset=${(row * (strideFrom ?? 0) + 4 * v) * 4} align=4 (local.get $from))`
   // All loads come before the first store, and the stores in order: V8 pairs them to 256 bits only so.
   return `
   (func $${name} (param $a i32) (param $b i32) (param $depth i32) (param $from i32) (param $c i32)
     (local $end i32) (local $a0 v128)
     ${repeat(vectors, v => locals('v128', `b${v}`))}
     ${sums((row, v) => locals('v128', `c${row}_${v}`))}
-    ${
-      strideFrom === undefined
-        ? ''
-        : sums(
-            (row, v) => `(local.set $c${row}_${v}
-      (v128.load offset=${(row * strideFrom + 4 * v) * 4} align=4 (local.get $from)))`,
-          )
-    }
+    ${strideFrom === undefined || addsFrom ? '' : sums((row, v) => `(local.set $c${row}_${v} ${from(row, v)})`)}
     ${steps(unroll, -unroll)}
     ${steps(1, unroll - 1)}
+    ${
+      addsFrom
+        ? sums((row, v) => `(local.set $c${row}_${v} (f32x4.add ${from(row, v)} (local.get $c${row}_${v})))`)
+        : ''
+    }
     ${sums(
       (row, v) => `(v128.store offset=${(row * strideC + 4 * v) * 4} align=4
       (local.get $c) (local.get $c${row}_${v}))`,
@@ -130,9 +132,10 @@ export function panelFunction(
     strideA: number | 'packed'
     strideC: number
     strideFrom?: number
+    addsFrom?: boolean
   },
 ): string {
-  const { rowCounts, strideA, strideC, strideFrom } = shape
+  const { rowCounts, strideA, strideC, strideFrom, addsFrom } = shape
   const heights = rowCounts.some(count => count >= tile.rows) ? [tile.rows] : []
   heights.push(...new Set(rowCounts.map(count => count % tile.rows).filter(count => count > 0)))
   const call = (rows: number) =>
@@ -145,6 +148,7 @@ export function panelFunction(
         rows,
         strideC,
         strideFrom,
+        addsFrom,
         strideA: strideA === 'packed' ? 1 : strideA,
         stepA: strideA === 'packed' ? rows : 1,
       }),
@@ -193,7 +197,7 @@ export interface MatmulShape {
   }
 }
 
-/** How a product is cut; no sum depends on it. */
+/** How a product is cut; of the sums only those over more than longDepth depend on it, on kBlock. */
 export interface MatmulPlan {
   readonly kBlock: number
   /** An item's block of C. */
@@ -202,6 +206,9 @@ export interface MatmulPlan {
   /** An item's rows are done so many at a time, a multiple of tile.rows; by default, all of them. */
   readonly rowStep?: number
 }
+
+/** The most terms that are added to one sum one after the other; of more, each block of k has a sum of its own. */
+export const longDepth = 4096
 
 /** How many floats B [k, n] takes when it is packed. */
 export function packedFloats(k: number, n: number, tile: MicroKernel): number {
@@ -213,7 +220,8 @@ export function packedFloats(k: number, n: number, tile: MicroKernel): number {
  * Operands: a, b (as packKernel leaves it for the same kBlock, or unpacked), c, and the residual if there is one.
  * Item (batch * rowBlocks + rowBlock) * columnBlocks + columnBlock makes that block of C, and nothing
  * outside of C's m rows and n columns is written. Each element is summed in the order of k, starting
- * from the residual, whatever the blocks of rows and columns.
+ * from the residual, whatever the blocks of rows and columns; where k is more than longDepth, each block of k is
+ * summed up by itself first.
  */
 export function matmulKernel(shape: MatmulShape, plan: MatmulPlan, tile: MicroKernel): Kernel {
   const { m, n, k, transposeA, rowStrideA, rowStrideC, residual, unpackedB } = shape
@@ -258,6 +266,7 @@ export function matmulKernel(shape: MatmulShape, plan: MatmulPlan, tile: MicroKe
   const rowCounts = [...new Set(heights.filter(rows => rows > 0))]
   const strideA = transposeA ? 'packed' : rowStrideA
   const manyBlocks = kBlock < k
+  const addsFrom = manyBlocks && k > longDepth
   // Scratch: the packed block of A, that of B, then the edge's block of C, as wide as a tile.
   const groupsOfA = Math.ceil(rowStep / tile.rows)
   const panelsOffset = transposeA ? roundUp(rowStep * kBlock + groupsOfA * packedGap, 16) * 4 : 0
@@ -314,6 +323,7 @@ export function matmulKernel(shape: MatmulShape, plan: MatmulPlan, tile: MicroKe
           strideA,
           strideC: rowStrideC,
           strideFrom: rowStrideC,
+          addsFrom,
         })
       : ''
   }
@@ -329,6 +339,7 @@ export function matmulKernel(shape: MatmulShape, plan: MatmulPlan, tile: MicroKe
           strideA,
           strideC: tile.columns,
           strideFrom: tile.columns,
+          addsFrom,
         })
       : ''
   }
@@ -636,7 +647,8 @@ export const deepestBlock = 768
 
 /**
  * The same for products that stand alone: there, a few rows of A are all that has to stay in L2 beside B. Where A
- * has to be packed, the pages and cache lines that a block touches count more.
+ * has to be packed, the pages and cache lines that a block touches count more; and the sums of a very long k are the
+ * more exact the nearer the number of its blocks is to the number of terms in one.
  */
 const [deepestAlone, deepestPacked] = [1024, 384]
 
@@ -669,7 +681,7 @@ export function matmulPlan(
   kMultiple = 4,
 ): MatmulPlan & { readonly packsB: boolean } {
   const { m, n, k, transposeA, transposeB, batch, usesOfB, parts = 1 } = shape
-  const kBlock = kBlockOf(k, kMultiple, transposeA ? deepestPacked : deepestAlone)
+  const kBlock = kBlockOf(k, kMultiple, transposeA || k > 8 * longDepth ? deepestPacked : deepestAlone)
   // Cycles to fetch an element of a matrix from where it fits: L2, L3, or memory.
   const fetch = (elements: number) => (elements <= 2 ** 18 ? 0.1 : elements <= 2 ** 23 ? 0.7 : 2)
   // The rows of A that a tile goes along are fetched ahead of it; those of Aᵀ are packed first.

@@ -1,5 +1,5 @@
 import type { Kernel } from './kernel.ts'
-import { type MatmulShape, roundUp } from './matmul.ts'
+import { type MatmulShape, longDepth, roundUp } from './matmul.ts'
 import {
   add,
   advance,
@@ -21,6 +21,12 @@ import {
 
 /** The most rows of A for which this is faster than to pack B. */
 export const fewRows = 4
+
+/**
+ * The most k: nothing here has sums of its own for blocks of k, as long sums need. Dot products of rows are eight sums
+ * side by side.
+ */
+export const mostDepth = (transposeB: boolean): number => (transposeB ? pair : 1) * longDepth
 
 /** A is row-major. */
 export interface MatrixVectorShape extends Omit<MatmulShape, 'transposeA'> {

@@ -22,6 +22,14 @@ const sumBytes = side * lanes * bytes
 type Loop = 'pairs' | 'vector' | 'lane'
 
 /**
+ * Sums over more steps than `plainSteps` go by levels, so that their error grows with the logarithm of a row's length
+ * and not with the length: a sum of `sumSteps` steps, or of as many sums of the level below, is added to the level
+ * above and starts again from zero.
+ */
+const plainSteps = 128
+const sumSteps = 32
+
+/**
  * A kernel for a row program: one item is a block of rows; each row is passed over once for every
  * reduction that later values wait for, and once more. Returns its operands in the arguments' order.
  */
@@ -43,6 +51,8 @@ class RowWriter {
   /** Locals of values that each row or the program has one of. */
   private readonly singles = new Map<number, string>()
   private readonly accumulators = new Map<number, string[]>()
+  /** Of the sums of long rows: the accumulators of the levels above, lowest first. */
+  private readonly higherSums = new Map<number, string[][]>()
   /** Of maxima: which lanes have met a NaN. */
   private readonly unordered = new Map<number, string[]>()
   /** Values kept in scratch for a later pass: at which byte. */
@@ -285,7 +295,10 @@ class RowWriter {
       const names = Array.from({ length: side }, () => code.local('v128'))
       for (const name of names) code.push(`(local.set $${name} ${constant(initial, 'float32')})`)
       this.accumulators.set(index, names)
-      if (initial === 0) continue
+      if (initial === 0) {
+        this.higherSums.set(index, this.higherLevels())
+        continue
+      }
       const marks = names.map(() => code.local('v128'))
       for (const mark of marks) code.push(`(local.set $${mark} ${constant(0, 'float32')})`)
       this.unordered.set(index, marks)
@@ -297,16 +310,29 @@ class RowWriter {
       const vectors = rest >= lanes * bytes ? whole + lanes * bytes : whole
       const emit = (loop: Loop) =>
         this.writeBody(loop, pass, `(local.get $${column})`, { overElements, stores, sums, spills })
-      const repeat = (loop: Loop, to: number, by: number) => {
+      const repeat = (loop: Loop, to: number | string, by: number) => {
+        const until = typeof to === 'number' ? `(i32.const ${to})` : to
         code.push(`(loop $${loop}${pass}`)
         emit(loop)
         code.push(
           `(local.set $${column} (i32.add (local.get $${column}) (i32.const ${by})))`,
-          `(br_if $${loop}${pass} (i32.lt_u (local.get $${column}) (i32.const ${to}))))`,
+          `(br_if $${loop}${pass} (i32.lt_u (local.get $${column}) ${until})))`,
         )
       }
       code.push(`(local.set $${column} (i32.const 0))`)
-      if (whole > 0) repeat('pairs', whole, step)
+      const sumsOver = overElements.filter(({ index }) => (this.higherSums.get(index) ?? []).length > 0)
+      if (whole > 0 && sumsOver.length === 0) repeat('pairs', whole, step)
+      if (whole > 0 && sumsOver.length > 0) {
+        const end = code.local('i32')
+        code.push(
+          `(loop $blocks${pass}`,
+          `(local.set $${end} (i32.add (local.get $${column}) (i32.const ${sumSteps * step})))`,
+          `(if (i32.gt_u (local.get $${end}) (i32.const ${whole})) (then (local.set $${end} (i32.const ${whole}))))`,
+        )
+        repeat('pairs', `(local.get $${end})`, step)
+        for (const { index } of sumsOver) this.raiseSums(index, `(local.get $${column})`)
+        code.push(`(br_if $blocks${pass} (i32.lt_u (local.get $${column}) (i32.const ${whole}))))`)
+      }
       if (vectors > whole) repeat('vector', vectors, lanes * bytes)
       if (columns * bytes > vectors) repeat('lane', columns * bytes, bytes)
     }
@@ -325,12 +351,50 @@ class RowWriter {
     }
   }
 
+  /** Accumulators, set to zero, for each level above the first that the sum of a row needs. */
+  private higherLevels(): string[][] {
+    const levels: string[][] = []
+    const all = this.program.columns / (side * lanes)
+    if (all <= plainSteps) return levels
+    for (let steps = all; steps > sumSteps; steps /= sumSteps) {
+      const names = Array.from({ length: side }, () => this.code.local('v128'))
+      for (const name of names) this.code.push(`(local.set $${name} ${constant(0, 'float32')})`)
+      levels.push(names)
+    }
+    return levels
+  }
+
+  /** Adds a full sum to the level above, and that one where it is full in turn. done: how far in the row, in bytes. */
+  private raiseSums(index: number, done: string): void {
+    const { code } = this
+    const higher = this.higherSums.get(index) ?? []
+    const levels = [this.accumulators.get(index) ?? [], ...higher]
+    higher.forEach((_, level) => {
+      const full = step * sumSteps ** (level + 1)
+      if (level > 0) code.push(`(if (i32.eqz (i32.rem_u ${done} (i32.const ${full}))) (then`)
+      this.addLevel(levels[level], levels[level + 1])
+      for (const name of levels[level]) code.push(`(local.set $${name} ${constant(0, 'float32')})`)
+    })
+    code.push(')) '.repeat(Math.max(0, higher.length - 1)))
+  }
+
+  private addLevel(from: readonly string[], to: readonly string[]): void {
+    to.forEach((name, i) =>
+      this.code.push(`(local.set $${name} (f32x4.add (local.get $${name}) (local.get $${from[i]})))`),
+    )
+  }
+
   /** Adds up the lanes of a reduction. The stores side by side are what the revectorizer starts from. */
   private addUp(index: number, name: 'sum' | 'max'): string {
     const { code } = this
     const join = (a: string, b: string) =>
       name === 'sum' ? `(f32x4.add ${a} ${b})` : `(f32x4.max ${a} ${b})`
-    const names = this.accumulators.get(index) ?? []
+    const names = [this.accumulators.get(index) ?? [], ...(this.higherSums.get(index) ?? [])].reduce(
+      (below, level) => {
+        this.addLevel(below, level)
+        return level
+      },
+    )
     const marks = this.unordered.get(index) ?? []
     marks.forEach((mark, i) =>
       code.push(`(local.set $${names[i]} (v128.or (local.get $${names[i]}) (local.get $${mark})))`),

@@ -40,8 +40,8 @@ export interface SumOf {
 /** Scores are kept as powers of two, for which GPUs have an instruction. */
 const log2e = Math.LOG2E
 
-/** A score that no other comes near. */
-const masked = '-1e30'
+/** Below any score but the lowest of float32; from this any score can be subtracted without an overflow. */
+const masked = '-1.7e38'
 
 /** The form of products for sums of these widths: the largest tiles that fit the GPU and the sequence. */
 function formOf(length: number, target: Target, widths: readonly number[]): Form {
@@ -322,7 +322,7 @@ export function sumsCall(
   const declarations = `
 ${isOfQueries ? '' : `var<workgroup> columnStatistics: array<vec2f, ${form.columns}>;`}
 fn statisticsOf(isThere: bool, pair: vec2f) -> vec2f {
-  return select(vec2f(1e30, 0), pair, isThere);
+  return select(vec2f(1.7e38, 0), pair, isThere);
 }`
   return finished(nameOf(what, given, form), body, Object.values(operands), form, {
     bindings,

@@ -146,6 +146,11 @@ const busy = 512
 const rates = { matrices: 1024, numbers: 128, bytes: 16 }
 /** Cycles that one more dispatch takes. */
 const dispatchCycles = 5000
+/**
+ * Steps of k in a slice of the number form, where partial sums have room: longer sums lose digits. The matrix form's
+ * operands are rounded to f16 and lose more by that.
+ */
+const deepestSlice = 2 ** 13
 /** Bytes that partial sums may take. */
 const mostPartialBytes = 64 * 2 ** 20
 
@@ -157,7 +162,7 @@ const mostPartialBytes = 64 * 2 ** 20
 export function matmulPlan(work: Matmul, target: Target): MatmulPlan {
   const { batch, m, n, k } = work
   const form = target.subgroupMatrix ? 'matrices' : 'numbers'
-  let best: { plan: MatmulPlan; cycles: number } | undefined
+  let best: { plan: MatmulPlan; cycles: number; isTooDeep: boolean } | undefined
   for (const tile of tiles(work, target, form)) {
     const { rows, columns, depth } = tile
     const count = batch * unevenly(m, rows) * unevenly(n, columns)
@@ -170,11 +175,14 @@ export function matmulPlan(work: Matmul, target: Target): MatmulPlan {
       const partialBytes = slices * batch * m * n * 4
       if (slices !== wanted) continue
       if (slices > 1 && (sliceDepth < 128 || partialBytes > mostPartialBytes)) break
+      const isTooDeep = form === 'numbers' && sliceDepth > deepestSlice
+      if (best && isTooDeep && !best.isTooDeep) continue
       const rounds = Math.max(unevenly(count * slices, processors), busy / threads)
       const multiplying = (rounds * rows * columns * (sliceDepth + 32)) / rate
       const adding = slices > 1 ? dispatchCycles + (2 * partialBytes) / rates.bytes / processors : 0
       const cycles = multiplying + adding
-      if (!best || cycles < best.cycles) best = { plan: { form, tile, slices, sliceDepth }, cycles }
+      if (!best || cycles < best.cycles || (best.isTooDeep && !isTooDeep))
+        best = { plan: { form, tile, slices, sliceDepth }, cycles, isTooDeep }
     }
   }
   if (!best) throw new Error(`no tile of a matrix product fits this GPU's ${target.workgroupBytes} bytes`)

@@ -30,7 +30,10 @@ export function matmulDispatches(
 ): Dispatch[] {
   if (!plan) {
     const narrow = given.n < given.m ? flippedProduct(given) : given
-    if (narrow.m <= mostVectors && (narrow.k <= deepest || narrow.batch * narrow.n >= wide))
+    if (
+      narrow.m <= mostVectors &&
+      (narrow.k <= deepest || (narrow.k <= 8 * deepest && narrow.batch * narrow.n >= wide))
+    )
       return [dispatchOf(vectorKernel(narrow, typeOf, target), narrow, typeOf)]
   }
   const work = given.c.transposed ? flippedProduct(given) : given

@@ -27,6 +27,22 @@ export function rowKernel(
   return new RowWriter(work, plan, typeOf, target, batch).write()
 }
 
+/**
+ * Sums over more steps than `plainSteps` go by levels, as on the CPU: a sum of `sumSteps` steps, or of as many sums of the
+ * level below, is added to the level above and starts again from zero.
+ */
+const plainSteps = 128
+const sumSteps = 32
+
+/** The levels above the first for a sum of so many steps: what their sums are called, and how many steps fill one below. */
+function levelsOf(all: number): { name: string; steps: number }[] {
+  const levels: { name: string; steps: number }[] = []
+  if (all <= plainSteps) return levels
+  for (let steps = sumSteps; steps < all; steps *= sumSteps)
+    levels.push({ name: `_${levels.length + 1}`, steps })
+  return levels
+}
+
 /** A vector of the row at hand. */
 interface Part {
   /** Number of the vector in the row, as WGSL; one that exists even where isInside says no. */
@@ -245,13 +261,28 @@ class RowWriter {
         for (const part of parts) finish(part)
         if (this.plan.chunks === 1 && rest > 0) {
           const unit = `unit${pass}`
+          const longSums = reductions.filter(({ name }) => name === 'sum')
+          const levels = longSums.length > 0 ? levelsOf(rest / team) : []
+          for (const { total } of longSums)
+            for (const { name } of levels)
+              this.push(`var ${total}${name} = ${this.splat('0f', 'float32', lanes)};`)
           this.push(
             `for (var ${unit} = ${parts.length * team}u + member; ${unit} < ${columns / lanes}u; ${unit} += ${team}u) {`,
           )
           const part = { unit, isInside: undefined, known: new Map<number, string>(), sums: undefined }
           this.computePart(part, needed)
           finish(part)
-          this.push('}')
+          const turn = `(${unit} / ${team}u - ${parts.length - 1}u)`
+          for (const [level, { name, steps }] of levels.entries()) {
+            this.push(`if (${turn} % ${steps}u == 0u) {`)
+            for (const { total } of longSums) {
+              const below = level === 0 ? total : `${total}${levels[level - 1].name}`
+              this.push(`${total}${name} += ${below};`, `${below} = ${this.splat('0f', 'float32', lanes)};`)
+            }
+          }
+          this.push('}'.repeat(levels.length + 1))
+          for (const { total } of longSums)
+            for (const { name } of levels) this.push(`${total} += ${total}${name};`)
         }
       }
       // The compiler is not to keep in registers what it can compute anew.
