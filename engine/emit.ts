@@ -33,7 +33,7 @@ export interface Emitted {
   readonly needs: readonly (Tensor | Buffer)[]
   readonly makes: readonly (Tensor | Buffer)[]
   /** Others that must have run before, since they read what this one overwrites. */
-  readonly after: Set<Emitted>
+  readonly after: readonly Emitted[]
 }
 
 const lastOf = (shape: Shape): number => (shape.length === 0 ? 1 : shape[shape.length - 1])
@@ -64,30 +64,23 @@ export class Emitter {
     const groups = fuse(nodes, stored)
     for (const tensor of nodes.toReversed()) if (tensor.operation.kind === 'concat') this.placePieces(tensor)
     for (const group of groups) this.emitGroup(group)
-    for (const tensor of nodes) this.emitNode(tensor, nodes)
+    const elements = elementsOf(nodes)
+    for (const tensor of nodes) this.emitNode(tensor, elements.get(tensor) ?? [])
   }
 
   /** Where a tensor is, whatever its strides; a constant or an iota has no memory. */
   view(tensor: Tensor): View | undefined {
-    const known = this.copies.get(tensor)
-    if (known) return known
-    const { operation, inputs, shape } = tensor
-    const inner = isMovement(tensor) ? this.view(inputs[0]) : undefined
-    switch (operation.kind) {
-      case 'constant':
-      case 'iota':
-        return undefined
-      case 'reshape':
-        return inner && (reshapeView(inner, shape) ?? reshapeView(this.copy(inputs[0]), shape))
-      case 'transpose':
-        return inner && transposeView(inner, operation.permutation)
-      case 'slice':
-        return inner && sliceView(inner, operation.axis, operation.start, shape)
-      case 'broadcast':
-        return inner && broadcastView(inner, shape)
-      default:
-        return this.place(tensor)
+    const movements: Tensor[] = []
+    let base = tensor
+    for (; isMovement(base) && !this.copies.has(base); [base] = base.inputs) movements.push(base)
+    const { kind } = base.operation
+    let view = this.copies.get(base)
+    if (!view && kind !== 'constant' && kind !== 'iota') view = this.place(base)
+    for (const movement of movements.toReversed()) {
+      if (!view) return undefined
+      view = moved(view, movement) ?? reshapeView(this.copy(movement.inputs[0]), movement.shape)
     }
+    return view
   }
 
   /** Where a tensor is as one row-major piece, copied there if need be. */
@@ -160,8 +153,8 @@ export class Emitter {
   private emitGroup({ group, values, stores, columnSums }: FusedGroup): void {
     const placed = stores.map(({ tensor, value }) => ({ value, view: this.place(tensor), makes: tensor }))
     const sums = columnSums.map(({ tensor, value }) => ({ value, tensor }))
-    const ids = [...stores, ...columnSums].map(({ tensor }) => tensor.id)
-    this.emitProgram(group.rows, group.columns, values, placed, sums, Math.min(...ids))
+    const first = [...stores, ...columnSums].reduce((id, { tensor }) => Math.min(id, tensor.id), Infinity)
+    this.emitProgram(group.rows, group.columns, values, placed, sums, first)
   }
 
   private emitProgram(
@@ -281,23 +274,17 @@ export class Emitter {
 
   /** A chain of movements applied to a view of what it starts from; undefined where they need a copy, which is made. */
   private virtualView(tensor: Tensor, base: View): View | undefined {
-    const { operation, inputs, shape } = tensor
-    if (!isMovement(tensor)) return base
-    const inner = this.virtualView(inputs[0], base)
-    if (!inner) return undefined
-    switch (operation.kind) {
-      case 'reshape': {
-        const view = reshapeView(inner, shape)
-        if (!view) this.copy(inputs[0])
-        return view
+    const movements: Tensor[] = []
+    for (let next = tensor; isMovement(next); [next] = next.inputs) movements.push(next)
+    let view: View | undefined = base
+    for (const movement of movements.toReversed()) {
+      view = moved(view, movement)
+      if (!view) {
+        this.copy(movement.inputs[0])
+        return undefined
       }
-      case 'transpose':
-        return transposeView(inner, operation.permutation)
-      case 'slice':
-        return sliceView(inner, operation.axis, operation.start, shape)
-      default:
-        return broadcastView(inner, shape)
     }
+    return view
   }
 
   /** A tensor's view, with a note that it is needed. */
@@ -308,11 +295,13 @@ export class Emitter {
   }
 
   private copyBehind(tensor: Tensor): View | undefined {
-    const copied = this.copies.get(tensor)
-    return copied ?? (isMovement(tensor) ? this.copyBehind(tensor.inputs[0]) : undefined)
+    let base = tensor
+    while (isMovement(base) && !this.copies.has(base)) [base] = base.inputs
+    return this.copies.get(base)
   }
 
-  private emitNode(tensor: Tensor, nodes: readonly Tensor[]): void {
+  /** elements: those of the tuple that the node is. */
+  private emitNode(tensor: Tensor, elements: readonly Tensor[]): void {
     const { operation, inputs, shape } = tensor
     const needs: (Tensor | Buffer)[] = []
     switch (operation.kind) {
@@ -363,9 +352,6 @@ export class Emitter {
         const [query, , value] = inputs
         const [batch, length] = query.shape
         const slope = inputs.length - (kind === 'attention' ? 3 : 6) > 0
-        const elements = nodes.filter(
-          other => other.operation.kind === 'element' && other.inputs[0] === tensor,
-        )
         const shapes =
           kind === 'attention'
             ? [value.shape, [batch, heads, length]]
@@ -447,11 +433,38 @@ export class Emitter {
       writes,
       partition: partitionOf(work),
       rank,
-      stage: Math.max(0, ...stages),
+      stage: stages.reduce((latest, stage) => Math.max(latest, stage), 0),
       needs,
       makes,
-      after: new Set(after),
+      after,
     })
+  }
+}
+
+/** The elements of each tuple that is used. */
+function elementsOf(nodes: readonly Tensor[]): Map<Tensor, Tensor[]> {
+  const elements = new Map<Tensor, Tensor[]>()
+  for (const tensor of nodes) {
+    if (tensor.operation.kind !== 'element') continue
+    const [tuple] = tensor.inputs
+    const known = elements.get(tuple)
+    if (known) known.push(tensor)
+    else elements.set(tuple, [tensor])
+  }
+  return elements
+}
+
+/** A view after a movement; undefined where a reshape needs a copy. */
+function moved(view: View, { operation, shape }: Tensor): View | undefined {
+  switch (operation.kind) {
+    case 'reshape':
+      return reshapeView(view, shape)
+    case 'transpose':
+      return transposeView(view, operation.permutation)
+    case 'slice':
+      return sliceView(view, operation.axis, operation.start, shape)
+    default:
+      return broadcastView(view, shape)
   }
 }
 

@@ -1,4 +1,4 @@
-import { type Group, Groups, baseOf, isRowOperation, rowSource } from './groups.ts'
+import { type Group, Groups, baseOf, isRowOperation, mostMembers, rowSource } from './groups.ts'
 import { type Tensor, constantValue } from './tensor.ts'
 
 /** A value of a fused kernel: loaded from a stored tensor, or computed by a node. */
@@ -57,38 +57,57 @@ class Fuser {
       .map(tensor => ({ tensor, value: this.compute(tensor) }))
     const columnSums = outputs
       .filter(isSum)
-      .map(tensor => ({ tensor, value: this.operand(tensor, tensor.inputs[0]) }))
+      .map(tensor => ({ tensor, value: this.numberOf(tensor, tensor.inputs[0]) }))
     return { group: this.group, values: this.values, stores, columnSums }
   }
 
+  private numberOf(reader: Tensor, input: Tensor): number {
+    const operand = this.operand(reader, input)
+    return typeof operand === 'number' ? operand : this.compute(operand)
+  }
+
+  /** The number of a node's value, once all that it is computed from has one. */
   private compute(tensor: Tensor): number {
-    return this.once(`${tensor.id}`, () => {
+    const known = this.numbers.get(`${tensor.id}`)
+    if (known !== undefined) return known
+    const pending: { tensor: Tensor; inputs: number[] }[] = [{ tensor, inputs: [] }]
+    for (;;) {
+      const top = pending[pending.length - 1]
       // A gather is a load from rows that another operand names.
-      const inputs =
-        tensor.operation.kind === 'gather'
-          ? this.gatherOperands(tensor)
-          : tensor.inputs.map(input => this.operand(tensor, input))
-      return { tensor, inputs, kind: 'compute' }
-    })
+      const isGather = top.tensor.operation.kind === 'gather'
+      if (isGather) for (const input of top.tensor.inputs) this.store(input)
+      if (!isGather && top.inputs.length < top.tensor.inputs.length) {
+        const operand = this.operand(top.tensor, top.tensor.inputs[top.inputs.length])
+        if (typeof operand === 'number') top.inputs.push(operand)
+        else pending.push({ tensor: operand, inputs: [] })
+        continue
+      }
+      const number = this.add(`${top.tensor.id}`, { ...top, kind: 'compute' })
+      pending.pop()
+      const reader = pending.at(-1)
+      if (!reader) return number
+      reader.inputs.push(number)
+    }
   }
 
-  private gatherOperands(tensor: Tensor): number[] {
-    for (const input of tensor.inputs) this.store(input)
-    return []
-  }
-
-  private operand(reader: Tensor, input: Tensor): number {
-    if (constantValue(input) !== undefined)
-      return this.once(`c${input.id}`, () => ({ tensor: input, inputs: [], kind: 'constant' }))
+  /** The number of an operand's value, or the node that is to be computed for it. */
+  private operand(reader: Tensor, input: Tensor): number | Tensor {
+    if (constantValue(input) !== undefined) return this.once(`c${input.id}`, input, 'constant')
     const source = rowSource(input)
     if (source && this.groups.fusable(source, reader)) {
-      if (this.groups.groupOf(source) === this.group) return this.compute(source)
-      if (!this.stored.has(source) && !this.worthStoring(source)) return this.compute(source)
+      if (this.isComputed(source)) return this.numbers.get(`${source.id}`) ?? source
       this.stored.add(source)
     } else {
       this.store(input)
     }
-    return this.once(`l${input.id}`, () => ({ tensor: input, inputs: [], kind: 'load' }))
+    return this.once(`l${input.id}`, input, 'load')
+  }
+
+  /** Whether this kernel computes a value that it needs, rather than loads it. */
+  private isComputed(source: Tensor): boolean {
+    const group = this.groups.groupOf(source)
+    if (group === this.group) return true
+    return group?.whole !== this.group.whole && !this.stored.has(source) && !this.worthStoring(source)
   }
 
   private store(input: Tensor): void {
@@ -99,7 +118,7 @@ class Fuser {
   /** One value a row is stored where it stands for a whole row's work, not where it comes from others that are. */
   private worthStoring(source: Tensor): boolean {
     if (isSingle(source)) return this.group.columns === 1 || !this.isOfSingles(source)
-    return this.operands(source, new Set()).size > recomputeOperands
+    return this.isDear(source)
   }
 
   private isOfSingles(source: Tensor): boolean {
@@ -112,25 +131,35 @@ class Fuser {
     })
   }
 
-  private operands(source: Tensor, found: Set<Tensor>): Set<Tensor> {
-    if (source.operation.kind === 'gather') return found.add(source)
-    for (const input of source.inputs) {
-      if (found.size > recomputeOperands) break
-      const inner = rowSource(input)
-      if (inner && this.groups.fusable(inner, source) && !this.stored.has(inner)) {
-        // A reduction's result will be stored, and is small.
-        if (inner.shape[inner.shape.length - 1] !== 1) this.operands(inner, found)
-      } else if (baseOf(input).size * 2 > source.size) {
-        found.add(inner ?? input)
+  /** Whether a value takes more full-size operands, or more operations, than are worth computing it anew from. */
+  private isDear(source: Tensor): boolean {
+    const operands = new Set<Tensor>()
+    const computed = new Set([source])
+    // It grows as it is gone through.
+    for (const tensor of computed) {
+      if (tensor.operation.kind === 'gather') operands.add(tensor)
+      else {
+        for (const input of tensor.inputs) {
+          const inner = rowSource(input)
+          if (inner && this.groups.fusable(inner, tensor) && !this.stored.has(inner)) {
+            // A reduction's result will be stored, and is small.
+            if (!isSingle(inner)) computed.add(inner)
+          } else if (baseOf(input).size * 2 > tensor.size) {
+            operands.add(inner ?? input)
+          }
+        }
       }
+      if (operands.size > recomputeOperands || computed.size > mostMembers) return true
     }
-    return found
+    return false
   }
 
-  private once(key: string, make: () => FusedValue): number {
-    const known = this.numbers.get(key)
-    if (known !== undefined) return known
-    const value = make()
+  /** The number of a value that takes no others. */
+  private once(key: string, tensor: Tensor, kind: 'load' | 'constant'): number {
+    return this.numbers.get(key) ?? this.add(key, { tensor, inputs: [], kind })
+  }
+
+  private add(key: string, value: FusedValue): number {
     const number = this.values.length
     this.values.push(value)
     this.numbers.set(key, number)

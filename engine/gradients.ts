@@ -72,16 +72,28 @@ function reverse(loss: Tensor, tensors: readonly Tensor[]): Tensor[] {
 }
 
 /** What a sum counts for in a scalar: 1/n in a mean, and the least of several. */
-function weightOf({ operation, inputs }: Tensor): number {
-  if (operation.kind === 'reshape') return weightOf(inputs[0])
-  if (operation.kind === 'binary' && operation.name === 'add') return Math.min(...inputs.map(weightOf))
-  if (operation.kind !== 'binary') return 1
+function weightOf(loss: Tensor): number {
+  const weights = new Map<Tensor, number>()
+  // Inputs come first.
+  for (const tensor of reachable([loss], node => termsOf(node).terms)) {
+    const { factor, terms } = termsOf(tensor)
+    const least = terms.reduce((weight, term) => Math.min(weight, weights.get(term) ?? 1), Infinity)
+    weights.set(tensor, terms.length > 0 ? factor * least : 1)
+  }
+  return weights.get(loss) ?? 1
+}
+
+/** What a scalar is a multiple of the sum of; no terms where it is something else. */
+function termsOf({ operation, inputs }: Tensor): { factor: number; terms: readonly Tensor[] } {
+  if (operation.kind === 'reshape') return { factor: 1, terms: inputs }
+  if (operation.kind !== 'binary') return { factor: 1, terms: [] }
+  if (operation.name === 'add') return { factor: 1, terms: inputs }
   const factors = inputs.map(constantValue)
-  if (operation.name === 'divide' && factors[1]) return weightOf(inputs[0]) / Math.abs(factors[1])
-  if (operation.name !== 'multiply') return 1
-  const other = inputs[factors[0] === undefined ? 0 : 1]
-  const factor = factors.find(value => value !== undefined)
-  return factor ? Math.abs(factor) * weightOf(other) : 1
+  if (operation.name === 'divide' && factors[1])
+    return { factor: 1 / Math.abs(factors[1]), terms: [inputs[0]] }
+  const factor = operation.name === 'multiply' ? factors.find(value => value !== undefined) : undefined
+  if (!factor) return { factor: 1, terms: [] }
+  return { factor: Math.abs(factor), terms: [inputs[factors[0] === undefined ? 0 : 1]] }
 }
 
 /** Multiplying by a power of two changes no digit. */
@@ -99,12 +111,12 @@ function dependents(loss: Tensor, asked: ReadonlySet<Tensor>): Set<Tensor> {
 
 /** What a gradient goes on to from a node: of a slice its other form, unless that goes past one that is asked for. */
 function computedFrom({ inputs, pushed }: Tensor, asked: ReadonlySet<Tensor>): readonly Tensor[] {
-  return pushed && ![...asked].some(tensor => pushed.past.has(tensor)) ? [pushed.as] : inputs
+  return pushed && pushed.past.isDisjointFrom(asked) ? [pushed.as] : inputs
 }
 
 function accumulate(tensor: Tensor, contributions: readonly Contribution[]): Tensor {
   const whole = contributions.flatMap(({ gradient, slice }) => (slice ? [] : [gradient]))
-  const pieces = contributions.flatMap(({ gradient, slice }) => (slice ? [{ gradient, ...slice }] : []))
+  let pieces = contributions.flatMap(({ gradient, slice }) => (slice ? [{ gradient, ...slice }] : []))
   // Pieces that do not overlap, such as those of a split, are laid side by side.
   while (pieces.length > 0) {
     const { axis } = pieces[0]
@@ -115,13 +127,15 @@ function accumulate(tensor: Tensor, contributions: readonly Contribution[]): Ten
         tensor.shape.map((size, i) => (i === axis ? extent : size)),
         0,
       )
+    const placed = new Set<(typeof pieces)[number]>()
     for (const piece of pieces.filter(other => other.axis === axis).sort((a, b) => a.start - b.start)) {
       if (piece.start < end) continue
       if (piece.start > end) row.push(zeros(piece.start - end))
       row.push(piece.gradient)
       end = piece.start + piece.gradient.shape[axis]
-      pieces.splice(pieces.indexOf(piece), 1)
+      placed.add(piece)
     }
+    pieces = pieces.filter(piece => !placed.has(piece))
     if (end < tensor.shape[axis]) row.push(zeros(tensor.shape[axis] - end))
     whole.push(concat(row, axis))
   }

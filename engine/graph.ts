@@ -91,7 +91,7 @@ export function reachable(
   for (let tensor = pending.pop(); tensor; tensor = pending.pop()) {
     if (seen.has(tensor)) continue
     seen.add(tensor)
-    pending.push(...inputsOf(tensor))
+    for (const input of inputsOf(tensor)) pending.push(input)
   }
   return [...seen].sort((a, b) => a.id - b.id)
 }

@@ -13,8 +13,14 @@ export interface Domain {
  */
 export interface Group extends Domain {
   readonly level: number
+  /** Groups of more than mostMembers are divided: equal for all parts, and the number of the part. */
+  readonly whole: Tensor
+  readonly part: number
   readonly members: Tensor[]
 }
+
+/** Nodes that one kernel computes, at most: compilers take more than linear time for huge functions. */
+export const mostMembers = 1024
 
 const lastExtent = ({ shape }: Tensor): number => (shape.length === 0 ? 1 : shape[shape.length - 1])
 
@@ -36,24 +42,38 @@ export function isMovement({ operation: { kind } }: Tensor): boolean {
 }
 
 /** What a chain of movements starts from. */
-export const baseOf = (tensor: Tensor): Tensor => (isMovement(tensor) ? baseOf(tensor.inputs[0]) : tensor)
+export function baseOf(tensor: Tensor): Tensor {
+  let base = tensor
+  while (isMovement(base)) [base] = base.inputs
+  return base
+}
+
+/** Whether an operand is a reshape that has the same rows. */
+const keepsRows = (operand: Tensor): boolean =>
+  operand.operation.kind === 'reshape' && lastExtent(operand.inputs[0]) === lastExtent(operand)
 
 /** What an operand is the same rows of, past reshapes that keep these. */
-const sameRows = (operand: Tensor): Tensor => {
-  const { operation, inputs } = operand
-  const keeps = operation.kind === 'reshape' && lastExtent(inputs[0]) === lastExtent(operand)
-  return keeps ? sameRows(inputs[0]) : operand
+function sameRows(operand: Tensor): Tensor {
+  let base = operand
+  while (keepsRows(base)) [base] = base.inputs
+  return base
+}
+
+/** Whether an operand repeats one value of each row along the row. */
+function repeatsRows({ operation, inputs, shape }: Tensor): boolean {
+  if (operation.kind !== 'broadcast') return false
+  const [input] = inputs
+  return lastExtent(input) === 1 && input.size === sizeOf(shape.slice(0, -1))
 }
 
 /** The row operation of which an operand is the same rows, past movements that keep them in place. */
 export function rowSource(operand: Tensor): Tensor | undefined {
-  if (isRowOperation(operand)) return operand
-  const { operation, inputs, shape } = operand
-  if (operation.kind === 'reshape' && lastExtent(inputs[0]) === lastExtent(operand))
-    return rowSource(inputs[0])
-  const keepsRows = lastExtent(inputs[0] ?? operand) === 1 && inputs[0]?.size === sizeOf(shape.slice(0, -1))
-  if (operation.kind === 'broadcast' && keepsRows) return rowSource(inputs[0])
-  return undefined
+  let source = operand
+  while (!isRowOperation(source)) {
+    if (!keepsRows(source) && !repeatsRows(source)) return undefined
+    ;[source] = source.inputs
+  }
+  return source
 }
 
 /** The row operations of a graph in groups, by which group each is in. */
@@ -66,8 +86,14 @@ export class Groups {
   constructor(nodes: readonly Tensor[]) {
     const parents = new Map<Tensor, Tensor>()
     const find = (tensor: Tensor): Tensor => {
-      const parent = parents.get(tensor)
-      return parent ? find(parent) : tensor
+      let root = tensor
+      for (let parent = parents.get(root); parent; parent = parents.get(root)) root = parent
+      // What was passed is one step from the root from here on.
+      for (let at = tensor, next = parents.get(at); next && next !== root; next = parents.get(at)) {
+        parents.set(at, root)
+        at = next
+      }
+      return root
     }
     const join = (a: Tensor, b: Tensor) => {
       const [x, y] = [find(a), find(b)]
@@ -92,7 +118,7 @@ export class Groups {
           Math.min(base.size, input.size) < rows * columns
         )
           continue
-        const key = `${tensor.stage}|${sameRows(input).id}|${this.level(tensor)}|${JSON.stringify(this.domain(tensor))}`
+        const key = `${tensor.stage}|${sameRows(input).id}|${this.level(tensor)}|${rows}|${columns}`
         const reader = readers.get(key)
         if (reader) join(reader, tensor)
         else readers.set(key, tensor)
@@ -102,8 +128,13 @@ export class Groups {
     for (const tensor of nodes) {
       if (!isRowOperation(tensor)) continue
       const root = find(tensor)
-      const group = byRoot.get(root) ?? { ...this.domain(tensor), level: this.level(tensor), members: [] }
-      byRoot.set(root, group)
+      let group = byRoot.get(root)
+      if (!group || group.members.length === mostMembers) {
+        // Inputs come first, so a part depends on none that comes after it.
+        const part = group ? group.part + 1 : 0
+        group = { ...this.domain(tensor), level: this.level(tensor), whole: root, part, members: [] }
+        byRoot.set(root, group)
+      }
       group.members.push(tensor)
       this.groups.set(tensor, group)
     }
@@ -111,7 +142,7 @@ export class Groups {
 
   /** All groups, the ones that others depend on last. */
   get descending(): Group[] {
-    return [...new Set(this.groups.values())].sort((a, b) => b.level - a.level)
+    return [...new Set(this.groups.values())].sort((a, b) => b.level - a.level || b.part - a.part)
   }
 
   groupOf(tensor: Tensor): Group | undefined {

@@ -8,8 +8,12 @@ export class Buffer {
   readonly dtype: DType
   /** The variable whose own memory it is, which outlives the program's runs. */
   readonly variable: Variable | undefined
-  /** Set once results take over this memory from another buffer, which nothing reads any more. */
-  shares: Buffer | undefined
+  private source: Buffer | undefined
+  /** A buffer further along the way to the root; valid while no buffer has given up its source since `age`. */
+  private shortcut: Buffer | undefined
+  private age = 0
+  /** How many times a buffer has given up its source. */
+  private static changes = 0
 
   constructor(size: number, dtype: DType, variable?: Variable) {
     this.size = size
@@ -17,9 +21,37 @@ export class Buffer {
     this.variable = variable
   }
 
+  /** Set once results take over this memory from another buffer, which nothing reads any more. */
+  get shares(): Buffer | undefined {
+    return this.source
+  }
+  set shares(source: Buffer | undefined) {
+    if (this.source) Buffer.changes++
+    this.source = source
+  }
+
   /** The buffer whose memory it is. */
   get root(): Buffer {
-    return this.shares ? this.shares.root : this
+    const { next } = this
+    if (!next) return this
+    let root = next
+    for (let beyond = root.next; beyond; beyond = root.next) root = beyond
+    // Memory may be handed on from layer to layer: the next look-up takes one step.
+    this.shorten(root)
+    for (let passed = next, beyond = passed.next; beyond; beyond = passed.next) {
+      passed.shorten(root)
+      passed = beyond
+    }
+    return root
+  }
+
+  private shorten(root: Buffer): void {
+    this.shortcut = root
+    this.age = Buffer.changes
+  }
+
+  private get next(): Buffer | undefined {
+    return this.shortcut && this.age === Buffer.changes ? this.shortcut : this.source
   }
 }
 

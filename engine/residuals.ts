@@ -21,12 +21,12 @@ export function foldResiduals(roots: readonly Tensor[]): Tensor[] {
   const now = (tensor: Tensor) => became.get(tensor) ?? tensor
   /** The sum behind an operand, if it is read here only. */
   const sum = (operand: Tensor): Tensor | undefined => {
-    if (uses.get(operand) !== 1) return undefined
-    const { operation, inputs } = operand
-    if (isSum(operand)) return inputs.length === 2 ? operand : undefined
-    return operation.kind === 'reshape' && inputs[0].shape.at(-1) === operand.shape.at(-1)
-      ? sum(inputs[0])
-      : undefined
+    for (let base = operand; uses.get(base) === 1; [base] = base.inputs) {
+      const { operation, inputs, shape } = base
+      if (isSum(base)) return inputs.length === 2 ? base : undefined
+      if (operation.kind !== 'reshape' || inputs[0].shape.at(-1) !== shape.at(-1)) break
+    }
+    return undefined
   }
   /** Whether an operand is in memory anyway, in full. */
   const inMemory = (operand: Tensor): boolean => {

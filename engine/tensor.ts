@@ -1,4 +1,5 @@
 import { type BinaryName, type DType, type Operation, Trace, type UnaryName, keyOf } from './graph.ts'
+import { recursive } from './recursion.ts'
 import {
   type Shape,
   ShapeError,
@@ -55,7 +56,7 @@ export class Tensor {
   ) {
     this.operation = operation
     this.inputs = inputs
-    this.stage = Math.max(stage, ...inputs.map(input => input.stage))
+    this.stage = inputs.reduce((latest, input) => Math.max(latest, input.stage), stage)
     this.pushed = pushed
     this.shape = shape
     this.dtype = dtype
@@ -335,10 +336,19 @@ export function arange(end: number): Tensor {
 
 /** The value of a constant, however moved about; undefined for any other tensor. */
 export function constantValue(tensor: Tensor): number | undefined {
-  const { operation, inputs } = tensor
-  if (operation.kind === 'constant') return operation.value
-  const moved = ['broadcast', 'reshape', 'transpose', 'slice'].includes(operation.kind)
-  return moved ? constantValue(tensor.pushed?.as ?? inputs[0]) : undefined
+  for (let base = tensor; ; base = base.pushed?.as ?? base.inputs[0]) {
+    switch (base.operation.kind) {
+      case 'constant':
+        return base.operation.value
+      case 'broadcast':
+      case 'reshape':
+      case 'transpose':
+      case 'slice':
+        break
+      default:
+        return undefined
+    }
+  }
 }
 
 /** What unary operations take, and what they make of it (undefined: the same), that do not make float32 of float32. */
@@ -544,7 +554,8 @@ function slice(x: Tensor, axis: number, start: number, end: number): Tensor {
   }
   if (start === 0 && end === shape[axis]) return x
   const past = new Set<Tensor>()
-  const as = pushedSlice(x, { axis, start, end }, past, new Map())
+  const known = new Map<string, Tensor>()
+  const as = recursive<Part, Tensor>(part => pushedSlice(part, past, known), { x, axis, start, end })
   return as.inputs[0] === x ? as : plainSlice(x, { axis, start, end }, { as, past })
 }
 
@@ -560,57 +571,71 @@ const plainSlice = (x: Tensor, { axis, start, end }: Range, pushed?: PushedSlice
 const withExtent = (shape: Shape, axis: number, extent: number): Shape =>
   shape.map((other, i) => (i === axis ? extent : other))
 
-/** A slice made from slices of what x is computed from, as far as that goes. Adds to past what it slices and makes. */
-function pushedSlice(x: Tensor, range: Range, past: Set<Tensor>, known: Map<string, Tensor>): Tensor {
+/** A slice of a tensor. */
+interface Part extends Range {
+  readonly x: Tensor
+}
+
+/**
+ * A slice made from slices of what x is computed from, as far as that goes: for recursive(). Adds to past what it slices
+ * and makes.
+ */
+function* pushedSlice(
+  { x, ...range }: Part,
+  past: Set<Tensor>,
+  known: Map<string, Tensor>,
+): Generator<Part, Tensor, Tensor> {
   const { axis, start, end } = range
   const { shape, operation, inputs } = x
   if (start === 0 && end === shape[axis]) return x
   const key = `${x.id},${axis},${start},${end}`
   const found = known.get(key)
   if (found) return found
-  const part = (input: Tensor, at: Range = range) => pushedSlice(input, at, past, known)
-  const push = (): Tensor | undefined => {
-    const sliced = withExtent(shape, axis, end - start)
-    switch (operation.kind) {
-      case 'unary':
-      case 'binary':
-      case 'where':
-        return node(
-          operation,
-          inputs.map(input => part(input)),
-          sliced,
-          x.dtype,
-        )
-      case 'broadcast': {
-        const [inner] = inputs
-        const innerAxis = axis - shape.length + inner.shape.length
-        const fixed = innerAxis < 0 || inner.shape[innerAxis] === 1
-        return (fixed ? inner : part(inner, { axis: innerAxis, start, end })).broadcastTo(sliced)
-      }
-      case 'concat': {
-        if (operation.axis !== axis) return undefined
-        let offset = 0
-        for (const input of inputs) {
-          const after = offset + input.shape[axis]
-          if (start >= offset && end <= after)
-            return part(input, { axis, start: start - offset, end: end - offset })
-          offset = after
-        }
-        return undefined
-      }
-      case 'slice': {
-        if (x.pushed) {
-          for (const tensor of x.pushed.past) past.add(tensor)
-          return part(x.pushed.as)
-        }
-        if (operation.axis !== axis) return undefined
-        return part(inputs[0], { axis, start: start + operation.start, end: end + operation.start })
-      }
-      default:
-        return undefined
+  const sliced = withExtent(shape, axis, end - start)
+  let result: Tensor | undefined
+  switch (operation.kind) {
+    case 'unary':
+    case 'binary':
+    case 'where': {
+      const parts: Tensor[] = []
+      for (const input of inputs) parts.push(yield { x: input, ...range })
+      result = node(operation, parts, sliced, x.dtype)
+      break
     }
+    case 'broadcast': {
+      const [inner] = inputs
+      const innerAxis = axis - shape.length + inner.shape.length
+      const fixed = innerAxis < 0 || inner.shape[innerAxis] === 1
+      const part = fixed ? inner : yield { x: inner, axis: innerAxis, start, end }
+      result = part.broadcastTo(sliced)
+      break
+    }
+    case 'concat': {
+      if (operation.axis !== axis) break
+      let offset = 0
+      for (const input of inputs) {
+        const after = offset + input.shape[axis]
+        if (start >= offset && end <= after) {
+          result = yield { x: input, axis, start: start - offset, end: end - offset }
+          break
+        }
+        offset = after
+      }
+      break
+    }
+    case 'slice': {
+      if (x.pushed) {
+        for (const tensor of x.pushed.past) past.add(tensor)
+        result = yield { x: x.pushed.as, ...range }
+      } else if (operation.axis === axis) {
+        result = yield { x: inputs[0], axis, start: start + operation.start, end: end + operation.start }
+      }
+      break
+    }
+    default:
+      break
   }
-  const result = push() ?? plainSlice(x, range)
+  result ??= plainSlice(x, range)
   past.add(x).add(result)
   known.set(key, result)
   return result

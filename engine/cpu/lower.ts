@@ -5,8 +5,17 @@ import { attentionCall } from './attention-call.ts'
 import { type Separated, separateColumns } from './columns.ts'
 import type { Kernel } from './kernel.ts'
 import { fewRows, matrixVectorKernel, mostDepth } from './matrix-vector.ts'
-import { type MicroKernel, kBlockOf, matmulKernel, matmulPlan, packKernel, packedFloats } from './matmul.ts'
-import { type Operand, rowKernel } from './rows.ts'
+import {
+  type MatmulPlan,
+  type MatmulShape,
+  type MicroKernel,
+  kBlockOf,
+  matmulKernel,
+  matmulPlan,
+  packKernel,
+  packedFloats,
+} from './matmul.ts'
+import { type Operand, rowKernel, rowKey, rowOperands } from './rows.ts'
 import { scatterKernel } from './scatter.ts'
 
 /** A kernel with its operands, and the buffers that it reads and writes. */
@@ -45,6 +54,8 @@ class Lowering {
   /** Those that are packed already. */
   private readonly packed = new Map<string, Buffer>()
   private readonly ids = new Map<Buffer, number>()
+  /** Those written so far, by what they are written for. */
+  private readonly kernels = new Map<string, Kernel>()
 
   constructor(instructions: readonly Instruction[], tile: MicroKernel, threads: number) {
     this.tile = tile
@@ -79,24 +90,25 @@ class Lowering {
   ): Omit<Call, 'writes' | keyof Cost> {
     switch (work.kind) {
       case 'rows':
-        return { ...rowKernel(work, this.tile.fma), reads }
+        return {
+          kernel: this.kernel(rowKey(work), () => rowKernel(work, this.tile.fma)),
+          operands: rowOperands(work),
+          reads,
+        }
       case 'matmul':
         return this.matmul(work, packs, chained, parts)
       case 'scatterAdd': {
         const { rows, columns, count, values, indices, base, out } = work
         const strides = { valueStride: values.strides[0], outStride: out.strides[0] }
-        const kernel = scatterKernel({
-          rows,
-          columns,
-          count,
-          ...strides,
-          ...(base && { baseStride: base.strides[0] }),
-        })
+        const shape = { rows, columns, count, ...strides, ...(base && { baseStride: base.strides[0] }) }
+        const kernel = this.kernel(['scatter', shape], () => scatterKernel(shape))
         return { kernel, operands: [values, indices, out, ...(base ? [base] : [])], reads }
       }
       case 'attention':
-      case 'attentionGradient':
-        return { ...attentionCall(work, this.tile, this.threads), reads }
+      case 'attentionGradient': {
+        const { key, write, operands } = attentionCall(work, this.tile, this.threads)
+        return { kernel: this.kernel(key, write), operands, reads }
+      }
     }
   }
 
@@ -124,7 +136,8 @@ class Lowering {
     // Of a single row whose elements are neighbours it is the same whether it counts as transposed.
     if (m <= fewRows && k <= mostDepth(b.transposed) && (!a.transposed || (m === 1 && a.rowStride === 1))) {
       const right = { transposeB: b.transposed, rowStrideB: b.rowStride }
-      const kernel = matrixVectorKernel({ ...shape, ...right, ...asStored }, this.threads, tile.fma)
+      const whole = { ...shape, ...right, ...asStored }
+      const kernel = this.kernel(['vector', whole], () => matrixVectorKernel(whole, this.threads, tile.fma))
       return { kernel, operands: operands(b), reads: reads(b.buffer) }
     }
     const partition = chained ? partitionOf(work) : undefined
@@ -153,12 +166,24 @@ class Lowering {
     const product = { ...shape, transposeA: a.transposed }
     if (plan.packsB) {
       const unpackedB = { rowStride: b.rowStride, transposed: b.transposed }
-      const kernel = matmulKernel({ ...product, unpackedB, ...asStored }, plan, tile)
+      const kernel = this.product({ ...product, unpackedB, ...asStored }, plan)
       return { kernel, operands: operands(b), reads: reads(b.buffer) }
     }
     const packedB = this.pack(work, plan.kBlock, packs)
-    const kernel = matmulKernel({ ...product, ...(batch > 1 && { batch: strides }) }, plan, tile)
+    const kernel = this.product({ ...product, ...(batch > 1 && { batch: strides }) }, plan)
     return { kernel, operands: operands({ buffer: packedB, offset: 0 }), reads: reads(packedB) }
+  }
+
+  private product(shape: MatmulShape, plan: MatmulPlan): Kernel {
+    return this.kernel(['product', shape, plan], () => matmulKernel(shape, plan, this.tile))
+  }
+
+  /** The kernel that a key stands for, which is written once. */
+  private kernel(key: unknown, write: () => Kernel): Kernel {
+    const text = typeof key === 'string' ? key : JSON.stringify(key)
+    const kernel = this.kernels.get(text) ?? write()
+    this.kernels.set(text, kernel)
+    return kernel
   }
 
   /** Names the right operand of a product. */
@@ -177,12 +202,8 @@ class Lowering {
     const packed = new Buffer(packedFloats(k, n, tile) * batch, 'float32')
     const stored = { k, n, rowStride: b.rowStride, transposed: b.transposed }
     const block = b.transposed ? Math.max(1, Math.round(packBlock / tile.columns)) * tile.columns : packBlock
-    const kernel = packKernel(
-      { ...stored, ...(batch > 1 && { batch: { count: batch, stride: b.batchStride } }) },
-      kBlock,
-      block,
-      tile,
-    )
+    const shape = { ...stored, ...(batch > 1 && { batch: { count: batch, stride: b.batchStride } }) }
+    const kernel = this.kernel(['pack', shape, kBlock, block], () => packKernel(shape, kBlock, block, tile))
     const operands = [b, { buffer: packed, offset: 0 }]
     packs.push({ kernel, operands, reads: [b.buffer], writes: [packed], flops: 0, bytes: 8 * k * n * batch })
     this.packed.set(key, packed)

@@ -31,20 +31,56 @@ const sumSteps = 32
 
 /**
  * A kernel for a row program: one item is a block of rows; each row is passed over once for every
- * reduction that later values wait for, and once more. Returns its operands in the arguments' order.
+ * reduction that later values wait for, and once more. Its operands are those that rowOperands lists.
  */
-export function rowKernel(program: RowProgram, fma: boolean): { kernel: Kernel; operands: Operand[] } {
-  const { wat, operands, scratchBytes } = new RowWriter(program, fma).write()
+export function rowKernel(program: RowProgram, fma: boolean): Kernel {
+  const { wat, scratchBytes } = new RowWriter(program, fma).write()
   const name = `rows.${hash(wat)}`
   const items = Math.ceil(program.rows / program.rowBlock)
-  return { kernel: { name, wat: wat.replaceAll('$KERNEL', `$${name}`), items, scratchBytes }, operands }
+  return { name, wat: wat.replaceAll('$KERNEL', `$${name}`), items, scratchBytes }
+}
+
+/** A row program's accesses, in the order of its kernel's arguments. */
+function accessesOf({ values, stores }: RowProgram): Access[] {
+  const loads = values.flatMap(({ operation }) => {
+    if (operation.kind !== 'load') return []
+    const { access } = operation
+    return access.gather ? [access, access.gather.indices] : [access]
+  })
+  return [...loads, ...stores.map(({ access }) => access)]
+}
+
+/** A row program's operands, in the order of its kernel's arguments. */
+export function rowOperands(program: RowProgram): Operand[] {
+  const accesses = accessesOf(program).flatMap(({ buffer, offset }) => (buffer ? [{ buffer, offset }] : []))
+  return [...accesses, ...program.columnSums.map(({ buffer }) => ({ buffer, offset: 0 }))]
+}
+
+/** A text that is the same for programs that have the same kernel: all of them but where their operands are. */
+export function rowKey({ rows, columns, rowBlock, values, stores, columnSums }: RowProgram): string {
+  const accessKey = ({ buffer, offset, rowDims, columnStride, gather }: Access): string => {
+    const indices = gather ? `${accessKey(gather.indices)} ${gather.rowStride} ${gather.limit}` : ''
+    return `${buffer ? '' : offset}[${rowDims.join(';')}]${columnStride}{${indices}}`
+  }
+  const valueKey = ({ operation, inputs, extent, dtype }: RowValue): string => {
+    let what = 'name' in operation ? operation.name : ''
+    if (operation.kind === 'load') what = accessKey(operation.access)
+    if (operation.kind === 'constant') what = Object.is(operation.value, -0) ? '-0' : `${operation.value}`
+    return `${operation.kind} ${what} ${inputs.join()} ${extent} ${dtype}`
+  }
+  return [
+    `${rows} ${columns} ${rowBlock}`,
+    ...values.map(valueKey),
+    ...stores.map(({ value, access }) => `${value}>${accessKey(access)}`),
+    ...columnSums.map(({ value, width }) => `${value}+${width}`),
+  ].join('\n')
 }
 
 class RowWriter {
   private readonly program: RowProgram
   private readonly elementwise: Elementwise
   private readonly code = new Code()
-  private readonly operands: Operand[] = []
+  private operands = 0
   /** In which pass over the row each value is computed. */
   private readonly passes: number[] = []
   private readonly pointers = new Map<Access, string>()
@@ -68,20 +104,14 @@ class RowWriter {
     }
   }
 
-  write(): { wat: string; operands: Operand[]; scratchBytes: number } {
+  write(): { wat: string; scratchBytes: number } {
     const { code, program } = this
     const { rows, rowBlock, values, stores, columnSums } = program
     this.planSpills()
     const bases = new Map<Access, string>()
-    for (const { operation } of values) {
-      if (operation.kind !== 'load') continue
-      const { access } = operation
-      bases.set(access, this.address(access))
-      if (access.gather) bases.set(access.gather.indices, this.address(access.gather.indices))
-    }
-    for (const { access } of stores) bases.set(access, this.address(access))
-    const blockSums = columnSums.map(({ value, buffer, width }) => {
-      const base = this.operand(buffer, 0)
+    for (const access of accessesOf(program)) bases.set(access, this.address(access))
+    const blockSums = columnSums.map(({ value, width }) => {
+      const base = this.operand()
       const place = code.let(
         'i32',
         `(i32.add ${base} (i32.mul (local.get $item) (i32.const ${width * bytes})))`,
@@ -134,7 +164,7 @@ class RowWriter {
       `(br_if $row (i32.lt_u (local.get $${row}) (local.get $${end}))))`,
     )
     for (const { place, sum } of blockSums) if (sum) code.push(`(f32.store ${place} (local.get $${sum}))`)
-    return { wat: code.kernel('KERNEL'), operands: this.operands, scratchBytes: this.scratchBytes }
+    return { wat: code.kernel('KERNEL'), scratchBytes: this.scratchBytes }
   }
 
   private isReduction(value: number): boolean {
@@ -150,15 +180,14 @@ class RowWriter {
     return this.program.values[value].extent === 'element'
   }
 
-  private operand(buffer: Buffer, offset: number): string {
-    const index = this.operands.length
-    this.operands.push({ buffer, offset })
-    return this.code.let('i32', `(i32.load offset=${index * bytes} (local.get $arguments))`)
+  /** The address that is the next argument. */
+  private operand(): string {
+    return this.code.let('i32', `(i32.load offset=${this.operands++ * bytes} (local.get $arguments))`)
   }
 
   /** The address of an access's first element; of an iota, that element. */
   private address({ buffer, offset }: Access): string {
-    return buffer ? this.operand(buffer, offset) : `(i32.const ${offset})`
+    return buffer ? this.operand() : `(i32.const ${offset})`
   }
 
   /** Where a row starts: a byte address, or for an iota the number there. */
@@ -503,12 +532,20 @@ class RowWriter {
   /** What a pass computes or loads for some values, operands first. */
   private closure(needed: readonly number[], pass: number): number[] {
     const found = new Set<number>()
-    const visit = (value: number) => {
-      if (!this.isElement(value) || found.has(value)) return
-      if (!this.isLoaded(value, pass)) this.program.values[value].inputs.forEach(visit)
-      found.add(value)
+    // Backwards, since the last one is looked at first.
+    const pending = needed.toReversed()
+    for (let value = pending.at(-1); value !== undefined; value = pending.at(-1)) {
+      const { inputs } = this.program.values[value]
+      const missing = this.isLoaded(value, pass)
+        ? []
+        : inputs.filter(input => this.isElement(input) && !found.has(input))
+      if (found.has(value) || !this.isElement(value) || missing.length === 0) {
+        pending.pop()
+        if (this.isElement(value)) found.add(value)
+      } else {
+        pending.push(...missing.toReversed())
+      }
     }
-    needed.forEach(visit)
     return [...found]
   }
 

@@ -15,33 +15,78 @@ export interface Step {
 export const workOf = (steps: readonly Step[]): number =>
   steps.flatMap(({ phase }) => phase).reduce((sum, { flops, bytes }) => sum + flops + 5 * bytes, 0)
 
-/** Memory that some phases read and write. */
-class Touched {
-  /** With the instruction that it was for, if parts of that were all that did. */
-  private readonly read = new Map<Buffer, Instruction | undefined>()
-  private readonly written = new Map<Buffer, Instruction | undefined>()
-
-  /** Whether a phase needs what these made, or overwrites what they use. */
-  conflicts({ reads, writes, parallel }: Roots): boolean {
-    const isOf = (touched: Map<Buffer, Instruction | undefined>) => (root: Buffer) =>
-      touched.has(root) && (parallel === undefined || touched.get(root) !== parallel)
-    return reads.some(isOf(this.written)) || writes.some(isOf(this.written)) || writes.some(isOf(this.read))
-  }
-
-  add({ reads, writes, parallel }: Roots): void {
-    const note = (touched: Map<Buffer, Instruction | undefined>) => (root: Buffer) =>
-      touched.set(root, touched.has(root) && touched.get(root) !== parallel ? undefined : parallel)
-    reads.forEach(note(this.read))
-    writes.forEach(note(this.written))
-  }
-}
-
-/** A phase with the memory that it reads and writes. */
-interface Roots {
+/** A phase, with what decides when it may run. */
+interface Waiting {
   readonly phase: Phase
   readonly reads: readonly Buffer[]
   readonly writes: readonly Buffer[]
   readonly parallel: Instruction | undefined
+  /** Whether it takes so much memory that it is not to run earlier than it must. */
+  readonly takesMemory: boolean
+  /** How many barriers come before it; undefined until it has been placed. */
+  interval: number | undefined
+  /** A phase that it conflicts with and that was not over when last looked at. */
+  blocker: Waiting | undefined
+}
+
+/** A use of memory by a phase. */
+interface Use {
+  readonly by: Waiting
+  readonly isWrite: boolean
+}
+
+/** Some uses of a buffer, of which so many are earlier than a phase. */
+interface EarlierUses {
+  readonly uses: readonly Use[]
+  readonly count: number
+}
+
+/** What each phase has to wait for, by the uses of memory before it. */
+class Conflicts {
+  /** For each buffer of a phase, the uses that do not go together with its own. */
+  private readonly earlier = new Map<Waiting, EarlierUses[]>()
+
+  constructor(phases: readonly Waiting[]) {
+    const all = new Map<Buffer, Use[]>()
+    const writes = new Map<Buffer, Use[]>()
+    for (const by of phases) {
+      const earlier: EarlierUses[] = []
+      for (const root of by.reads) {
+        const uses = listOf(writes, root)
+        earlier.push({ uses, count: uses.length })
+      }
+      for (const root of by.writes) {
+        const uses = listOf(all, root)
+        earlier.push({ uses, count: uses.length })
+      }
+      for (const root of by.reads) listOf(all, root).push({ by, isWrite: false })
+      for (const root of by.writes) {
+        listOf(all, root).push({ by, isWrite: true })
+        listOf(writes, root).push({ by, isWrite: true })
+      }
+      this.earlier.set(by, earlier)
+    }
+  }
+
+  /** One of the earlier phases that a phase needs, or whose memory it overwrites, and that is not over. */
+  blockerOf(phase: Waiting, isOver: (other: Waiting) => boolean): Waiting | undefined {
+    for (const { uses, count } of this.earlier.get(phase) ?? []) {
+      for (let i = count - 1; i >= 0; i--) {
+        const { by, isWrite } = uses[i]
+        if (phase.parallel !== undefined && by.parallel === phase.parallel) continue
+        if (!isOver(by)) return by
+        // All uses before a write were over before it, unless it is one of several at once.
+        if (isWrite && by.parallel === undefined) break
+      }
+    }
+    return undefined
+  }
+}
+
+function listOf<K, V>(lists: Map<K, V[]>, key: K): V[] {
+  const list = lists.get(key) ?? []
+  lists.set(key, list)
+  return list
 }
 
 /** Phases beyond the next that are looked at for one that need not wait. */
@@ -69,36 +114,47 @@ export function arrange(phases: readonly Phase[], held: readonly Buffer[]): Arra
 
 /** Phases with barriers only where one needs what another since the last barrier did, or overwrites it. */
 function placeBarriers(phases: readonly Phase[], ahead: number): Step[] {
-  const waiting: Roots[] = phases.map(phase => ({
-    phase,
-    reads: [...new Set(phase.flatMap(call => call.reads.map(({ root }) => root)))],
-    writes: [...new Set(phase.flatMap(call => call.writes.map(({ root }) => root)))],
-    parallel: phase.length === 1 ? phase[0].parallel : undefined,
-  }))
+  const all = phases.map((phase): Waiting => {
+    const writes = [...new Set(phase.flatMap(call => call.writes.map(({ root }) => root)))]
+    return {
+      phase,
+      reads: [...new Set(phase.flatMap(call => call.reads.map(({ root }) => root)))],
+      writes,
+      parallel: phase.length === 1 ? phase[0].parallel : undefined,
+      takesMemory: writes.some(root => !root.variable && root.size > earlyElements),
+      interval: undefined,
+      blocker: undefined,
+    }
+  })
+  const conflicts = new Conflicts(all)
   const steps: Step[] = []
-  let touched = new Touched()
-  const place = (next: Roots, barrier: boolean) => {
-    touched.add(next)
+  let interval = 0
+  const isOver = (other: Waiting) => other.interval !== undefined && other.interval < interval
+  /** Whether a phase must wait for some of what is placed since the last barrier, or of what it would pass. */
+  const mustWait = (phase: Waiting): boolean => {
+    if (!phase.blocker || isOver(phase.blocker)) phase.blocker = conflicts.blockerOf(phase, isOver)
+    return phase.blocker !== undefined
+  }
+  const place = (next: Waiting, barrier: boolean) => {
+    next.interval = interval
     steps.push({ phase: next.phase, barrier })
   }
-  /** Whether a phase must wait for some of what is placed, or of what it would pass. */
-  const mustWait = (other: Roots, passed: Touched) =>
-    other.writes.some(root => !root.variable && root.size > earlyElements) ||
-    touched.conflicts(other) ||
-    passed.conflicts(other)
-  for (let next = waiting.shift(); next; next = waiting.shift()) {
-    const barrier = touched.conflicts(next)
+  // Those that wait are the ones from `first` on, but without some of them: after each comes the one at its index here.
+  const following = Int32Array.from(all, (_, i) => i + 1)
+  for (let first = 0; first < all.length; first = following[first]) {
+    const next = all[first]
+    const barrier = mustWait(next)
     if (barrier) {
-      const passed = new Touched()
-      passed.add(next)
-      const left = waiting.splice(0, ahead).filter(other => {
-        const waits = mustWait(other, passed)
-        if (waits) passed.add(other)
-        else place(other, false)
-        return waits
-      })
-      waiting.unshift(...left)
-      touched = new Touched()
+      let last = first
+      for (let seen = 0; seen < ahead && following[last] < all.length; seen++) {
+        const other = all[following[last]]
+        if (other.takesMemory || mustWait(other)) last = following[last]
+        else {
+          place(other, false)
+          following[last] = following[following[last]]
+        }
+      }
+      interval++
     }
     place(next, barrier)
   }

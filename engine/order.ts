@@ -1,0 +1,238 @@
+/** The order in which a program's instructions run. */
+import type { Emitted } from './emit.ts'
+import { Heap } from './heap.ts'
+import type { Buffer, Instruction } from './program.ts'
+
+/** Elements of memory that count as none when instructions are ordered by the memory they leave. */
+const memoryGrain = 1 << 18
+
+/**
+ * Orders instructions. Of those that could run next, and of the earliest stage, one that continues the last one's blocks
+ * of rows goes first, then the one that leaves the least memory in use, then the one of the earliest node. That is what
+ * runs a chunk of the cross-entropy's gradient right after its loss.
+ *
+ * before: what must have run before an instruction; isTemporary: whether a buffer's memory is free when its last reader
+ * has run.
+ */
+export function inOrder(
+  instructions: readonly Emitted[],
+  before: (instruction: Emitted) => ReadonlySet<Emitted>,
+  isTemporary: (root: Buffer) => boolean,
+): Instruction[] {
+  const remaining = new Map<Emitted, number>()
+  const followers = new Map<Emitted, Emitted[]>()
+  for (const instruction of instructions) {
+    const others = before(instruction)
+    remaining.set(instruction, others.size)
+    for (const other of others) append(followers, other, instruction)
+  }
+  const queue = new Queue(instructions, isTemporary)
+  for (const instruction of instructions) if (remaining.get(instruction) === 0) queue.add(instruction)
+  const ordered: Instruction[] = []
+  for (let next = queue.take(); next; next = queue.take()) {
+    const { instruction, joins } = next
+    const { work, reads, writes } = instruction
+    ordered.push({ work, reads, writes, joins })
+    for (const follower of followers.get(instruction) ?? []) {
+      const left = (remaining.get(follower) ?? 0) - 1
+      remaining.set(follower, left)
+      if (left === 0) queue.add(follower)
+    }
+  }
+  if (ordered.length !== instructions.length)
+    throw new Error('the instructions depend on each other in a circle')
+  return ordered
+}
+
+/** An instruction that could run, and what speaks for it. */
+interface Choice {
+  readonly instruction: Emitted
+  /** Memory in use after it, less that before, in grains. */
+  readonly growth: number
+  /** How many could run before it could. */
+  readonly number: number
+}
+
+function isBetter(a: Choice, b: Choice): boolean {
+  const [first, second] = [a.instruction, b.instruction]
+  if (first.stage !== second.stage) return first.stage < second.stage
+  if (a.growth !== b.growth) return a.growth < b.growth
+  if (first.rank !== second.rank) return first.rank < second.rank
+  return a.number < b.number
+}
+
+/** Instructions that could run, the best of which can be taken without looking at them all. */
+class Queue {
+  private readonly isTemporary: (root: Buffer) => boolean
+  /** What could run. A choice in a heap that is not the one here is out of date. */
+  private readonly choices = new Map<Emitted, Choice>()
+  private readonly all = new Heap(isBetter)
+  /** Those that continued the phase when they were last looked at: one that does not never does again. */
+  private readonly joining = new Heap(isBetter)
+  private readonly isJoining = new Map<Emitted, boolean>()
+  /** What could run and reads, or writes, some memory. */
+  private readonly readers = new Map<Buffer, Set<Emitted>>()
+  private readonly writers = new Map<Buffer, Set<Emitted>>()
+  /** Reads of a buffer that are to come. */
+  private readonly readsLeft = new Map<Buffer, number>()
+  private readonly allocated = new Set<Buffer>()
+  private phase = new Phase()
+  private added = 0
+
+  constructor(instructions: readonly Emitted[], isTemporary: (root: Buffer) => boolean) {
+    this.isTemporary = isTemporary
+    for (const { reads } of instructions)
+      for (const { root } of reads) this.readsLeft.set(root, (this.readsLeft.get(root) ?? 0) + 1)
+  }
+
+  add(instruction: Emitted): void {
+    this.choose(instruction, this.added++)
+    for (const { root } of instruction.reads) addTo(this.readers, root, instruction)
+    for (const { root } of instruction.writes) addTo(this.writers, root, instruction)
+    this.consider(instruction)
+  }
+
+  /** Takes out what runs next. */
+  take(): { readonly instruction: Emitted; readonly joins: boolean } | undefined {
+    const best = this.firstOf(this.all)
+    if (!best) return undefined
+    const joining = this.firstJoining(best.instruction.stage)
+    const { instruction } = joining ?? best
+    this.run(instruction, joining !== undefined)
+    return { instruction, joins: joining !== undefined }
+  }
+
+  /** The best of a stage that continues the phase. */
+  private firstJoining(stage: number): Choice | undefined {
+    for (let choice = this.firstOf(this.joining); choice; choice = this.firstOf(this.joining)) {
+      if (choice.instruction.stage !== stage) return undefined
+      if (this.phase.continues(choice.instruction)) return choice
+      this.joining.pop()
+      this.isJoining.set(choice.instruction, false)
+    }
+    return undefined
+  }
+
+  private firstOf(heap: Heap<Choice>): Choice | undefined {
+    while (heap.first && this.choices.get(heap.first.instruction) !== heap.first) heap.pop()
+    return heap.first
+  }
+
+  private run(instruction: Emitted, joins: boolean): void {
+    const { reads, writes } = instruction
+    this.choices.delete(instruction)
+    for (const { root } of reads) this.readers.get(root)?.delete(instruction)
+    for (const { root } of writes) this.writers.get(root)?.delete(instruction)
+    if (!joins) {
+      this.phase = new Phase()
+      this.joining.clear()
+      this.isJoining.clear()
+    }
+    this.phase.add(instruction)
+
+    const changed = new Set<Emitted>()
+    for (const { root } of writes) {
+      if (this.allocated.has(root)) continue
+      this.allocated.add(root)
+      if (this.isTemporary(root)) for (const other of this.writers.get(root) ?? []) changed.add(other)
+    }
+    for (const { root } of reads) this.readsLeft.set(root, (this.readsLeft.get(root) ?? 0) - 1)
+    for (const { root } of reads) {
+      if (this.readsLeft.get(root) === 1 && this.isTemporary(root))
+        for (const other of this.readers.get(root) ?? []) changed.add(other)
+    }
+    for (const other of changed) {
+      this.choose(other, this.choices.get(other)?.number ?? 0)
+      const choice = this.choices.get(other)
+      if (choice && this.isJoining.get(other)) this.joining.push(choice)
+    }
+    for (const { root } of writes) for (const other of this.readers.get(root) ?? []) this.consider(other)
+  }
+
+  private choose(instruction: Emitted, number: number): void {
+    const choice = { instruction, growth: this.growth(instruction), number }
+    this.choices.set(instruction, choice)
+    this.all.push(choice)
+  }
+
+  /** Looks whether an instruction continues the phase, once it reads what that has written. */
+  private consider(instruction: Emitted): void {
+    const choice = this.choices.get(instruction)
+    if (!choice || this.isJoining.has(instruction) || !this.phase.feeds(instruction)) return
+    const continues = this.phase.continues(instruction)
+    this.isJoining.set(instruction, continues)
+    if (continues) this.joining.push(choice)
+  }
+
+  /** Memory in use after an instruction, less that before it. */
+  private growth({ reads, writes }: Emitted): number {
+    let elements = 0
+    for (const { root } of writes)
+      if (this.isTemporary(root) && !this.allocated.has(root)) elements += root.size
+    for (const { root } of reads)
+      if (this.isTemporary(root) && this.readsLeft.get(root) === 1) elements -= root.size
+    return Math.round(elements / memoryGrain)
+  }
+}
+
+/** Instructions that run one after the other on each block of rows. */
+class Phase {
+  private rows = 0
+  private rowBlock = 0
+  /** Memory touched so far: how its rows lie, and whether it was written. */
+  private readonly touched = new Map<
+    Buffer,
+    { readonly key: string | undefined; readonly written: boolean }
+  >()
+
+  /** Whether an instruction reads what this phase wrote. */
+  feeds({ reads }: Emitted): boolean {
+    return reads.some(({ root }) => this.touched.get(root)?.written)
+  }
+
+  /** Whether an instruction takes up what this phase wrote, each block from the same block. */
+  continues(instruction: Emitted): boolean {
+    const { partition, reads, writes } = instruction
+    if (!partition || partition.rows !== this.rows || partition.rowBlock !== this.rowBlock) return false
+    const agrees = (buffer: Buffer, writing: boolean) => {
+      const before = this.touched.get(buffer.root)
+      return (
+        !before ||
+        !(writing || before.written) ||
+        (before.key !== undefined && before.key === partition.aligned.get(buffer))
+      )
+    }
+    return (
+      this.feeds(instruction) &&
+      reads.every(buffer => agrees(buffer, false)) &&
+      writes.every(buffer => agrees(buffer, true))
+    )
+  }
+
+  add({ partition, reads, writes }: Emitted): void {
+    if (partition) [this.rows, this.rowBlock] = [partition.rows, partition.rowBlock]
+    const touch = (buffer: Buffer, writes: boolean) => {
+      const key = partition?.aligned.get(buffer)
+      const before = this.touched.get(buffer.root)
+      const same = !before || before.key === key
+      this.touched.set(buffer.root, {
+        key: same ? key : undefined,
+        written: writes || (before?.written ?? false),
+      })
+    }
+    for (const buffer of reads) touch(buffer, false)
+    for (const buffer of writes) touch(buffer, true)
+  }
+}
+
+function addTo<K, V>(sets: Map<K, Set<V>>, key: K, value: V): void {
+  const set = sets.get(key)
+  if (set) set.add(value)
+  else sets.set(key, new Set([value]))
+}
+
+function append<K, V>(lists: Map<K, V[]>, key: K, value: V): void {
+  const list = lists.get(key)
+  if (list) list.push(value)
+  else lists.set(key, [value])
+}
