@@ -1,10 +1,11 @@
 /** Knows a file by its content: a hash that is found by reading it once, and looked up afterwards. */
 import { createHash } from 'node:crypto'
-import { access, readdir, rm } from 'node:fs/promises'
+import { existsSync } from 'node:fs'
+import { readdir, rm } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
 import { UserError } from '../run/errors.ts'
 import { findFile, readPieces, type LocalFile } from './local-file.ts'
-import { openRegular, readable, readRegular } from './regular-file.ts'
+import { openRegular, readable, readRegular, statRegular } from './regular-file.ts'
 import { writeWhole } from './whole-file.ts'
 
 const format = 'hlb-gpt content 1'
@@ -17,7 +18,7 @@ const sampleBytes = 4096
 const tickMilliseconds = 2000
 
 /** What is known of a file that was read: its hash, and what says that it is still that file. */
-type Note = { format: string; path: string; state: string; samples: string; sha256: string; seal: string }
+type Note = { format: string; path: string; version: string; samples: string; sha256: string; seal: string }
 
 /**
  * The SHA-256 of a file, as hexadecimal digits. A large one is read whole the first time only. That is noted in the
@@ -34,12 +35,12 @@ export async function contentOf(
   const notePath = join(cacheFolder, noteFolder, `${sha256(path).slice(0, 32)}.json`)
   const sampled = await hashSamples(file)
   const known = parseNote(await readRegular(notePath))
-  if (known?.path === path && known.state === file.state && known.samples === sampled) return known.sha256
+  if (known?.path === path && known.version === file.version && known.samples === sampled) return known.sha256
   report(`Reading ${file.path} once, to know its content again.`)
   const started = Date.now()
   const content = await hashWhole(file)
-  if (started - file.changed > tickMilliseconds) {
-    const note = { format, path, state: file.state, samples: sampled, sha256: content }
+  if (started - (await statRegular(path)).ctimeMs > tickMilliseconds) {
+    const note = { format, path, version: file.version, samples: sampled, sha256: content }
     await keepNote(join(cacheFolder, noteFolder), notePath, { ...note, seal: sealOf(note) })
   }
   return content
@@ -51,14 +52,14 @@ export async function contentOf(
  */
 export async function refuseChanged(before: LocalFile, content: string): Promise<void> {
   const now = await findFile(before.path)
-  if (now.state === before.state || (await hashWhole(now)) === content) return
+  if (now.version === before.version || (await hashWhole(now)) === content) return
   throw new UserError(`${before.path} was changed while it was read: start again once it is complete.`)
 }
 
-async function hashWhole({ path, size, state }: LocalFile): Promise<string> {
+async function hashWhole({ path, size, version }: LocalFile): Promise<string> {
   const hash = createHash('sha256')
   for await (const piece of readPieces(path, 0, size)) hash.update(piece)
-  if ((await findFile(path)).state !== state) {
+  if ((await findFile(path)).version !== version) {
     throw new UserError(`${path} is being changed: start again once it is complete.`)
   }
   return hash.digest('hex')
@@ -87,8 +88,7 @@ async function keepNote(folder: string, path: string, note: Note): Promise<void>
     await writeWhole(path, file => file.writeFile(JSON.stringify(note)))
     for (const name of await readdir(folder)) {
       const other = parseNote(await readRegular(join(folder, name)))
-      const isOfNone = other && (await access(other.path).then(() => false, () => true)) // prettier-ignore
-      if (isOfNone) await rm(join(folder, name), { force: true })
+      if (other && !existsSync(other.path)) await rm(join(folder, name), { force: true })
     }
   } catch {
     // It only saves time.
@@ -105,14 +105,14 @@ function parseNote(content: Buffer | undefined): Note | undefined {
   }
 }
 
-function sealOf({ format, path, state, samples, sha256: content }: Omit<Note, 'seal'>): string {
-  return sha256(JSON.stringify([format, path, state, samples, content]))
+function sealOf({ format, path, version, samples, sha256: content }: Omit<Note, 'seal'>): string {
+  return sha256(JSON.stringify([format, path, version, samples, content]))
 }
 
 function isNote(value: unknown): value is Note {
   if (typeof value !== 'object' || value === null) return false
   const entries = new Map<string, unknown>(Object.entries(value))
-  const names = ['format', 'path', 'state', 'samples', 'sha256', 'seal']
+  const names = ['format', 'path', 'version', 'samples', 'sha256', 'seal']
   return names.every(name => typeof entries.get(name) === 'string')
 }
 

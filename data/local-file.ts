@@ -1,3 +1,4 @@
+import type { Stats } from 'node:fs'
 import { readdir, stat } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
 import { UserError } from '../run/errors.ts'
@@ -7,13 +8,8 @@ import { openRegular, readable, statRegular } from './regular-file.ts'
 export type LocalFile = {
   path: string
   size: number
-  /**
-   * Size, number on the disk and times of the last changes, in nanoseconds: differs once the file was written again or
-   * replaced. The second time is the system's own, which no program can set back.
-   */
-  state: string
-  /** When it was last changed, by the system's clock, in milliseconds since 1970. */
-  changed: number
+  /** Differs once the file was written again or replaced: see versionOf. */
+  version: string
 }
 
 const pieceSize = 2 ** 24
@@ -23,14 +19,18 @@ export const wikitextName = 'wikitext-103'
 
 /** A file that the user names, with something in it; a UserError that says why not. */
 export async function findFile(path: string): Promise<LocalFile> {
-  const { size, ino, mtimeNs, ctimeNs, ctimeMs } = await statRegular(path, () => adviceFor(path))
-  if (size === 0n) throw new UserError(`${path} is empty: there is nothing to train on.`)
-  return {
-    path,
-    size: Number(size),
-    state: [size, ino, mtimeNs, ctimeNs].join(' '),
-    changed: Number(ctimeMs),
-  }
+  const stats = await statRegular(path, () => adviceFor(path))
+  if (stats.size === 0) throw new UserError(`${path} is empty: there is nothing to train on.`)
+  return { path, size: stats.size, version: versionOf(stats) }
+}
+
+/**
+ * What differs once a file was written again or replaced: its size, its number on the disk, and when it was changed, by
+ * the time that programs can set (mtime) and by the one that only the system sets (ctime). Both are as fine as the disk
+ * has them, to a thousandth of a millisecond.
+ */
+export function versionOf({ size, ino, mtimeMs, ctimeMs }: Stats): string {
+  return [size, ino, mtimeMs, ctimeMs].join(' ')
 }
 
 /** Whether a path that the user names is a folder; a UserError if there is no such path. */

@@ -1,5 +1,5 @@
 /** Opens what a path names only if it is a regular file: whatever else may lie there, nothing waits for it. */
-import type { BigIntStats, Stats } from 'node:fs'
+import type { Stats } from 'node:fs'
 import { constants, open, readdir, readlink, stat, type FileHandle } from 'node:fs/promises'
 import { codeOf, reasonOf, UserError } from '../run/errors.ts'
 
@@ -22,8 +22,8 @@ export async function openRegular(path: string): Promise<FileHandle> {
 }
 
 /** Size and times of a regular file; a UserError as openRegular's if it is none. `advice` is as in readable. */
-export async function statRegular(path: string, advice?: () => Promise<string>): Promise<BigIntStats> {
-  const found = await readable(path, () => stat(path, { bigint: true }), advice)
+export async function statRegular(path: string, advice?: () => Promise<string>): Promise<Stats> {
+  const found = await readable(path, () => stat(path), advice)
   refuseOthers(path, found)
   return found
 }
@@ -66,7 +66,7 @@ export async function readable<T>(
   }
 }
 
-function refuseOthers(path: string, found: Stats | BigIntStats): void {
+function refuseOthers(path: string, found: Stats): void {
   if (found.isFile()) return
   const kind = found.isDirectory()
     ? 'a folder'
