@@ -34,7 +34,7 @@ export async function contentOf(
   const path = resolve(file.path)
   const notePath = join(cacheFolder, noteFolder, `${sha256(path).slice(0, 32)}.json`)
   const sampled = await hashSamples(file)
-  const known = parseNote(await readRegular(notePath))
+  const known = await readNote(notePath)
   if (known?.path === path && known.version === file.version && known.samples === sampled) return known.sha256
   report(`Reading ${file.path} once, to know its content again.`)
   const started = Date.now()
@@ -87,7 +87,7 @@ async function keepNote(folder: string, path: string, note: Note): Promise<void>
   try {
     await writeWhole(path, file => file.writeFile(JSON.stringify(note)))
     for (const name of await readdir(folder)) {
-      const other = parseNote(await readRegular(join(folder, name)))
+      const other = await readNote(join(folder, name))
       if (other && !existsSync(other.path)) await rm(join(folder, name), { force: true })
     }
   } catch {
@@ -95,10 +95,10 @@ async function keepNote(folder: string, path: string, note: Note): Promise<void>
   }
 }
 
-/** What a note says, unless it was altered. */
-function parseNote(content: Buffer | undefined): Note | undefined {
+/** What a note says, unless it cannot be read or was altered. */
+async function readNote(path: string): Promise<Note | undefined> {
   try {
-    const note: unknown = JSON.parse(content?.toString() ?? '')
+    const note: unknown = JSON.parse((await readRegular(path)).toString())
     return isNote(note) && note.format === format && note.seal === sealOf(note) ? note : undefined
   } catch {
     return undefined

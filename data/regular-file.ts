@@ -28,16 +28,13 @@ export async function statRegular(path: string, advice?: () => Promise<string>):
   return found
 }
 
-/** The content of a regular file; undefined if there is none, or if it cannot be read. */
-export async function readRegular(path: string): Promise<Buffer | undefined> {
-  let file: FileHandle | undefined
+/** The content of a regular file; a UserError as openRegular's if it is none. */
+export async function readRegular(path: string): Promise<Buffer> {
+  const file = await openRegular(path)
   try {
-    file = await openRegular(path)
-    return await file.readFile()
-  } catch {
-    return undefined
+    return await readable(path, () => file.readFile())
   } finally {
-    await file?.close()
+    await file.close()
   }
 }
 

@@ -6,7 +6,7 @@ import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { parseTarGzip } from 'nanotar'
 import { codeOf, reasonOf, UserError } from '../run/errors.ts'
-import { openRegular, readRegular } from './regular-file.ts'
+import { readRegular } from './regular-file.ts'
 import { textOf, type Source } from './text.ts'
 import { shortened, writeWhole } from './whole-file.ts'
 
@@ -55,7 +55,7 @@ export async function openStateOfTheUnion(
 async function getArchive(cacheFolder: string, report: (message: string) => void): Promise<Uint8Array> {
   const path = join(cacheFolder, archiveName)
   if (existsSync(path)) {
-    const cached = await (await openRegular(path)).readFile()
+    const cached = await readRegular(path)
     if (isIntact(cached)) return cached
     throw new UserError(`${shortened(path)} is damaged: delete it, and start again to fetch it anew.`)
   }
@@ -123,7 +123,7 @@ function concatenate(addresses: Uint8Array[]): Uint8Array {
 
 /** A file of the cache, unless it is not there or was altered. */
 async function readCached(path: string, sha256: string): Promise<Uint8Array | undefined> {
-  const content = await readRegular(path)
+  const content = await readRegular(path).catch(() => undefined)
   return content && createHash('sha256').update(content).digest('hex') === sha256 ? content : undefined
 }
 

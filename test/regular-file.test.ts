@@ -54,7 +54,7 @@ describe(
       test(`${name}, where a file is opened`, async () => {
         await assert.rejects(openRegular(join(folder, name)), refusal(message))
         await assert.rejects(openSafetensors(join(folder, name)), refusal(message))
-        assert.equal(await readRegular(join(folder, name)), undefined)
+        await assert.rejects(readRegular(join(folder, name)), refusal(message))
       })
     }
 
