@@ -9,7 +9,8 @@ import { openRegular, readable, readRegular, statRegular } from './regular-file.
 import { writeWhole } from './whole-file.ts'
 
 const format = 'hlb-gpt content 1'
-const noteFolder = 'contents'
+/** Where the cache has its notes. */
+export const noteFolder = 'contents'
 /** Up to this size a file is read each time: it takes a hundredth of a second. */
 const readAlways = 2 ** 24
 const samples = 64

@@ -2,10 +2,12 @@ import { createHash } from 'node:crypto'
 import { basename, extname, join, resolve } from 'node:path'
 import { UserError } from '../run/errors.ts'
 import { createProgress, type Screen } from '../run/progress.ts'
-import { contentOf, refuseChanged } from './content.ts'
+import { contentOf, noteFolder, refuseChanged } from './content.ts'
 import type { Patience } from './download.ts'
 import { openFolder } from './folder.ts'
 import { countBytes, gpt2 } from './gpt2.ts'
+import { inTurn } from './in-turn.ts'
+import { removeLeftovers } from './leftovers.ts'
 import { isFolder, wikitextName, type LocalFile } from './local-file.ts'
 import { openParquetFile } from './parquet.ts'
 import { openStateOfTheUnion } from './state-of-the-union.ts'
@@ -70,6 +72,8 @@ export async function loadCorpus(options: CorpusOptions): Promise<Corpus> {
     const none = new Uint8Array()
     return { name: data ?? '', train: none, validation: none, tokenizer, bytesPerToken: 1, fingerprint: '' }
   }
+  const { cacheFolder = projectCache } = options
+  for (const name of ['.', 'tokens', noteFolder]) await removeLeftovers(join(cacheFolder, name))
   const corpus = await readCorpus(options)
   const halves = { train: 'to train on', validation: 'to validate with' } as const
   for (const half of ['train', 'validation'] as const) {
@@ -169,32 +173,35 @@ async function cachedTokens(
     .slice(0, 80)
   const path = join(cacheFolder, 'tokens', `${readable}-${sha256(source.place).slice(0, 8)}.gpt2.${half}.bin`)
   const what = { corpus: source.name, text: sha256(`${source.place} ${content}`), tokenizer: gpt2.name }
-  const cached = await readTokenFile(path, what)
-  if (cached) return cached
+  const read = async () => await readTokenFile(path, what)
+  const waiting = () => report?.(`Another process tokenizes ${source.name}: waiting for it.`)
+  return (await read()) ?? (await inTurn(path, async () => (await read()) ?? (await make()), { waiting }))
 
-  const text: Text = source[half]
-  const progress = createProgress(screen)
-  const start = performance.now()
-  let done = 0
-  const show = (bytes: number): void => {
-    if (done === 0 && text.size > 2e7) report?.(`Tokenizing ${source.name}, once.`)
-    done = bytes
-    const rate = bytes / 1000 / (performance.now() - start)
-    progress.update(bytes / text.size, `tokenized ${(bytes / 1e6).toFixed(0)} MB, ${rate.toFixed(0)} MB/s`)
+  async function make(): Promise<Counted> {
+    const text: Text = source[half]
+    const progress = createProgress(screen)
+    const start = performance.now()
+    let done = 0
+    const show = (bytes: number): void => {
+      if (done === 0 && text.size > 2e7) report?.(`Tokenizing ${source.name}, once.`)
+      done = bytes
+      const rate = bytes / 1000 / (performance.now() - start)
+      progress.update(bytes / text.size, `tokenized ${(bytes / 1e6).toFixed(0)} MB, ${rate.toFixed(0)} MB/s`)
+    }
+    async function* tokens() {
+      yield* tokenize(text, { progress: show })
+      await verify() // before the file gets its name
+    }
+    try {
+      await writeTokenFile(path, what, tokens(), () => done)
+    } finally {
+      progress.clear()
+    }
+    const made = await read()
+    if (!made)
+      throw new UserError(`${path} did not come back from the disk as it was written: look at the disk.`)
+    return made
   }
-  async function* tokens() {
-    yield* tokenize(text, { progress: show })
-    await verify() // before the file gets its name
-  }
-  try {
-    await writeTokenFile(path, what, tokens(), () => done)
-  } finally {
-    progress.clear()
-  }
-  const made = await readTokenFile(path, what)
-  if (!made)
-    throw new UserError(`${path} did not come back from the disk as it was written: look at the disk.`)
-  return made
 }
 
 function tokenizerOf(name: string): Tokenizer {

