@@ -2,10 +2,13 @@ import { createHash } from 'node:crypto'
 import { basename, extname, join, resolve } from 'node:path'
 import { UserError } from '../run/errors.ts'
 import { createProgress, type Screen } from '../run/progress.ts'
+import { contentOf, noteFolder, refuseChanged } from './content.ts'
 import type { Patience } from './download.ts'
 import { openFolder } from './folder.ts'
 import { countBytes, gpt2 } from './gpt2.ts'
-import { isFolder, wikitextName } from './local-file.ts'
+import { inTurn } from './in-turn.ts'
+import { removeLeftovers } from './leftovers.ts'
+import { isFolder, wikitextName, type LocalFile } from './local-file.ts'
 import { openParquetFile } from './parquet.ts'
 import { openStateOfTheUnion } from './state-of-the-union.ts'
 import { openTextFile } from './text-file.ts'
@@ -27,6 +30,8 @@ export type Corpus = {
   tokenizer: Tokenizer
   /** Bytes of validation text in a token, on average: what turns nats per token into bits per byte. */
   bytesPerToken: number
+  /** Stands for the content of both texts, wherever they lie: a run that goes on compares it. Empty without a text. */
+  fingerprint: string
 }
 
 export type CorpusOptions = {
@@ -65,8 +70,10 @@ export async function loadCorpus(options: CorpusOptions): Promise<Corpus> {
   if (!train) {
     const tokenizer = tokenizerOf(options.tokenizer ?? (data === wikitextName ? gpt2.name : bytes.name))
     const none = new Uint8Array()
-    return { name: data ?? '', train: none, validation: none, tokenizer, bytesPerToken: 1 }
+    return { name: data ?? '', train: none, validation: none, tokenizer, bytesPerToken: 1, fingerprint: '' }
   }
+  const { cacheFolder = projectCache } = options
+  for (const name of ['.', 'tokens', noteFolder]) await removeLeftovers(join(cacheFolder, name))
   const corpus = await readCorpus(options)
   const halves = { train: 'to train on', validation: 'to validate with' } as const
   for (const half of ['train', 'validation'] as const) {
@@ -88,7 +95,16 @@ async function readCorpus(options: CorpusOptions): Promise<Corpus> {
     const ready = await openTokenFolder(folder, (tokenizer ?? gpt2).vocabularySize)
     if (ready) {
       const bytesPerToken = tokenizer === bytes ? 1 : countBytes(ready.validation) / ready.validation.length
-      return { ...ready, tokenizer: tokenizer ?? gpt2, bytesPerToken }
+      const { name, train, validation, files } = ready
+      const { content } = await contentOfAll(files, options)
+      return {
+        name,
+        train,
+        validation,
+        tokenizer: tokenizer ?? gpt2,
+        bytesPerToken,
+        fingerprint: fingerprintOf(content),
+      }
     }
   }
   if (data === wikitextName)
@@ -110,52 +126,82 @@ async function openFile(path: string, sequenceLength: number): Promise<Source> {
 }
 
 async function tokenized(source: Source, tokenizer: Tokenizer, options: CorpusOptions): Promise<Corpus> {
-  const { name } = source
-  if (tokenizer === bytes) {
-    const [train, validation] = [await readWhole(source.train), await readWhole(source.validation)]
-    return { name, train, validation, tokenizer, bytesPerToken: 1 }
+  const { name, version } = source
+  const { content, verify } =
+    typeof version === 'string'
+      ? { content: version, verify: async () => {} }
+      : await contentOfAll(version, options)
+  const read = async (half: 'train' | 'validation'): Promise<{ tokens: Tokens; bytes: number }> => {
+    if (tokenizer === gpt2) return await cachedTokens(source, half, { ...options, content, verify })
+    const tokens = await readWhole(source[half])
+    return { tokens, bytes: tokens.length }
   }
-  const train = await cachedTokens(source, 'train', options)
-  const validation = await cachedTokens(source, 'validation', options)
+  const [train, validation] = [await read('train'), await read('validation')]
+  await verify()
+  const fingerprint = fingerprintOf(content)
   const bytesPerToken = validation.bytes / validation.tokens.length
-  return { name, train: train.tokens, validation: validation.tokens, tokenizer, bytesPerToken }
+  return { name, train: train.tokens, validation: validation.tokens, tokenizer, bytesPerToken, fingerprint }
 }
+
+/** What files contain, as their hashes, and what throws a UserError once it is something else. */
+async function contentOfAll(
+  files: readonly LocalFile[],
+  { cacheFolder = projectCache, report }: CorpusOptions,
+) {
+  const hashes: string[] = []
+  for (const file of files) hashes.push(await contentOf(file, cacheFolder, report))
+  return {
+    content: hashes.join(),
+    async verify() {
+      for (const [i, file] of files.entries()) await refuseChanged(file, hashes[i] ?? '')
+    },
+  }
+}
+
+const sha256 = (text: string): string => createHash('sha256').update(text).digest('hex')
+const fingerprintOf = (content: string): string => sha256(content).slice(0, 16)
 
 /** One half of a text as GPT-2 tokens: from its file in the cache, else made and put there. */
 async function cachedTokens(
   source: Source,
   half: 'train' | 'validation',
-  options: CorpusOptions,
+  options: CorpusOptions & { content: string; verify: () => Promise<void> },
 ): Promise<Counted> {
-  const { cacheFolder = projectCache, report, screen } = options
-  const hash = (text: string) => createHash('sha256').update(text).digest('hex')
+  const { cacheFolder = projectCache, report, screen, content, verify } = options
   const readable = basename(source.place)
     .replaceAll(/[^\w.-]/g, '_')
     .slice(0, 80)
-  const path = join(cacheFolder, 'tokens', `${readable}-${hash(source.place).slice(0, 8)}.gpt2.${half}.bin`)
-  const what = { corpus: source.name, text: hash(`${source.place} ${source.version}`), tokenizer: gpt2.name }
-  const cached = await readTokenFile(path, what)
-  if (cached) return cached
+  const path = join(cacheFolder, 'tokens', `${readable}-${sha256(source.place).slice(0, 8)}.gpt2.${half}.bin`)
+  const what = { corpus: source.name, text: sha256(`${source.place} ${content}`), tokenizer: gpt2.name }
+  const read = async () => await readTokenFile(path, what)
+  const waiting = () => report?.(`Another process tokenizes ${source.name}: waiting for it.`)
+  return (await read()) ?? (await inTurn(path, async () => (await read()) ?? (await make()), { waiting }))
 
-  const text: Text = source[half]
-  const progress = createProgress(screen)
-  const start = performance.now()
-  let done = 0
-  const show = (bytes: number): void => {
-    if (done === 0 && text.size > 2e7) report?.(`Tokenizing ${source.name}, once.`)
-    done = bytes
-    const rate = bytes / 1000 / (performance.now() - start)
-    progress.update(bytes / text.size, `tokenized ${(bytes / 1e6).toFixed(0)} MB, ${rate.toFixed(0)} MB/s`)
+  async function make(): Promise<Counted> {
+    const text: Text = source[half]
+    const progress = createProgress(screen)
+    const start = performance.now()
+    let done = 0
+    const show = (bytes: number): void => {
+      if (done === 0 && text.size > 2e7) report?.(`Tokenizing ${source.name}, once.`)
+      done = bytes
+      const rate = bytes / 1000 / (performance.now() - start)
+      progress.update(bytes / text.size, `tokenized ${(bytes / 1e6).toFixed(0)} MB, ${rate.toFixed(0)} MB/s`)
+    }
+    async function* tokens() {
+      yield* tokenize(text, { progress: show })
+      await verify() // before the file gets its name
+    }
+    try {
+      await writeTokenFile(path, what, tokens(), () => done)
+    } finally {
+      progress.clear()
+    }
+    const made = await read()
+    if (!made)
+      throw new UserError(`${path} did not come back from the disk as it was written: look at the disk.`)
+    return made
   }
-  try {
-    await writeTokenFile(path, what, tokenize(text, { progress: show }), () => done)
-  } finally {
-    progress.clear()
-  }
-  const made = await readTokenFile(path, what)
-  if (!made)
-    throw new UserError(`${path} did not come back from the disk as it was written: look at the disk.`)
-  return made
 }
 
 function tokenizerOf(name: string): Tokenizer {

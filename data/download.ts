@@ -1,10 +1,11 @@
 import { createHash } from 'node:crypto'
-import { createReadStream } from 'node:fs'
+import { createReadStream, existsSync } from 'node:fs'
 import { mkdir, open, rename, rm, stat } from 'node:fs/promises'
 import http from 'node:http'
 import { dirname } from 'node:path'
 import { pipeline } from 'node:stream/promises'
 import { codeOf, reasonOf, UserError } from '../run/errors.ts'
+import { statRegular } from './regular-file.ts'
 import { shortened } from './whole-file.ts'
 
 /** A file that is published for good: whatever server it comes from, it is these bytes. */
@@ -16,9 +17,9 @@ export class DownloadError extends Error {
 }
 
 export type Patience = {
-  /** Times in a row that a server may give nothing. */
+  /** Times in a row that a server may break off without having given a hundredth of the file, or a megabyte. */
   tries: number
-  /** Before the second try; twice as long before each further one. */
+  /** Before the second try, give or take a half; twice as long before each further one. */
   waitMilliseconds: number
   /** Without a byte, after which a connection counts as broken. */
   stallMilliseconds: number
@@ -43,8 +44,14 @@ export async function download(
 ): Promise<void> {
   const part = `${path}.part`
   const resumed = await receiveAll(url, file.bytes, part, progress, patience)
-  if ((await hashFile(part)) === file.sha256) return await onDisk(path, () => rename(part, path))
-  await rm(part)
+  try {
+    if ((await hashFile(part)) === file.sha256) return await onDisk(path, () => rename(part, path))
+  } catch (error) {
+    // Another process that fetched the same may have been faster.
+    if (existsSync(path) && (await isIntact(path, file))) return
+    throw error
+  }
+  await rm(part, { force: true })
   if (!resumed) throw new DownloadError('what it sends is not that file: its sha256 differs')
   // What was there before may have been the wrong part: once more, from the start.
   await download(url, file, path, progress, patience)
@@ -58,6 +65,7 @@ async function receiveAll(
   progress: (received: number) => void,
   patience: Patience,
 ): Promise<boolean> {
+  if (existsSync(path)) await statRegular(path)
   // Node looks at HTTPS_PROXY and the like only when it is told to, and before 24.14 not even then.
   if ('setGlobalProxyFromEnv' in http) http.setGlobalProxyFromEnv()
   const file = await onDisk(path, async () => {
@@ -67,27 +75,35 @@ async function receiveAll(
   })
   const { size } = await file.stat()
   const arrived = { bytes: size <= bytes ? size : 0 }
+  let [failures, before] = [0, arrived.bytes]
   try {
-    for (let failures = 0; arrived.bytes < bytes;) {
-      const before = arrived.bytes
+    while (arrived.bytes < bytes) {
       try {
-        for await (const piece of receive(url, before, bytes, patience.stallMilliseconds)) {
+        for await (const piece of receive(url, arrived.bytes, bytes, patience.stallMilliseconds)) {
           await onDisk(path, () => file.write(piece.bytes, 0, piece.bytes.length, piece.at))
-          arrived.bytes = piece.at + piece.bytes.length
-          progress(arrived.bytes)
+          const end = piece.at + piece.bytes.length
+          // A server that cannot go on in the middle begins again: what had come before is still there.
+          arrived.bytes = Math.max(arrived.bytes, end)
+          progress(end)
         }
       } catch (error) {
         if (!(error instanceof Interruption)) throw error
-        failures = arrived.bytes > before ? 1 : failures + 1
-        if (failures >= patience.tries) throw new DownloadError(error.message)
-        await new Promise(done => setTimeout(done, patience.waitMilliseconds * 2 ** (failures - 1)))
+        // So the tries have an end, even where every one of them brings a byte more.
+        if (arrived.bytes - before >= Math.min(2 ** 20, bytes / 100)) {
+          failures = 0
+          before = arrived.bytes
+        }
+        if (++failures >= patience.tries) throw new DownloadError(error.message)
+        // Those who were cut off together do not come back together.
+        const wait = patience.waitMilliseconds * 2 ** (failures - 1) * (0.5 + Math.random())
+        await new Promise(done => setTimeout(done, wait))
       }
     }
     await onDisk(path, () => file.truncate(bytes))
     return size > 0 && size <= bytes
   } finally {
     await file.close()
-    if (arrived.bytes === 0) await rm(path)
+    if (arrived.bytes === 0) await rm(path, { force: true })
   }
 }
 

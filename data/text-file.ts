@@ -7,7 +7,8 @@ const heldOut = 0.05
 
 /** Any text file: its last 5% are held out for validation. */
 export async function openTextFile(path: string, sequenceLength: number): Promise<Source> {
-  const { size, version } = await findFile(path)
+  const file = await findFile(path)
+  const { size } = file
   const validationLength = Math.floor(size * heldOut)
   const windowLength = sequenceLength + 1 // each token of a window is predicted from the ones before it
   if (validationLength < windowLength) {
@@ -21,7 +22,7 @@ export async function openTextFile(path: string, sequenceLength: number): Promis
   return {
     name: basename(path),
     place: resolve(path),
-    version,
+    version: [file],
     train: { size: cut, pieces: () => readPieces(path, 0, cut) },
     validation: { size: size - cut, pieces: () => readPieces(path, cut, size) },
   }

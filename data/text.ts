@@ -1,3 +1,5 @@
+import type { LocalFile } from './local-file.ts'
+
 /** A text that need never be in memory as a whole: its UTF-8 bytes, in pieces cut anywhere. */
 export type Text = {
   /** About how many bytes it has: for progress alone. */
@@ -11,8 +13,8 @@ export type Source = {
   name: string
   /** Where it lies; no two texts have the same. */
   place: string
-  /** Differs once the text there is another. */
-  version: string
+  /** Stands for what the text is: a hash of it, or the files that it is in, whose contents decide. */
+  version: string | readonly LocalFile[]
   train: Text
   validation: Text
 }

@@ -1,5 +1,6 @@
-import { open, type FileHandle } from 'node:fs/promises'
+import type { FileHandle } from 'node:fs/promises'
 import { crc32 } from 'node:zlib'
+import { openRegular } from './regular-file.ts'
 import { writeWhole } from './whole-file.ts'
 
 // A line of JSON filled up with spaces, then the tokens as little-endian uint16, as in nanoGPT's files.
@@ -21,7 +22,7 @@ export async function readTokenFile(
 ): Promise<Counted | undefined> {
   let file: FileHandle | undefined
   try {
-    file = await open(path)
+    file = await openRegular(path)
     const start = new Uint8Array(headerBytes)
     await file.read(start, 0, headerBytes, 0)
     const header = readHeader(new TextDecoder().decode(start))

@@ -1,9 +1,10 @@
-import { access } from 'node:fs/promises'
+import { access, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { UserError } from '../run/errors.ts'
 import { createProgress, type Screen } from '../run/progress.ts'
 import { download, DownloadError, isIntact, type Patience, type PublishedFile } from './download.ts'
 import { openHalves } from './halves.ts'
+import { inTurn } from './in-turn.ts'
 import { openParquet } from './parquet.ts'
 import type { Source, Text } from './text.ts'
 import { shortened } from './whole-file.ts'
@@ -108,18 +109,35 @@ async function findText(
   { cacheFolder, report = () => {}, edition = wikitext103, ...options }: WikitextOptions,
 ): Promise<{ train: Text; validation: Text }> {
   const folder = join(cacheFolder, edition.folder)
-  for (const { files, open } of ways) if (await allThere(folder, files)) return await open()
-  const failures: string[] = []
-  for (const { url, files, open } of ways) {
-    try {
-      report(`Fetching ${edition.name} from ${hostOf(url)}: ${megabytes(sizeOf(files))} MB, once.`)
-      await fetchAll(url, files, folder, options)
-      return await open()
-    } catch (error) {
-      if (!(error instanceof DownloadError)) throw error
-      failures.push(`from ${hostOf(url)} (${error.message})`)
-    }
+  const there = async () => {
+    for (const way of ways) if (await allThere(folder, way.files)) return way
+    return undefined
   }
+  const failures: string[] = []
+  const fetched = async () => {
+    for (const way of ways) {
+      const host = hostOf(way.url)
+      const begun = () =>
+        report(`Fetching ${edition.name} from ${host}: ${megabytes(sizeOf(way.files))} MB, once.`)
+      try {
+        report(`Asking ${host} for ${edition.name}.`)
+        await fetchAll(way.url, way.files, folder, begun, options)
+        // What was begun another way is not needed any more.
+        for (const { name } of ways.flatMap(({ files }) => files))
+          await rm(join(folder, `${name}.part`), { force: true })
+        return way
+      } catch (error) {
+        if (!(error instanceof DownloadError)) throw error
+        failures.push(`from ${host} (${error.message})`)
+      }
+    }
+    return undefined
+  }
+  const waiting = () => report(`Another process fetches ${edition.name}: waiting for it.`)
+  const way =
+    (await there()) ??
+    (await inTurn(join(folder, 'fetch'), async () => (await there()) ?? (await fetched()), { waiting }))
+  if (way) return await way.open()
   const lists = ways.map(({ files }) => files.map(file => file.name).join(', '))
   throw new UserError(
     `${edition.name} could not be fetched ${failures.join(' or ')}: connect to a network and start again, which ` +
@@ -197,11 +215,13 @@ async function fetchAll(
   url: string,
   files: PublishedFile[],
   folder: string,
+  begun: () => void,
   options: Pick<WikitextOptions, 'screen' | 'patience'>,
 ): Promise<void> {
   const progress = createProgress(options.screen)
   const all = sizeOf(files)
   let before = 0
+  let hasBegun = false
   try {
     for (const file of files) {
       const path = join(folder, file.name)
@@ -209,11 +229,14 @@ async function fetchAll(
         await checkFile(path, file)
       } else {
         const from = url.endsWith('/') ? new URL(file.name, url).href : url
-        const show = (received: number) =>
+        const show = (received: number) => {
+          if (!hasBegun) begun()
+          hasBegun = true
           progress.update(
             (before + received) / all,
             `${megabytes(before + received)} of ${megabytes(all)} MB`,
           )
+        }
         await download(from, file, path, show, options.patience)
       }
       before += file.bytes

@@ -21,10 +21,10 @@ export async function openZip(path: string): Promise<Map<string, Text>> {
 
 /** A .zip archive with a text in two files. */
 export async function openZipFile(path: string): Promise<Source> {
-  const { version } = await findFile(path)
+  const file = await findFile(path)
   const files = await openZip(path)
   const [train, validation] = await openHalves(path, [...files.keys()], async name => files.get(name)!)
-  return { name: basename(path), place: resolve(path), version, train, validation }
+  return { name: basename(path), place: resolve(path), version: [file], train, validation }
 }
 
 async function* readEntry(path: string, fileName: string): AsyncGenerator<Uint8Array> {

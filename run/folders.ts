@@ -11,6 +11,8 @@ export type Config = {
   /** The command line that gives its options, whatever their defaults become. */
   readonly arguments: readonly string[]
   readonly environment: Readonly<Record<string, string>>
+  /** Stands for the text that it is trained on. */
+  readonly text?: string | undefined
   /** What the run said of itself at start. */
   readonly about: Readonly<Record<string, string>>
 }

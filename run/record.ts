@@ -32,9 +32,10 @@ export type RunRecord = {
 
 /**
  * Opens the folder of a run: of a new one, or (--resume) of one that was there, whose state gets the values of
- * the last checkpoint. All that a run is made of is in `state`: it goes on from there to the last bit.
+ * the last checkpoint. All that a run is made of is in `state`: it goes on from there to the last bit, as long as the
+ * code and the text, for which `text` stands, are the same.
  */
-export async function openRecord(options: RunOptions, state: State): Promise<RunRecord> {
+export async function openRecord(options: RunOptions, state: State, text: string): Promise<RunRecord> {
   const { runs, resume, init, target, train } = options
   if (resume !== undefined && options.run !== undefined && options.run !== resume) {
     throw new UserError(`--resume ${resume} goes on under that name: leave --run ${options.run} out.`)
@@ -52,6 +53,7 @@ export async function openRecord(options: RunOptions, state: State): Promise<Run
     started: before?.started ?? new Date().toISOString(),
     arguments: argumentsOf(options).filter(argument => !/^--(run|runs|resume|repeat|train)=/.test(argument)),
     environment: place,
+    text,
     about: {},
   }
   let sample = ''
@@ -62,6 +64,9 @@ export async function openRecord(options: RunOptions, state: State): Promise<Run
   const isResumed = before !== undefined && (await checkpoints.load(needed))
   if (before && before.environment.code !== place.code && train) {
     console.error(`The code has changed since ${folder} was started: it may not go on as it would have.`)
+  }
+  if (before?.text !== undefined && before.text !== text && train) {
+    console.error(`The text has changed since ${folder} was started: it may not go on as it would have.`)
   }
   if (!isResumed && !train)
     throw new UserError(`${folder} has no checkpoint yet: there is nothing to sample from.`)

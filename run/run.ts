@@ -95,7 +95,7 @@ export async function startRun<Own extends Readonly<Record<string, number>> = Re
     // In how many pieces a batch is computed shows in the last bits of its gradient.
     memory: options.memory ?? (usual < Infinity ? `${Math.floor(usual)}B` : undefined),
   }
-  const record = await openRecord(saved, { network, optimizer, at })
+  const record = await openRecord(saved, { network, optimizer, at }, corpus.fingerprint)
   const doneNow = () => Math.min(1, steps === undefined ? at.seconds / seconds : at.step / steps)
   at.done = doneNow() // perhaps it goes on with more steps than it had
   const progress = createProgress()

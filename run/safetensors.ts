@@ -1,6 +1,8 @@
-import { type FileHandle, open } from 'node:fs/promises'
+import type { FileHandle } from 'node:fs/promises'
+import { openRegular } from '../data/regular-file.ts'
 import { NDArray, type Shape } from '../engine/index.ts'
-import { UserError, codeOf, reasonOf } from './errors.ts'
+import { UserError, reasonOf } from './errors.ts'
+import { duplicateKey } from './json.ts'
 
 /** What can be stored: an engine's variable is one. */
 export type Storable = {
@@ -13,8 +15,13 @@ export type Storable = {
 export type Safetensors = {
   /** The shape of each tensor, by name. */
   readonly shapes: ReadonlyMap<string, Shape>
+  /** What each tensor's numbers are in the file, as the format calls it: F32, BF16, I64. */
+  readonly dtypes: ReadonlyMap<string, string>
   readonly metadata: ReadonlyMap<string, string>
-  /** A tensor's numbers: floats as float32 whatever the file has, int32 as they are. */
+  /**
+   * A tensor's numbers: F16, BF16, F32 and F64 as float32, I32 as they are. Throws UserError for a tensor of another dtype
+   * and for one that is not there.
+   */
   read(name: string): Promise<NDArray>
   close(): Promise<void>
 }
@@ -25,13 +32,15 @@ const dtypes = new Map([
   ['float32', 'F32'],
   ['int32', 'I32'],
 ])
+/** Bytes of a number, of the dtypes that have whole bytes. Tensors of others may be in a file, and are left alone. */
 const bytesOf = new Map([
-  ['F16', 2],
-  ['BF16', 2],
-  ['F32', 4],
-  ['F64', 8],
-  ['I32', 4],
+  ...['BOOL', 'U8', 'I8', 'F8_E4M3', 'F8_E5M2', 'F8_E8M0'].map(name => [name, 1] as const),
+  ...['F16', 'BF16', 'I16', 'U16'].map(name => [name, 2] as const),
+  ...['F32', 'I32', 'U32'].map(name => [name, 4] as const),
+  ...['F64', 'I64', 'U64', 'C64'].map(name => [name, 8] as const),
 ])
+/** The floats that become float32. */
+export const floatTypes: readonly string[] = ['F16', 'BF16', 'F32', 'F64']
 // The format's own limit.
 const longestHeader = 100_000_000
 
@@ -62,43 +71,45 @@ export async function writeSafetensors(
 
 /** Opens a .safetensors file; a UserError when there is none, or when it is not whole. */
 export async function openSafetensors(path: string): Promise<Safetensors> {
-  const file = await openFile(path)
+  const file = await openRegular(path)
   try {
     const { size } = await file.stat()
     const length = size < 8 ? NaN : Number((await readExactly(file, 0, 8)).readBigUInt64LE())
-    if (!(length <= Math.min(size - 8, longestHeader))) throw new Error('it has no header')
+    if (!(length <= size - 8)) throw new Error('it has no header')
+    if (length > longestHeader)
+      throw new Error(`its header has ${length} bytes, and the format allows ${longestHeader}`)
     const { entries, metadata } = parseHeader((await readExactly(file, 8, length)).toString())
-    const end = 8 + length + Math.max(0, ...[...entries.values()].map(entry => entry.end))
+    const end = 8 + length + lastByte(entries)
     if (size !== end) throw new Error(`it has ${size} bytes, and should have ${end}`)
     return {
       shapes: new Map([...entries].map(([name, { shape }]) => [name, shape])),
+      dtypes: new Map([...entries].map(([name, { dtype }]) => [name, dtype])),
       metadata,
       async read(name) {
         const entry = entries.get(name)
         if (!entry) throw new UserError(`${path} has no tensor ${name}.`)
         const { dtype, shape, start, end } = entry
-        return new NDArray(toNumbers(dtype, await readExactly(file, 8 + length + start, end - start)), shape)
+        if (dtype !== 'I32' && !floatTypes.includes(dtype)) {
+          throw new UserError(`${path} has ${name} as ${dtype}, of which the numbers cannot be read.`)
+        }
+        const bytes = await readExactly(file, 8 + length + start, end - start).catch((error: unknown) => {
+          throw new UserError(`${path} cannot be read (${reasonOf(error)}).`)
+        })
+        return new NDArray(toNumbers(dtype, bytes), shape)
       },
       close: () => file.close(),
     }
   } catch (error) {
     await file.close()
-    throw new UserError(`${path} is not a whole safetensors file: ${reasonOf(error)}.`)
-  }
-}
-
-async function openFile(path: string): Promise<FileHandle> {
-  try {
-    return await open(path)
-  } catch (error) {
-    if (codeOf(error) === 'ENOENT') throw new UserError(`There is no file ${path}.`)
-    throw new UserError(`${path} cannot be read (${reasonOf(error)}).`)
+    throw new UserError(`${path} is not a whole safetensors file: ${printable(reasonOf(error))}.`)
   }
 }
 
 function parseHeader(text: string): { entries: Map<string, Entry>; metadata: Map<string, string> } {
   const header: unknown = JSON.parse(text)
   if (!isRecord(header)) throw new Error('its header is no object')
+  const twice = duplicateKey(text)
+  if (twice !== undefined) throw new Error(`its header has ${twice} twice`)
   const { __metadata__: metadata, ...tensors } = header
   const entries = Object.entries(tensors).map(([name, entry]) => [name, parseEntry(name, entry)] as const)
   const notes = isRecord(metadata) ? Object.entries(metadata).map(([k, v]) => [k, String(v)] as const) : []
@@ -112,14 +123,24 @@ function parseEntry(name: string, entry: unknown): Entry {
     throw new Error(`its tensor ${name} lacks a dtype, a shape or offsets`)
   }
   const bytes = bytesOf.get(dtype)
-  if (bytes === undefined) {
-    throw new Error(`its tensor ${name} is ${dtype}; ${[...bytesOf.keys()].join(', ')} can be read`)
-  }
   const [start, end] = offsets
-  if (end - start !== shape.reduce((product, length) => product * length, bytes)) {
+  if (bytes !== undefined && end - start !== shape.reduce((product, length) => product * length, bytes)) {
     throw new Error(`its tensor ${name} has other bytes than its shape says`)
   }
   return { dtype, shape, start, end }
+}
+
+/** Where the last tensor ends. The format wants them one behind the other: no two share bytes, and none are left out. */
+function lastByte(entries: ReadonlyMap<string, Entry>): number {
+  let last = 0
+  for (const [name, { start, end }] of [...entries].toSorted(
+    ([, a], [, b]) => a.start - b.start || a.end - b.end,
+  )) {
+    if (start < last || end < start) throw new Error(`its tensor ${name} begins within another one`)
+    if (start > last) throw new Error(`before its tensor ${name} are bytes of no tensor`)
+    last = end
+  }
+  return last
 }
 
 /** The numbers in these bytes, which begin at a multiple of their size. */
@@ -145,6 +166,10 @@ async function readExactly(file: FileHandle, position: number, length: number): 
   }
   return bytes
 }
+
+/** The first line of a text that came from a file, without what a terminal would take for a command. */
+export const printable = (text: string): string =>
+  (text.split('\n', 1)[0] ?? '').replaceAll(/\p{Cc}/gu, '\ufffd')
 
 const isCounts = (value: unknown): value is number[] =>
   Array.isArray(value) && value.every(item => Number.isSafeInteger(item) && item >= 0)

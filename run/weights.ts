@@ -1,7 +1,7 @@
-import { type Parameters, type Variable, parametersOf } from '../engine/index.ts'
+import { type NDArray, type Parameters, type Variable, parametersOf } from '../engine/index.ts'
 import { UserError } from './errors.ts'
 import { snakeCase } from './names.ts'
-import { type Safetensors, openSafetensors } from './safetensors.ts'
+import { type Safetensors, floatTypes, openSafetensors, printable } from './safetensors.ts'
 
 /**
  * A network's variables by the names that the same network in PyTorch has in its state_dict. The path in the
@@ -19,23 +19,46 @@ function stateDictName(path: string): string {
   return /(^|\.)(embedding|norm|output|ngrams\.\d+)$/.test(name) ? `${name}.weight` : name
 }
 
-/** Gives a network the weights of a .safetensors file, which must have all of them, in the same shapes. */
-export async function loadWeights(path: string, network: Parameters): Promise<void> {
+/**
+ * Gives a network the weights of a .safetensors file, which must have all of them, in the same shapes and as finite
+ * numbers. `warn` is told of tensors in it that the network does not have; an optimizer's are left alone unsaid.
+ */
+export async function loadWeights(
+  path: string,
+  network: Parameters,
+  warn: (message: string) => void = console.error,
+): Promise<void> {
   const file = await openSafetensors(path)
   try {
-    await readInto(path, file, namedWeights(network))
+    const weights = namedWeights(network)
+    await readInto(path, file, weights, (name, { data }) => {
+      const wrong = data.findIndex(number => !Number.isFinite(number))
+      if (wrong < 0) return
+      throw new UserError(
+        `${path} has no numbers to start from: in ${name}, number ${wrong} is ${data[wrong]} as float32.`,
+      )
+    })
+    const used = new Set(weights.map(([name]) => name))
+    const unused = [...file.shapes.keys()].filter(name => !used.has(name) && !name.startsWith('optimizer.'))
+    if (unused.length > 0) {
+      warn(`Not used of ${path}: ${list(unused)}, which this network does not have.`)
+    }
   } finally {
     await file.close()
   }
 }
 
-/** Gives variables the values that the file has for them. Nothing is written unless everything fits. */
+/**
+ * Gives variables the values that the file has for them. Nothing is written unless all names, shapes and dtypes fit.
+ * `check` sees the values of each before they are written.
+ */
 export async function readInto(
   path: string,
   file: Safetensors,
   variables: readonly (readonly [name: string, variable: Variable])[],
+  check: (name: string, values: NDArray) => void = () => {},
 ): Promise<void> {
-  for (const [name, { shape }] of variables) {
+  for (const [name, { shape, dtype }] of variables) {
     const found = file.shapes.get(name)
     if (!found) {
       throw new UserError(
@@ -47,11 +70,22 @@ export async function readInto(
         `${path} is of another network: its ${name} is [${found}], and here it is [${shape}].`,
       )
     }
+    const wanted = dtype === 'int32' ? ['I32'] : floatTypes
+    const has = file.dtypes.get(name) ?? ''
+    if (!wanted.includes(has)) {
+      throw new UserError(
+        `${path} has ${name} as ${printable(has)}, and this network takes ${wanted.join(', ')}: convert it first.`,
+      )
+    }
   }
-  for (const [name, variable] of variables) await variable.write(await file.read(name))
+  for (const [name, variable] of variables) {
+    const values = await file.read(name)
+    check(name, values)
+    await variable.write(values)
+  }
 }
 
 const list = (names: readonly string[]) =>
   names.length > 6
-    ? `${names.slice(0, 6).join(', ')} and ${names.length - 6} more`
-    : names.join(', ') || 'none'
+    ? `${names.slice(0, 6).map(printable).join(', ')} and ${names.length - 6} more`
+    : names.map(printable).join(', ') || 'none'

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { once } from 'node:events'
-import { readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
+import { readFileSync, rmSync, truncateSync, utimesSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { after, before, test } from 'node:test'
 import { checkpointsOf, endOrKill, main, makeFolder, rowsOf, start } from './command.ts'
@@ -70,6 +70,22 @@ test('Ctrl-C writes a checkpoint, from which it goes on', async () => {
   const { stderr, ...stopped } = resume('stopped')
   assert.equal(stderr, '')
   assert.deepEqual(stopped, uninterrupted)
+})
+
+test('a text that is another one when a run goes on is noticed, even of the same size and time', () => {
+  const text = join(folder, 'other.txt')
+  const write = (content: string) => {
+    writeFileSync(text, content)
+    utimesSync(text, 1e9, 1e9)
+  }
+  write('one two three four five six seven eight nine ten. '.repeat(200))
+  main([...fresh, '--data', text, '--run', 'text', '--steps', '20'])
+  const same = main([...again, '--resume', 'text', '--steps', '30'])
+  assert.deepEqual([same.status, same.stderr], [0, ''])
+  write('ten nine eight seven six five four three two one. '.repeat(200))
+  const { status, stderr } = main([...again, '--resume', 'text', '--steps', '40'])
+  assert.equal(status, 0)
+  assert.match(stderr, /^The text has changed since \S+ was started: it may not go on as it would have\.\n$/)
 })
 
 test('a damaged checkpoint is named, and the one before it used', () => {

@@ -97,6 +97,21 @@ describe('--data FOLDER', () => {
     assert.match(textOf((await load('a', 'gpt2')).train), /n0mber/)
     assert.equal((await readdir(join(folder, 'cache/tokens'))).length, 2)
   })
+
+  test('knows a text by its content, not by its size and times', async () => {
+    const write = async (content: string) => {
+      await make({ 'a.txt': content })
+      await utimes(join(folder, 'a.txt'), 1e9, 1e9)
+      return await load('a.txt', 'gpt2')
+    }
+    const first = await write(train)
+    const second = await write(train.replaceAll('e', 'a'))
+    assert.equal(textOf(second.train) + textOf(second.validation), train.replaceAll('e', 'a'))
+    assert.notEqual(first.fingerprint, second.fingerprint)
+    assert.equal((await write(train)).fingerprint, first.fingerprint)
+    await make({ 'elsewhere/b.txt': train })
+    assert.equal((await load('elsewhere/b.txt')).fingerprint, first.fingerprint)
+  })
 })
 
 describe("nanoGPT's train.bin and val.bin", () => {
@@ -125,6 +140,26 @@ describe("nanoGPT's train.bin and val.bin", () => {
     await assert.rejects(load('b'), refusal(/vocabulary of its own \(meta\.pkl\)/))
     await make({ 'a/train.bin': good.subarray(1) })
     await assert.rejects(load('a'), refusal(/odd number of bytes/))
+  })
+
+  test('are refused when they are not uint16', async () => {
+    const tokens = gpt2.encode(train)
+    const bigEndian = Buffer.alloc(4 * tokens.length)
+    tokens.forEach((token, i) => bigEndian.writeUInt32BE(token, 4 * i))
+    const wrong: [content: Uint8Array, message: RegExp][] = [
+      [new Uint8Array(Uint32Array.from(tokens).buffer), /train\.bin has tokens of 32 bits, .*"<u4"/],
+      [
+        new Uint8Array(BigInt64Array.from(tokens, BigInt).buffer),
+        /train\.bin has tokens of 64 bits, .*"<i8"/,
+      ],
+      [bigEndian, /train\.bin has tokens of 32 bits, .*">u4"/],
+      [new Uint8Array(Float32Array.from(tokens).buffer), /train\.bin is not of a vocabulary/],
+      [Buffer.from(train.replace(/[^ -~]/g, '').slice(0, 10_000)), /train\.bin has ASCII text, not tokens/],
+    ]
+    for (const [content, message] of wrong) {
+      await make({ 'a/train.bin': content, 'a/val.bin': uint16(gpt2.encode(validation)) })
+      await assert.rejects(load('a'), refusal(message))
+    }
   })
 })
 

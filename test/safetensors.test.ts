@@ -83,6 +83,49 @@ test('float16 and float64 become float32', async () => {
   await file.close()
 })
 
+/** A file of a header that is written as it is here, and so many bytes. */
+function withHeader(header: string, bytes: number): Buffer {
+  const length = Buffer.alloc(8)
+  length.writeBigUInt64LE(BigInt(Buffer.byteLength(header)))
+  return Buffer.concat([length, Buffer.from(header), Buffer.alloc(bytes)])
+}
+
+test('tensors share no bytes, leave none out, and have a name and what else they have once', async () => {
+  const tensor = (start: number, shape = '[1]') =>
+    `{"dtype":"F32","shape":${shape},"data_offsets":[${start},${start + 4}]}`
+  const wrong: [header: string, bytes: number, message: RegExp][] = [
+    [`{"a":${tensor(0)},"b":${tensor(2)}}`, 6, /its tensor b begins within another one/],
+    [`{"a":${tensor(0)},"b":${tensor(0)}}`, 4, /its tensor b begins within another one/],
+    [`{"a":${tensor(0)},"b":${tensor(8)}}`, 12, /before its tensor b are bytes of no tensor/],
+    [`{"a":${tensor(4)}}`, 8, /before its tensor a are bytes of no tensor/],
+    [`{"a":${tensor(0)},"a":${tensor(0, '[1,1]')}}`, 4, /its header has a twice/],
+    [`{"a":${tensor(0)},"\\u0061":${tensor(4)}}`, 8, /its header has a twice/],
+    [`{"a":{"dtype":"I32","dtype":"F32","shape":[1],"data_offsets":[0,4]}}`, 4, /has dtype twice/],
+    [`{"a":${tensor(0, '[9007199254740992,0]')}}`, 4, /lacks a dtype, a shape or offsets/],
+    [`{"a":${tensor(0, '[1e15,1e15,0]')}}`, 4, /has other bytes than its shape says/],
+    ['{"\u001b[2J', 0, /^\P{Cc}*$/u],
+  ]
+  for (const [header, bytes, message] of wrong) {
+    await assert.rejects(openSafetensors(fileOf(withHeader(header, bytes))), error => {
+      assert.ok(error instanceof UserError, String(error))
+      assert.match(error.message, message)
+      return true
+    })
+  }
+  const file = await openSafetensors(
+    fileOf(
+      withHeader(
+        `{"b":${tensor(4)},"a":${tensor(0)},"e":{"dtype":"I64","shape":[],"data_offsets":[8,16]}}`,
+        16,
+      ),
+    ),
+  )
+  assert.deepEqual([...file.dtypes], [['b', 'F32'], ['a', 'F32'], ['e', 'I64']]) // prettier-ignore
+  assert.deepEqual([...(await file.read('a')).data], [0])
+  await assert.rejects(file.read('e'), /has e as I64, of which the numbers cannot be read/)
+  await file.close()
+})
+
 test('a file that is not whole is refused in one sentence that names it', async () => {
   const whole = await bytesOf({ a: array(Float32Array.of(1, 2, 3)) })
   const altered = (from: string, to: string) =>
@@ -92,7 +135,8 @@ test('a file that is not whole is refused in one sentence that names it', async 
     whole.subarray(0, 40),
     whole.subarray(0, -1),
     Buffer.concat([whole, Buffer.of(0)]),
-    altered('"F32"', '"F31"'),
+    altered('"F32"', '"F16"'),
+    altered('[0,12]', '[12,0]'),
     altered('[3]', '[4]'),
     altered('[0,12]', '[0,-2]'),
     altered('{"__', '["__'),

@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict'
+import { execFileSync } from 'node:child_process'
 import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises'
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http'
 import { tmpdir } from 'node:os'
@@ -87,7 +88,10 @@ describe('WikiText', () => {
     assert.equal(corpus.tokenizer.vocabularySize, 50257)
     assert.equal(corpus.bytesPerToken, Buffer.byteLength(text.validation) / corpus.validation.length)
     assert.deepEqual(await downloaded(), ['train-0.parquet', 'train-1.parquet', 'validation.parquet'])
-    assert.match(said.join(), /^Fetching WikiText-small from 127\.0\.0\.1:\d+: .* MB, once\.$/)
+    assert.match(
+      said.join(),
+      /^Asking 127\.\S+ for WikiText-small\.,Fetching WikiText-small from 127\.0\.0\.1:\d+: .* MB, once\.$/,
+    )
   })
 
   test('is fetched once, and tokenized once', async () => {
@@ -98,6 +102,21 @@ describe('WikiText', () => {
     assert.deepEqual(requests, [])
     assert.deepEqual([...first.train], [...second.train])
     assert.equal(first.bytesPerToken, second.bytesPerToken)
+  })
+
+  test('is fetched and tokenized once by several who start together', async () => {
+    const said: string[] = []
+    const all = await Promise.all(
+      Array.from({ length: 4 }, () => load({ report: message => said.push(message) })),
+    )
+    for (const { train, fingerprint } of all) {
+      assert.deepEqual([...train], [...gpt2.encode(text.train)])
+      assert.equal(fingerprint, all[0]!.fingerprint)
+    }
+    assert.deepEqual(requests, ['train-0.parquet', 'train-1.parquet', 'validation.parquet'])
+    assert.ok(said.some(message => message.startsWith('Another process ')))
+    assert.deepEqual(await downloaded(), ['train-0.parquet', 'train-1.parquet', 'validation.parquet'])
+    assert.equal((await readdir(join(folder, 'tokens'))).length, 2)
   })
 
   test('is the text itself as bytes', async () => {
@@ -125,6 +144,16 @@ describe('WikiText', () => {
       assert.deepEqual([...corpus.validation], [...gpt2.encode(text.validation)])
     }
     await assert.rejects(load({ mirror: 'ftp://example.org' }), refusal(/--mirror takes a URL .* "ftp:/))
+    for (const mirror of [
+      '',
+      'http://',
+      'http:// a',
+      'localhost:80',
+      'file:///tmp',
+      'http://user:word@127.0.0.1/',
+    ]) {
+      await assert.rejects(load({ mirror }), refusal(/--mirror takes a URL/))
+    }
     await assert.rejects(load({ mirror: address, data: undefined }), refusal(/--data wikitext-103 too/))
   })
 
@@ -189,6 +218,42 @@ describe('a download', () => {
     requests = []
     await load()
     assert.equal(requests[0], 'train-0.parquet bytes=700-')
+  })
+
+  test('that never comes further than before is given up, however it breaks off', async () => {
+    let breaks = 0
+    fault = (_, response, content) => {
+      response.writeHead(200, { 'content-length': content.length })
+      response.write(content.subarray(0, breaks++ % 2 ? 500 : 1000), () => response.destroy())
+    }
+    await assert.rejects(load({ mirror: address }), refusal(/the connection broke off/))
+    assert.ok(requests.length <= 4 + 3, `${requests.length} requests of two files`)
+  })
+
+  test('that brings a byte at a time is given up', async () => {
+    fault = (request, response, content) => {
+      const from = Number(/bytes=(\d+)-/.exec(request.headers.range ?? '')?.[1] ?? 0)
+      response.writeHead(206, {
+        'content-length': content.length - from,
+        'content-range': `bytes ${from}-${content.length - 1}/${content.length}`,
+      })
+      response.write(content.subarray(from, from + 1), () => response.destroy())
+    }
+    await assert.rejects(load({ mirror: address }), refusal(/the connection broke off/))
+    assert.ok(requests.length <= 4 + 3, `${requests.length} requests of two files`)
+  })
+
+  test('into a path that is no file is refused', { skip: process.platform === 'win32' }, async () => {
+    await mkdir(join(folder, 'wikitext-small'))
+    execFileSync('mkfifo', [join(folder, 'wikitext-small', 'train-0.parquet.part')])
+    await assert.rejects(load(), refusal(/train-0\.parquet\.part is not a regular file but a named pipe/))
+  })
+
+  test('that was begun another way is removed once the text is there', async () => {
+    await mkdir(join(folder, 'wikitext-small'))
+    await writeFile(join(folder, 'wikitext-small', 'raw.zip.part'), 'x')
+    await load()
+    assert.ok(!(await downloaded()).includes('raw.zip.part'))
   })
 
   test('starts anew when what is there belongs to another file', async () => {
