@@ -17,6 +17,7 @@ import {
   full,
   gelu,
   grad,
+  initialize,
   items,
   linearCrossEntropy,
   norm,
@@ -93,13 +94,13 @@ const vocabulary = corpus.tokenizer.vocabularySize
 
 // ---------- Network: parameters in a plain object, plain functions of tensors ----------
 
-let seed = options.seed * 1000
 /** Random weights; over √dim, so that what they make is about as large whatever the width. */
-const weights = (rows: number, columns: number, scale: number) =>
-  variable(randomNormal([rows, columns], seed++, scale / Math.sqrt(dim)))
+const weights = (rows: number, columns: number, scale: number) => (key: number) =>
+  randomNormal([rows, columns], key, scale / Math.sqrt(dim))
 const constant = (shape: readonly number[], value: number) => variable(full(shape, value))
 
-const net = {
+// A parameter's key is made of the seed and its name, such as 'blocks.0.expand': adding one changes no other.
+const net = initialize(options.seed, {
   embedding: weights(vocabulary, dim, 0.25),
   blocks: Array.from({ length: size.blocks }, () => ({
     norm: constant([dim], 1),
@@ -109,7 +110,7 @@ const net = {
   })),
   norm: constant([dim], 1),
   output: weights(vocabulary, dim, 0.5),
-}
+})
 type Block = (typeof net.blocks)[number]
 
 /** A table a length of n-gram; sums of squared gradients beside it are for its optimizer. */

@@ -19,6 +19,7 @@ import {
   full,
   gelu,
   grad,
+  initialize,
   items,
   layerNorm,
   linearCrossEntropy,
@@ -80,15 +81,16 @@ const vocabulary = 64 * Math.ceil(corpus.tokenizer.vocabularySize / 64) // 50,30
 
 // ---------- Network: named as in the original's state_dict, net_dict.mlp_layers.0.expand.weight and so on ----------
 
-let seed = options.seed * 1000
-const weights = (rows: number, columns: number, scale = 0.02) =>
-  variable(randomNormal([rows, columns], seed++, scale))
+const weights =
+  (rows: number, columns: number, scale = 0.02) =>
+  (key: number) =>
+    randomNormal([rows, columns], key, scale)
 const constant = (shape: readonly number[], value: number) => variable(full(shape, value))
 const ofNorm = () => ({ weight: constant([dim], 1) })
 /** What is added to the residual is smaller the more of it there is (GPT-2). */
 const ofProject = (columns: number) => ({ weight: weights(dim, columns, 0.02 / Math.sqrt(2 * size.blocks)) })
 
-const net = {
+const net = initialize(options.seed, {
   embedding: { weight: weights(vocabulary, dim) }, // of the output too
   position: { position_embedding: { weight: weights(batch.length, dim) } },
   norm: ofNorm(),
@@ -101,7 +103,7 @@ const net = {
     norm: ofNorm(),
     attention: { in_proj_weight: weights(3 * dim, dim), out_proj: ofProject(dim) },
   })),
-}
+})
 
 function attend(
   x: Tensor,

@@ -19,6 +19,7 @@ import {
   full,
   gelu,
   grad,
+  initialize,
   items,
   layerNorm,
   linearCrossEntropy,
@@ -122,12 +123,11 @@ const vocabulary = 64 * Math.ceil(corpus.tokenizer.vocabularySize / 64) // 50,30
 
 // ---------- Network: named as in the original's state_dict, net_dict.attn_layers.0.expand and so on ----------
 
-let seed = options.seed * 1000
-const weights = (rows: number, columns: number, scale: number) =>
-  variable(randomNormal([rows, columns], seed++, scale / Math.sqrt(dim)))
+const weights = (rows: number, columns: number, scale: number) => (key: number) =>
+  randomNormal([rows, columns], key, scale / Math.sqrt(dim))
 const constant = (shape: readonly number[], value: number) => variable(full(shape, value))
 
-const net = {
+const net = initialize(options.seed, {
   embedding: { weight: weights(vocabulary, dim, 0.25) },
   attn_layers: Array.from({ length: blocks }, () => ({
     norm: { weight: constant([dim], 1) },
@@ -137,7 +137,7 @@ const net = {
   })),
   norm: { weight: constant([dim], 1) },
   outputs: { weight: weights(vocabulary, dim, 0.5) },
-}
+})
 
 /** Linear queries and keys; the values are half of a GEGLU, whose other half attention does not move. */
 function block(

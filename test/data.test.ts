@@ -284,7 +284,9 @@ describe('training batches', () => {
     }
     assert.deepEqual(draw(4, 1), draw(4, 1))
     assert.deepEqual(draw(4, 1), draw(12, 1))
-    assert.notDeepEqual(draw(4, 1), draw(4, 2))
+    const seeds = [1, 2, 1 + 2 ** 32, 1 + 2 ** 33, 2 ** 53 - 2, 2 ** 53 - 1]
+    const drawn = seeds.map(seed => draw(4, seed).join())
+    assert.equal(new Set(drawn).size, seeds.length)
   })
 
   test('see everything once before anything twice', () => {
