@@ -32,9 +32,9 @@ import {
 import { compilerWithin } from '../run/budget.ts'
 import { readOptions } from '../run/command.ts'
 import { chooseBackend } from '../run/device.ts'
-import { UserError } from '../run/errors.ts'
 import { meanOver } from '../run/mean.ts'
 import { memoryLimit, memoryText } from '../run/memory.ts'
+import { bounded } from '../run/options.ts'
 import { profileStep } from '../run/profile.ts'
 import { startRun } from '../run/run.ts'
 import { textWriter } from '../run/text-writer.ts'
@@ -50,7 +50,12 @@ const options = await readOptions({
     sample: { type: 'integer', default: 256, minimum: 0, help: 'tokens to sample at the end' },
   },
   hyperparameters: {
-    net: { dim: 384, heads: 6, blocks: 6, expand: 4 },
+    net: {
+      dim: bounded(384, { multipleOf: 'net.heads' }),
+      heads: 6,
+      blocks: bounded(6, { maximum: 1000 }),
+      expand: 4,
+    },
     batch: {
       length: 256,
       sequences: 64, // of a microbatch,
@@ -58,9 +63,9 @@ const options = await readOptions({
     },
     optimizer: {
       rate: 2e-3, // the highest learning rate, reached
-      warmup: 0.15, // after this share of the run
-      divFactor: 100, // The first rate is the highest over this,
-      finalDivFactor: 0.05, // the last one the first over this.
+      warmup: bounded(0.15, { maximum: 1 }), // after this share of the run
+      divFactor: bounded(100, { integer: false, above: 0 }), // The first rate is the highest over this,
+      finalDivFactor: bounded(0.05, { above: 0 }), // the last one the first over this.
       weightDecay: 1e-3, // of the blocks' matrices
     },
     evaluation: { every: 50, batches: 24 },
@@ -69,7 +74,6 @@ const options = await readOptions({
 })
 const { net: size, batch, optimizer, evaluation, temperature } = options.hyperparameters
 const { dim, heads } = size
-if (dim % heads !== 0) throw new UserError(`--net.dim ${dim} is not a multiple of --net.heads ${heads}.`)
 
 const backend = await chooseBackend(options)
 useBackend(backend)
@@ -142,8 +146,7 @@ const parameters = parametersOf(net).map(([name, parameter]) => ({
   momentum: constant(parameter.shape, 0),
   variance: constant(parameter.shape, 0),
 }))
-const memory = memoryLimit(options.memory, backend)
-const compileWithin = compilerWithin(memory)
+const compileWithin = compilerWithin(memoryLimit(options.memory, backend))
 
 /** Adds the gradient of a microbatch, which goes through the network in as many pieces as memory asks for. */
 const accumulate = compileWithin(({ inputs, targets }, meansOf) => {
@@ -205,7 +208,7 @@ if (run.trains) {
   await run.begin({
     network: `${countOf(net)} parameters in ${size.blocks} blocks of ${dim} channels and ${heads} heads`,
     batch: `${batch.accumulate} microbatches of ${batch.sequences} sequences of ${batch.length} tokens a step`,
-    memory: memoryText(await accumulate.prepare(batchAt(0)), memory),
+    memory: memoryText(await accumulate.prepare(batchAt(0))),
   })
 }
 

@@ -5,6 +5,7 @@ import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { delimiter, join, resolve } from 'node:path'
 import { afterEach, before, beforeEach, describe, test } from 'node:test'
+import { UserError } from '../run/errors.ts'
 import { sampleBatch, validationBatches } from '../data/batches.ts'
 import { loadCorpus } from '../data/corpus.ts'
 import { shuffled } from '../data/shuffle.ts'
@@ -309,6 +310,11 @@ describe('training batches', () => {
       }
     }
     assert.throws(() => sampleBatch(counting.subarray(0, 8), 1, 8, { seed: 0, tokensSeen: 0 }), RangeError)
+    assert.throws(() => [...validationBatches(counting.subarray(0, 8), 1, 8)], RangeError)
+  })
+
+  test('are refused where they are too large for any memory', () => {
+    assert.throws(() => sampleBatch(counting, 1e12, 8, { seed: 0, tokensSeen: 0 }), UserError)
   })
 })
 
@@ -329,6 +335,12 @@ describe('validation batches', () => {
   test('leave out a last window that has no last target', () => {
     const tokens = new Uint8Array(32)
     assert.equal([...validationBatches(tokens, 4, 16)].at(-1)!.inputs.shape[0], 1)
+    // However few tokens are asked for, one window is read.
+    for (const limit of [0, 1, 8, 16, 31])
+      assert.deepEqual(
+        [...validationBatches(tokens, 2, 16, limit)].map(({ inputs }) => inputs.shape),
+        [[1, 16]],
+      )
   })
 
   test('are 256 windows of 256 where 65,536 tokens are asked for', () => {
