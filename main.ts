@@ -4,6 +4,7 @@
 // schedules, training, sampling. Change something and run it again: npm start
 import { sampleBatch, validationBatches } from './data/batches.ts'
 import { loadCorpus } from './data/corpus.ts'
+import { promptTokens } from './data/prompt.ts'
 import { sampleToken } from './data/sample.ts'
 import {
   type Tensor,
@@ -92,6 +93,7 @@ useBackend(backend)
 
 const corpus = await loadCorpus({ ...options, sequenceLength: batch.length, report: console.error })
 const vocabulary = corpus.tokenizer.vocabularySize
+const tokens = promptTokens(corpus.tokenizer, options.prompt) // the sample goes on from there
 
 // ---------- Network: parameters in a plain object, plain functions of tensors ----------
 
@@ -281,11 +283,10 @@ const run = await startRun(options, {
 const { at } = run // step, tokens, seconds, done (0 to 1): all else of a run follows from these and the variables
 
 if (run.trains) {
-  const plan = await train.prepare(longest())
   await run.begin({
     network: `${countOf(net)} parameters in ${size.blocks} blocks of ${dim} channels, ${countOf(tables)} in n-gram tables`,
     batch: `${batch.tokens} tokens a step, in sequences of ${lengthAt(0)} to ${batch.length}`,
-    memory: memoryText(plan),
+    memory: memoryText(await train.prepare(longest())),
   })
 }
 
@@ -310,7 +311,6 @@ const predict = compile(({ recent }) => {
   return { logits: transform(embed(token, ngrams), cache.next()).matmul(net.output.T) }
 })
 
-const tokens = [...corpus.tokenizer.encode(options.prompt || '\n')]
 function upTo(end: number) {
   const recent = Int32Array.from({ length: reach }, (_, place) => tokens[end - reach + place] ?? 0)
   return { recent: array(recent, [1, reach]) }

@@ -8,6 +8,7 @@
 // step is always evaluated.
 import { sampleBatch, validationBatches } from '../data/batches.ts'
 import { loadCorpus } from '../data/corpus.ts'
+import { promptTokens } from '../data/prompt.ts'
 import { sampleToken } from '../data/sample.ts'
 import {
   type Tensor,
@@ -82,6 +83,7 @@ useBackend(backend)
 
 const corpus = await loadCorpus({ ...options, sequenceLength: batch.length, report: console.error })
 const vocabulary = 64 * Math.ceil(corpus.tokenizer.vocabularySize / 64) // 50,304 for GPT-2's 50,257
+const tokens = promptTokens(corpus.tokenizer, options.prompt) // the sample goes on from there
 
 // ---------- Network: named as in the original's state_dict, net_dict.mlp_layers.0.expand.weight and so on ----------
 
@@ -237,7 +239,6 @@ const predict = compile(({ tokens, last }) => ({
   logits: transform(tokens).reshape(-1, dim).gather(last).matmul(net.embedding.weight.T),
 }))
 
-const tokens = [...corpus.tokenizer.encode(options.prompt || '\n')]
 const text = textWriter(corpus.tokenizer.decoder())
 text.write(tokens)
 for (let i = 0; i < options.sample && !run.interrupted; i++) {

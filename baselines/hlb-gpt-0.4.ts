@@ -6,6 +6,7 @@
 // batch; the last step is always evaluated; microbatches have an upper bound; P stays in the equations' range.
 import { sampleBatch, validationBatches } from '../data/batches.ts'
 import { loadCorpus } from '../data/corpus.ts'
+import { promptTokens } from '../data/prompt.ts'
 import { sampleToken } from '../data/sample.ts'
 import { hash } from '../data/shuffle.ts'
 import {
@@ -113,6 +114,7 @@ useBackend(backend)
 
 const corpus = await loadCorpus({ ...options, sequenceLength: batch.length, report: console.error })
 const vocabulary = 64 * Math.ceil(corpus.tokenizer.vocabularySize / 64) // 50,304 for GPT-2's 50,257
+const tokens = promptTokens(corpus.tokenizer, options.prompt) // the sample goes on from there
 
 // ---------- Network: named as in the original's state_dict, net_dict.attn_layers.0.expand and so on ----------
 
@@ -249,7 +251,7 @@ const run = await startRun(options, {
   at: { length: firstLength, microbatches: 1, estimate: 0, weightDecay: optimizer.weightDecay },
   columns: {
     ...trainingColumns,
-    estimate: { heading: 'microbatches', width: 5, format: toFixed2, spare: 5 },
+    estimate: { heading: 'microbatches', width: 5, format: toFixed2, spare: 8 },
   },
 })
 const { at } = run
@@ -316,7 +318,6 @@ const predict = compile(({ tokens, last }) => ({
   logits: transform(embed(tokens)).reshape(-1, dim).gather(last).matmul(net.outputs.weight.T),
 }))
 
-const tokens = [...corpus.tokenizer.encode(options.prompt || '\n')]
 const text = textWriter(corpus.tokenizer.decoder())
 text.write(tokens)
 for (let i = 0; i < options.sample && !run.interrupted; i++) {
