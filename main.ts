@@ -4,6 +4,7 @@
 // schedules, training, sampling. Change something and run it again: npm start
 import { sampleBatch, validationBatches } from './data/batches.ts'
 import { loadCorpus } from './data/corpus.ts'
+import { promptTokens } from './data/prompt.ts'
 import { sampleToken } from './data/sample.ts'
 import {
   type Tensor,
@@ -17,6 +18,7 @@ import {
   full,
   gelu,
   grad,
+  initialize,
   items,
   linearCrossEntropy,
   norm,
@@ -33,6 +35,7 @@ import { readOptions } from './run/command.ts'
 import { chooseBackend } from './run/device.ts'
 import { meanOver } from './run/mean.ts'
 import { memoryLimit, memoryText } from './run/memory.ts'
+import { bounded } from './run/options.ts'
 import { profileStep } from './run/profile.ts'
 import { startRun } from './run/run.ts'
 import { textWriter } from './run/text-writer.ts'
@@ -42,7 +45,7 @@ import { textWriter } from './run/text-writer.ts'
 const options = await readOptions({
   summary: 'Trains a GPT on text, prints how it goes, then writes text of its own.',
   flags: {
-    seconds: { type: 'number', default: 180, minimum: 0, help: 'seconds of training' },
+    seconds: { type: 'number', default: 180, above: 0, help: 'seconds of training' },
     steps: { type: 'integer', minimum: 1, help: 'steps instead of seconds: such runs repeat exactly' },
     prompt: { type: 'string', default: 'The American people', help: 'what the sample starts with' },
     sample: { type: 'integer', default: 600, minimum: 0, help: 'tokens to sample at the end' },
@@ -50,31 +53,31 @@ const options = await readOptions({
   hyperparameters: {
     net: {
       dim: 128, // channels between blocks
-      blocks: 4,
+      blocks: bounded(4, { maximum: 1000 }),
       keyDim: 16, // channels of a query or key; an eighth of dim is enough
       expand: 2, // how many times wider than dim a block is inside
-      ngramRows: [4096, 16384, 32768], // rows of the tables for pairs, triples and quadruples of tokens
+      // rows of the tables for pairs, triples and quadruples of tokens: powers of two, as a hash's last bits are a row
+      ngramRows: bounded([4096, 16384, 32768], { length: 'any', powerOf: 2, maximum: 2 ** 30 }),
     },
     batch: {
-      tokens: 2048, // of a training step, however long the sequences are
+      tokens: bounded(2048, { minimum: 'batch.length' }), // of a training step, however long the sequences are
       firstLength: 64, // sequences start out short, and cheap,
       length: 256, // and double until they are this long,
-      growEvery: 0.125, // each time this share of the run is done
+      growEvery: 0.125, // each time this share of the run is done; 0: they are long at once
     },
     optimizer: {
       matrixRate: 0.02, // learning rates: Muon's,
       rate: 0.002, // AdamW's,
       ngramRate: 0.6, // and Adagrad's
-      warmup: 0.05, // share of the run in which they rise,
-      decay: 0.6, // and its last share, in which they fall to zero
+      warmup: bounded(0.05, { maximum: 1 }), // share of the run in which they rise,
+      decay: bounded(0.6, { maximum: 1 }), // and its last share, in which they fall to zero
       weightDecay: 0.1, // of matrices
-      gradNorm: 1, // a longer gradient is shortened to this
+      gradNorm: bounded(1, { integer: false, above: 0 }), // a longer gradient is shortened to this
     },
-    evaluation: { every: 0.05, tokens: 65536 },
+    evaluation: { every: bounded(0.05, { above: 0 }), tokens: 65536 }, // every: as a share of the run
     temperature: 0.8, // of the sample: 0 takes the likeliest token, 1 goes by the probabilities
     topK: 0, // sample from so many of the likeliest tokens; 0 is all
   },
-  rules: { 'net.ngramRows': { length: 'any' }, 'optimizer.gradNorm': { integer: false } },
   // A GPU does what hlb-gpt does: 46 million parameters, trained on WikiText-103 until the loss is 3.8.
   onGpu: `--data wikitext-103 --tokenizer gpt2 --target 3.8 --seconds 300 --net.dim 384 --net.blocks 8
     --net.keyDim 48 --net.ngramRows= --batch.tokens 32768 --batch.firstLength 32 --batch.length 1024`,
@@ -90,16 +93,17 @@ useBackend(backend)
 
 const corpus = await loadCorpus({ ...options, sequenceLength: batch.length, report: console.error })
 const vocabulary = corpus.tokenizer.vocabularySize
+const tokens = promptTokens(corpus.tokenizer, options.prompt) // the sample goes on from there
 
 // ---------- Network: parameters in a plain object, plain functions of tensors ----------
 
-let seed = options.seed * 1000
 /** Random weights; over √dim, so that what they make is about as large whatever the width. */
-const weights = (rows: number, columns: number, scale: number) =>
-  variable(randomNormal([rows, columns], seed++, scale / Math.sqrt(dim)))
+const weights = (rows: number, columns: number, scale: number) => (key: number) =>
+  randomNormal([rows, columns], key, scale / Math.sqrt(dim))
 const constant = (shape: readonly number[], value: number) => variable(full(shape, value))
 
-const net = {
+// A parameter's key is made of the seed and its name, such as 'blocks.0.expand': adding one changes no other.
+const net = initialize(options.seed, {
   embedding: weights(vocabulary, dim, 0.25),
   blocks: Array.from({ length: size.blocks }, () => ({
     norm: constant([dim], 1),
@@ -109,7 +113,7 @@ const net = {
   })),
   norm: constant([dim], 1),
   output: weights(vocabulary, dim, 0.5),
-}
+})
 type Block = (typeof net.blocks)[number]
 
 /** A table a length of n-gram; sums of squared gradients beside it are for its optimizer. */
@@ -175,7 +179,7 @@ type Slot = (typeof parameters)[number]
  * Muon (Jordan 2024): steps along the orthogonal matrix nearest to the momentum, so that a matrix learns
  * equally fast in all directions. Newton-Schulz iteration finds it by products alone.
  */
-function muon({ parameter, momentum }: Slot, gradient: Tensor, rate: Tensor): void {
+function muon({ parameter, momentum }: Slot, gradient: Tensor, rate: Tensor) {
   const average = momentum.mul(0.95).add(gradient.mul(0.05))
   const ahead = average.mul(0.95).add(gradient.mul(0.05))
   const [rows, columns] = parameter.shape
@@ -191,12 +195,7 @@ function muon({ parameter, momentum }: Slot, gradient: Tensor, rate: Tensor): vo
 }
 
 /** AdamW (Loshchilov & Hutter 2019), with hlb-gpt's multiples of the learning rate. step counts from 1. */
-function adamW(
-  { name, parameter, momentum, variance }: Slot,
-  gradient: Tensor,
-  rate: Tensor,
-  step: Tensor,
-): void {
+function adamW({ name, parameter, momentum, variance }: Slot, gradient: Tensor, rate: Tensor, step: Tensor) {
   const beta1 = name === 'output' ? 0.6 : 0.9
   const beta2 = 0.95
   const multiple = name === 'output' ? 2 : name.includes('positionBias') ? 100 : 32
@@ -211,7 +210,7 @@ function adamW(
 }
 
 /** Adagrad (Duchi et al. 2011) on the rows that a batch used, with one step size for each row. */
-function adagrad(ngrams: readonly Tensor[], gradient: Tensor, rate: Tensor): void {
+function adagrad(ngrams: readonly Tensor[], gradient: Tensor, rate: Tensor) {
   ngramTables.forEach(({ rows, table, squares }, i) => {
     const sum = squares.add(scatterAdd(gradient.square().mean(-1, true), ngrams[i], rows))
     const update = gradient.mul(sum.gather(ngrams[i]).add(1e-18).rsqrt()).mul(rate)
@@ -223,16 +222,18 @@ function adagrad(ngrams: readonly Tensor[], gradient: Tensor, rate: Tensor): voi
 // ---------- Schedules: functions of the share of the run that is done ----------
 
 /** Up in a straight line, level, and down in a straight line. */
-const rateAt = (done: number) => Math.min(1, done / optimizer.warmup, (1 - done) / optimizer.decay)
+const rateAt = (done: number) => Math.min(ramp(done, optimizer.warmup), ramp(1 - done, optimizer.decay))
+const ramp = (done: number, share: number) => (done < share ? done / share : 1)
 
 /** Sequences double until they are full length. */
-const lengthAt = (done: number) =>
-  Math.min(batch.length, batch.firstLength * 2 ** Math.floor(done / batch.growEvery))
+function lengthAt(done: number) {
+  const doublings = batch.growEvery > 0 ? Math.floor(done / batch.growEvery) : Infinity
+  return Math.min(batch.length, batch.firstLength * 2 ** doublings)
+}
 
 // ---------- Training ----------
 
-const memory = memoryLimit(options.memory, backend)
-const compileWithin = compilerWithin(memory)
+const compileWithin = compilerWithin(memoryLimit(options.memory, backend))
 
 const train = compileWithin(({ inputs, targets, rate, step }, meansOf) => {
   const ngrams = ngramsOf(inputs)
@@ -262,7 +263,7 @@ const validate = () =>
 
 /** The training batch after so many tokens, in sequences of this length. */
 function batchAt(tokensSeen: number, length: number) {
-  const sequences = Math.max(1, Math.round(batch.tokens / length))
+  const sequences = Math.round(batch.tokens / length)
   return sampleBatch(corpus.train, sequences, length, { seed: options.seed, tokensSeen })
 }
 
@@ -282,11 +283,10 @@ const run = await startRun(options, {
 const { at } = run // step, tokens, seconds, done (0 to 1): all else of a run follows from these and the variables
 
 if (run.trains) {
-  const plan = await train.prepare(longest())
   await run.begin({
     network: `${countOf(net)} parameters in ${size.blocks} blocks of ${dim} channels, ${countOf(tables)} in n-gram tables`,
-    batch: `${batch.tokens} tokens a step, in sequences of ${batch.firstLength} to ${batch.length}`,
-    memory: memoryText(plan, memory),
+    batch: `${batch.tokens} tokens a step, in sequences of ${lengthAt(0)} to ${batch.length}`,
+    memory: memoryText(await train.prepare(longest())),
   })
 }
 
@@ -311,7 +311,6 @@ const predict = compile(({ recent }) => {
   return { logits: transform(embed(token, ngrams), cache.next()).matmul(net.output.T) }
 })
 
-const tokens = [...corpus.tokenizer.encode(options.prompt || '\n')]
 function upTo(end: number) {
   const recent = Int32Array.from({ length: reach }, (_, place) => tokens[end - reach + place] ?? 0)
   return { recent: array(recent, [1, reach]) }

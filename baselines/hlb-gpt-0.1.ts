@@ -8,6 +8,7 @@
 // step is always evaluated.
 import { sampleBatch, validationBatches } from '../data/batches.ts'
 import { loadCorpus } from '../data/corpus.ts'
+import { promptTokens } from '../data/prompt.ts'
 import { sampleToken } from '../data/sample.ts'
 import {
   type Tensor,
@@ -19,6 +20,7 @@ import {
   full,
   gelu,
   grad,
+  initialize,
   items,
   layerNorm,
   linearCrossEntropy,
@@ -31,9 +33,9 @@ import {
 import { compilerWithin } from '../run/budget.ts'
 import { readOptions } from '../run/command.ts'
 import { chooseBackend } from '../run/device.ts'
-import { UserError } from '../run/errors.ts'
 import { meanOver } from '../run/mean.ts'
 import { memoryLimit, memoryText } from '../run/memory.ts'
+import { bounded } from '../run/options.ts'
 import { profileStep } from '../run/profile.ts'
 import { startRun } from '../run/run.ts'
 import { textWriter } from '../run/text-writer.ts'
@@ -49,7 +51,12 @@ const options = await readOptions({
     sample: { type: 'integer', default: 256, minimum: 0, help: 'tokens to sample at the end' },
   },
   hyperparameters: {
-    net: { dim: 384, heads: 6, blocks: 6, expand: 4 },
+    net: {
+      dim: bounded(384, { multipleOf: 'net.heads' }),
+      heads: 6,
+      blocks: bounded(6, { maximum: 1000 }),
+      expand: 4,
+    },
     batch: {
       length: 256,
       sequences: 64, // of a microbatch,
@@ -57,9 +64,9 @@ const options = await readOptions({
     },
     optimizer: {
       rate: 2e-3, // the highest learning rate, reached
-      warmup: 0.15, // after this share of the run
-      divFactor: 100, // The first rate is the highest over this,
-      finalDivFactor: 0.05, // the last one the first over this.
+      warmup: bounded(0.15, { maximum: 1 }), // after this share of the run
+      divFactor: bounded(100, { integer: false, above: 0 }), // The first rate is the highest over this,
+      finalDivFactor: bounded(0.05, { above: 0 }), // the last one the first over this.
       weightDecay: 1e-3, // of the blocks' matrices
     },
     evaluation: { every: 50, batches: 24 },
@@ -68,7 +75,6 @@ const options = await readOptions({
 })
 const { net: size, batch, optimizer, evaluation, temperature } = options.hyperparameters
 const { dim, heads } = size
-if (dim % heads !== 0) throw new UserError(`--net.dim ${dim} is not a multiple of --net.heads ${heads}.`)
 
 const backend = await chooseBackend(options)
 useBackend(backend)
@@ -77,18 +83,20 @@ useBackend(backend)
 
 const corpus = await loadCorpus({ ...options, sequenceLength: batch.length, report: console.error })
 const vocabulary = 64 * Math.ceil(corpus.tokenizer.vocabularySize / 64) // 50,304 for GPT-2's 50,257
+const tokens = promptTokens(corpus.tokenizer, options.prompt) // the sample goes on from there
 
 // ---------- Network: named as in the original's state_dict, net_dict.mlp_layers.0.expand.weight and so on ----------
 
-let seed = options.seed * 1000
-const weights = (rows: number, columns: number, scale = 0.02) =>
-  variable(randomNormal([rows, columns], seed++, scale))
+const weights =
+  (rows: number, columns: number, scale = 0.02) =>
+  (key: number) =>
+    randomNormal([rows, columns], key, scale)
 const constant = (shape: readonly number[], value: number) => variable(full(shape, value))
 const ofNorm = () => ({ weight: constant([dim], 1) })
 /** What is added to the residual is smaller the more of it there is (GPT-2). */
 const ofProject = (columns: number) => ({ weight: weights(dim, columns, 0.02 / Math.sqrt(2 * size.blocks)) })
 
-const net = {
+const net = initialize(options.seed, {
   embedding: { weight: weights(vocabulary, dim) }, // of the output too
   position: { position_embedding: { weight: weights(batch.length, dim) } },
   norm: ofNorm(),
@@ -101,7 +109,7 @@ const net = {
     norm: ofNorm(),
     attention: { in_proj_weight: weights(3 * dim, dim), out_proj: ofProject(dim) },
   })),
-}
+})
 
 function attend(
   x: Tensor,
@@ -140,8 +148,7 @@ const parameters = parametersOf(net).map(([name, parameter]) => ({
   momentum: constant(parameter.shape, 0),
   variance: constant(parameter.shape, 0),
 }))
-const memory = memoryLimit(options.memory, backend)
-const compileWithin = compilerWithin(memory)
+const compileWithin = compilerWithin(memoryLimit(options.memory, backend))
 
 /** Adds the gradient of a microbatch, which goes through the network in as many pieces as memory asks for. */
 const accumulate = compileWithin(({ inputs, targets }, meansOf) => {
@@ -203,7 +210,7 @@ if (run.trains) {
   await run.begin({
     network: `${countOf(net)} parameters in ${size.blocks} blocks of ${dim} channels and ${heads} heads`,
     batch: `${batch.accumulate} microbatches of ${batch.sequences} sequences of ${batch.length} tokens a step`,
-    memory: memoryText(await accumulate.prepare(batchAt(0)), memory),
+    memory: memoryText(await accumulate.prepare(batchAt(0))),
   })
 }
 
@@ -232,7 +239,6 @@ const predict = compile(({ tokens, last }) => ({
   logits: transform(tokens).reshape(-1, dim).gather(last).matmul(net.embedding.weight.T),
 }))
 
-const tokens = [...corpus.tokenizer.encode(options.prompt || '\n')]
 const text = textWriter(corpus.tokenizer.decoder())
 text.write(tokens)
 for (let i = 0; i < options.sample && !run.interrupted; i++) {

@@ -6,6 +6,7 @@
 // batch; the last step is always evaluated; microbatches have an upper bound; P stays in the equations' range.
 import { sampleBatch, validationBatches } from '../data/batches.ts'
 import { loadCorpus } from '../data/corpus.ts'
+import { promptTokens } from '../data/prompt.ts'
 import { sampleToken } from '../data/sample.ts'
 import { hash } from '../data/shuffle.ts'
 import {
@@ -19,6 +20,7 @@ import {
   full,
   gelu,
   grad,
+  initialize,
   items,
   layerNorm,
   linearCrossEntropy,
@@ -35,6 +37,7 @@ import { readOptions } from '../run/command.ts'
 import { chooseBackend } from '../run/device.ts'
 import { meanOver } from '../run/mean.ts'
 import { memoryLimit, memoryText } from '../run/memory.ts'
+import { bounded } from '../run/options.ts'
 import { profileStep } from '../run/profile.ts'
 import { startRun } from '../run/run.ts'
 import { trainingColumns } from '../run/table.ts'
@@ -62,10 +65,11 @@ const options = await readOptions({
     sample: { type: 'integer', default: 512, minimum: 0, help: 'tokens to sample at the end' },
   },
   hyperparameters: {
-    modelScale: 1, // the size of the network, in multiples of about 46 million parameters
+    // the size of the network, in multiples of about 46 million parameters
+    modelScale: bounded(1, { integer: false, above: 0 }),
     net: {
       dim: 0, // channels between blocks; 0: by modelScale,
-      blocks: 0, // as these
+      blocks: bounded(0, { maximum: 1000 }), // as these
       keyDimDivisor: 8,
       expand: 2,
     },
@@ -77,31 +81,21 @@ const options = await readOptions({
     },
     optimizer: {
       rate: 2.62, // learning rates: a multiple of the base rate,
-      nonDotProductRate: 32, // and multiples of that one for embedding and norms,
-      outputRate: 2, // output,
-      positionBiasRate: 100, // and position biases
-      weightDecay: 2 ** 4, // of the blocks' matrices, were the loss 0
-      warmup: 100, // steps
+      nonDotProductRate: bounded(32, { integer: false }), // and multiples of that one for embedding and norms,
+      outputRate: bounded(2, { integer: false }), // output,
+      positionBiasRate: bounded(100, { integer: false }), // and position biases
+      weightDecay: bounded(2 ** 4, { integer: false }), // of the blocks' matrices, were the loss 0
+      warmup: bounded(100, { minimum: 0 }), // steps
     },
     microbatch: {
       sampleEvery: 5, // steps between looks at the gradient norm
       rate: 0.1,
-      most: 64, // of them in a step,
-      mostOutside: 8, // and where the recipe is not made for the network: there they would grow without end
+      most: bounded(64, { integer: false, minimum: 1 }), // of them in a step
+      // and where the recipe is not made for the network: there they would grow without end
+      mostOutside: bounded(8, { integer: false, minimum: 1 }),
     },
     evaluation: { every: 50, tokens: 153600 },
-    temperature: 1,
-  },
-  rules: {
-    modelScale: { integer: false },
-    'optimizer.nonDotProductRate': { integer: false },
-    'optimizer.outputRate': { integer: false },
-    'optimizer.positionBiasRate': { integer: false },
-    'optimizer.weightDecay': { integer: false },
-    'optimizer.warmup': { minimum: 0 },
-    'microbatch.most': { integer: false, minimum: 1 },
-    'microbatch.mostOutside': { integer: false, minimum: 1 },
-    temperature: { integer: false },
+    temperature: bounded(1, { integer: false, minimum: 0 }),
   },
 })
 const { modelScale, net: size, batch, optimizer, evaluation, temperature } = options.hyperparameters
@@ -110,6 +104,7 @@ const dim = size.dim || inferred.dim
 const blocks = size.blocks || inferred.blocks
 const keyDim = Math.max(1, Math.floor(dim / size.keyDimDivisor))
 const wide = dim * size.expand
+const firstLength = Math.min(batch.firstLength, batch.length)
 const tokensPerMicrobatch = tokensPerBatch(batch.capacity, modelScale)
 
 const backend = await chooseBackend(options)
@@ -119,15 +114,15 @@ useBackend(backend)
 
 const corpus = await loadCorpus({ ...options, sequenceLength: batch.length, report: console.error })
 const vocabulary = 64 * Math.ceil(corpus.tokenizer.vocabularySize / 64) // 50,304 for GPT-2's 50,257
+const tokens = promptTokens(corpus.tokenizer, options.prompt) // the sample goes on from there
 
 // ---------- Network: named as in the original's state_dict, net_dict.attn_layers.0.expand and so on ----------
 
-let seed = options.seed * 1000
-const weights = (rows: number, columns: number, scale: number) =>
-  variable(randomNormal([rows, columns], seed++, scale / Math.sqrt(dim)))
+const weights = (rows: number, columns: number, scale: number) => (key: number) =>
+  randomNormal([rows, columns], key, scale / Math.sqrt(dim))
 const constant = (shape: readonly number[], value: number) => variable(full(shape, value))
 
-const net = {
+const net = initialize(options.seed, {
   embedding: { weight: weights(vocabulary, dim, 0.25) },
   attn_layers: Array.from({ length: blocks }, () => ({
     norm: { weight: constant([dim], 1) },
@@ -137,7 +132,7 @@ const net = {
   })),
   norm: { weight: constant([dim], 1) },
   outputs: { weight: weights(vocabulary, dim, 0.5) },
-}
+})
 
 /** Linear queries and keys; the values are half of a GEGLU, whose other half attention does not move. */
 function block(
@@ -180,8 +175,7 @@ const mostMicrobatches = isOutside ? Math.min(bounds.most, bounds.mostOutside) :
 
 // ---------- Optimizer: gradients add up over microbatches, then AdamW takes one step ----------
 
-const memory = memoryLimit(options.memory, backend)
-const compileWithin = compilerWithin(memory)
+const compileWithin = compilerWithin(memoryLimit(options.memory, backend))
 
 /**
  * Adds the gradient of a microbatch, which goes through the network in as many pieces as memory asks for.
@@ -229,10 +223,8 @@ const evaluate = compileWithin(({ inputs, targets }, meansOf) =>
 )
 
 /** Loss and accuracy on the first tokens of the validation text, at full length. */
-const validate = () => {
-  const tokens = Math.max(evaluation.tokens, batch.length)
-  return meanOver(validationBatches(corpus.validation, 16, batch.length, tokens), evaluate)
-}
+const validate = () =>
+  meanOver(validationBatches(corpus.validation, 16, batch.length, evaluation.tokens), evaluate)
 
 /** The microbatch after so many tokens, in sequences of this length. */
 function batchAt(tokensSeen: number, length: number) {
@@ -256,10 +248,10 @@ const run = await startRun(options, {
   network: { net_dict: net },
   optimizer: parameters.map(({ momentum, variance }) => ({ momentum, variance })),
   // microbatches is what a step should have, estimate the fraction that it is drawn from.
-  at: { length: batch.firstLength, microbatches: 1, estimate: 0, weightDecay: optimizer.weightDecay },
+  at: { length: firstLength, microbatches: 1, estimate: 0, weightDecay: optimizer.weightDecay },
   columns: {
     ...trainingColumns,
-    estimate: { heading: 'microbatches', width: 5, format: toFixed2, spare: 5 },
+    estimate: { heading: 'microbatches', width: 5, format: toFixed2, spare: 8 },
   },
 })
 const { at } = run
@@ -272,14 +264,14 @@ if (run.trains) {
   const plan = await accumulate.prepare(longest())
   await run.begin({
     network: `${parameterCount} parameters in ${blocks} blocks of ${dim} channels`,
-    batch: `microbatches of ${tokensPerMicrobatch} tokens, in sequences of ${batch.firstLength} to ${batch.length}`,
+    batch: `microbatches of ${Math.max(tokensPerMicrobatch, batch.length)} tokens, in sequences of ${firstLength} to ${batch.length}`,
     rate: `${rate.toPrecision(3)} for the blocks`,
     ...(isOutside && {
       caution:
         `the recipe is made for ${millions(least)} to ${millions(most)} parameters: ` +
         `these ${millions(parameterCount)} get the rates of ${millions(scaledCount)}, and at most ${mostMicrobatches} microbatches`,
     }),
-    memory: memoryText(plan, memory),
+    memory: memoryText(plan),
   })
 }
 
@@ -326,7 +318,6 @@ const predict = compile(({ tokens, last }) => ({
   logits: transform(embed(tokens)).reshape(-1, dim).gather(last).matmul(net.outputs.weight.T),
 }))
 
-const tokens = [...corpus.tokenizer.encode(options.prompt || '\n')]
 const text = textWriter(corpus.tokenizer.decoder())
 text.write(tokens)
 for (let i = 0; i < options.sample && !run.interrupted; i++) {

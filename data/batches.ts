@@ -1,4 +1,5 @@
 import { type NDArray, array } from '../engine/index.ts'
+import { UserError } from '../run/errors.ts'
 import { hash, shuffled } from './shuffle.ts'
 import type { Tokens } from './tokenizer.ts'
 
@@ -15,6 +16,9 @@ export type SampleAt = {
   tokensSeen: number
 }
 
+/** Tokens in a batch: as many as the largest language models have been trained with at once. */
+const mostTokens = 2 ** 24
+
 /**
  * The training windows that come next. In each epoch the text is cut into windows side by side, the first one
  * beginning at a random place, and they are drawn in random order: nothing is seen twice before everything was
@@ -27,6 +31,11 @@ export function sampleBatch(
   sequenceLength: number,
   { seed, tokensSeen }: SampleAt,
 ): Batch {
+  if (batchSize * sequenceLength > mostTokens) {
+    throw new UserError(
+      `A batch of ${batchSize} sequences of ${sequenceLength} tokens is too large: it takes at most ${mostTokens} tokens.`,
+    )
+  }
   const windows = windowsPerEpoch(tokens, sequenceLength)
   const firstWindow = Math.floor(tokensSeen / sequenceLength)
   const starts = Array.from({ length: batchSize }, (_, row) => {
@@ -38,14 +47,18 @@ export function sampleBatch(
   return readWindows(tokens, starts, sequenceLength)
 }
 
-/** Batches of windows side by side from the start: the same for every network, so that their losses compare. */
+/**
+ * Batches of windows side by side from the start of the text: the same for every network, so that their losses
+ * compare. They have at most `tokenLimit` tokens in all, but one window at least.
+ */
 export function* validationBatches(
   tokens: Tokens,
   batchSize: number,
   sequenceLength: number,
   tokenLimit = Infinity,
 ): Generator<Batch> {
-  const windows = Math.floor(Math.min(tokenLimit, tokens.length - 1) / sequenceLength)
+  checkWindow(tokens, sequenceLength)
+  const windows = Math.max(1, Math.floor(Math.min(tokenLimit, tokens.length - 1) / sequenceLength))
   for (let first = 0; first < windows; first += batchSize) {
     const rows = Math.min(batchSize, windows - first) // the last batch may be smaller, and counts for less
     const starts = Array.from({ length: rows }, (_, row) => (first + row) * sequenceLength)
@@ -55,12 +68,15 @@ export function* validationBatches(
 
 /** One window less than fit, which leaves room for the first one's random place. */
 function windowsPerEpoch(tokens: Tokens, sequenceLength: number): number {
-  if (tokens.length <= sequenceLength) {
-    throw new RangeError(
-      `${tokens.length} tokens do not fill a window of ${sequenceLength} and its last target`,
-    )
-  }
+  checkWindow(tokens, sequenceLength)
   return Math.max(1, Math.floor(tokens.length / sequenceLength) - 1)
+}
+
+function checkWindow(tokens: Tokens, sequenceLength: number): void {
+  if (tokens.length > sequenceLength) return
+  throw new RangeError(
+    `${tokens.length} tokens do not fill a window of ${sequenceLength} and its last target`,
+  )
 }
 
 function readWindows(tokens: Tokens, starts: number[], sequenceLength: number): Batch {

@@ -18,14 +18,20 @@ export function shuffled(index: number, count: number, key: number): number {
   return place
 }
 
-/** 32 well-mixed bits of some whole numbers (each step is the finalizer of MurmurHash3). */
+/**
+ * 32 well-mixed bits of some whole numbers from 0 to 2^53 - 1 (each step is the finalizer of MurmurHash3). Of one that
+ * has more than 32 bits the others are mixed in last.
+ */
 export function hash(...values: number[]): number {
   let bits = 0x9e3779b9
-  for (const value of values) {
-    bits = (bits ^ value) + 0x6d2b79f5
-    bits = Math.imul(bits ^ (bits >>> 16), 0x85ebca6b)
-    bits = Math.imul(bits ^ (bits >>> 13), 0xc2b2ae35)
-    bits ^= bits >>> 16
-  }
+  for (const value of values) bits = mixed(bits, value)
+  for (const value of values) if (value >= 2 ** 32) bits = mixed(bits, Math.floor(value / 2 ** 32))
   return bits >>> 0
+}
+
+function mixed(state: number, value: number): number {
+  let bits = (state ^ value) + 0x6d2b79f5
+  bits = Math.imul(bits ^ (bits >>> 16), 0x85ebca6b)
+  bits = Math.imul(bits ^ (bits >>> 13), 0xc2b2ae35)
+  return bits ^ (bits >>> 16)
 }

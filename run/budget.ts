@@ -19,8 +19,12 @@ export type MeansOf = <Means extends Tensors>(
   body: (part: Part) => Means,
 ) => { [Name in keyof Means]: Tensor }
 
-/** What a function takes, and in how many pieces it goes through the batch. */
-export type Budgeted = CompiledProgram & { readonly pieces: number }
+/** What a function takes, of how much, and in how many pieces it goes through the batch. */
+export type Budgeted = CompiledProgram & {
+  readonly pieces: number
+  /** Bytes that it may take. */
+  readonly limit: number
+}
 
 /** A compiled function that keeps within some memory. */
 export type WithinMemory<Outputs> = {
@@ -65,7 +69,7 @@ export function compilerWithin(limit: number) {
         bytesInPieces: pieces => bytesOf((compiled = compileFor(pieces)), inputs),
         bytesOfOne: length => bytesOf(compileFor(1), oneSequence(inputs, length)),
       })
-      return { compiled, budgeted: { ...(await compiled.prepare(inputs)), variableBytes, pieces } }
+      return { compiled, budgeted: { ...(await compiled.prepare(inputs)), variableBytes, pieces, limit } }
     }
 
     const choices = new Map<string, ReturnType<typeof choose>>()

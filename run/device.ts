@@ -1,3 +1,4 @@
+import { availableParallelism } from 'node:os'
 import { type Backend, GpuError, type Precision, cpuBackend, gpuBackend } from '../engine/index.ts'
 import { nodeGpu } from '../engine/gpu/node.ts'
 import { UserError, sentence } from './errors.ts'
@@ -21,7 +22,7 @@ export type DeviceOptions = {
 /**
  * Starts the backend that the options ask for. Without --device, one that says how many threads is for the CPU and one
  * that says f16 for a GPU; else it is a real GPU where there is one, and the CPU otherwise, which then says why.
- * Throws UserError when there is none as asked for.
+ * Throws UserError when there is none as asked for, and for far more threads than cores: each takes memory.
  */
 export async function chooseBackend(options: DeviceOptions): Promise<Backend> {
   const { threads } = options
@@ -30,6 +31,12 @@ export async function chooseBackend(options: DeviceOptions): Promise<Backend> {
   const device = deviceAsked(options)
   if (device === 'cpu' && precision === 'f16')
     throw new UserError('The CPU computes in float32: --precision f16 is for a GPU (--device gpu).')
+  const most = Math.max(16, 2 * availableParallelism())
+  if (threads !== undefined && threads > most) {
+    throw new UserError(
+      `--threads ${threads} is more than is of use here: there are ${availableParallelism()} cores, and at most ${most} threads are started.`,
+    )
+  }
   const onCpu = { ...(threads !== undefined && { threads }) }
   if (device === 'cpu') return cpuBackend(onCpu)
   try {

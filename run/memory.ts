@@ -37,11 +37,13 @@ export function showBytes(bytes: number): string {
 }
 
 /** What a step takes, for the header of a run. */
-export function memoryText(
-  step: { readonly variableBytes: number; readonly temporaryBytes: number; readonly pieces: number },
-  limit: number,
-): string {
-  const split = step.pieces === 1 ? '' : `, its batch in ${step.pieces} pieces`
+export function memoryText({
+  variableBytes,
+  temporaryBytes,
+  pieces,
+  limit,
+}: Readonly<Record<'variableBytes' | 'temporaryBytes' | 'pieces' | 'limit', number>>): string {
+  const split = pieces === 1 ? '' : `, its batch in ${pieces} pieces`
   const allowed = limit < Infinity ? `; ${showBytes(limit)} allowed` : ''
-  return `${showBytes(step.variableBytes)} for variables, ${showBytes(step.temporaryBytes)} for a step${split}${allowed}`
+  return `${showBytes(variableBytes)} for variables, ${showBytes(temporaryBytes)} for a step${split}${allowed}`
 }

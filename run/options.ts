@@ -1,42 +1,62 @@
+/** The command line: what its options take, their values, and --help. */
 import { parseArgs } from 'node:util'
+import { type Domain, contains, domainText } from './domain.ts'
 import { UserError } from './errors.ts'
 import { nearestName } from './names.ts'
 
 /** An option of the command: what it takes, what it is without one given, and its line of --help. */
 export type Flag =
-  | { type: 'integer' | 'number'; default?: number; minimum?: number; help: string }
+  | ({ type: 'integer' | 'number'; default?: number; help: string } & Pick<
+      Domain,
+      'minimum' | 'maximum' | 'above'
+    >)
   | { type: 'string'; default?: string; choices?: readonly string[]; value?: string; help: string }
   | { type: 'boolean'; default?: boolean; help: string }
 
-/** Numbers, strings, booleans and lists of numbers, in groups of any depth: each is an option by its name. */
+/**
+ * Numbers, strings, booleans and lists of numbers, in groups of any depth: each is an option by its name. A default
+ * that says too much or too little of what its hyperparameter takes is bounded().
+ */
 export type Hyperparameters = {
-  readonly [name: string]: number | string | boolean | readonly number[] | Hyperparameters
+  readonly [name: string]: Value | Bounded<Value> | Hyperparameters
 }
 
-/** What a hyperparameter may be, where its default says too much or too little. */
+/**
+ * What a hyperparameter takes. Numbers have bounds as in a Domain; one of them may also be the dotted name of another
+ * hyperparameter, and is then what that one is.
+ */
 export type Rule = {
   integer?: boolean
-  minimum?: number
+  minimum?: number | string
+  maximum?: number | string
+  above?: number
+  multipleOf?: number | string
+  powerOf?: number
   choices?: readonly string[]
   /** Of a list that may have any number of numbers, none as well. */
   length?: 'any'
 }
 
-/** The dotted names of all hyperparameters: 'net.dim'. */
-export type DottedName<Group> = Group extends Hyperparameters
-  ? {
-      [Name in keyof Group & string]: Group[Name] extends Hyperparameters
-        ? `${Name}.${DottedName<Group[Name]>}`
-        : Name
-    }[keyof Group & string]
-  : never
+/** A default, and what else its hyperparameter takes. */
+class Bounded<Default> {
+  readonly value: Default
+  readonly rule: Rule
+
+  constructor(value: Default, rule: Rule) {
+    this.value = value
+    this.rule = rule
+  }
+}
+
+/** The default of a hyperparameter that takes what the rule says: bounded(0.5, { above: 0, maximum: 1 }). */
+export const bounded = <const Default extends Value>(value: Default, rule: Rule): Bounded<Default> =>
+  new Bounded(value, rule)
 
 export type Command<Flags extends Record<string, Flag>, Group extends Hyperparameters> = {
   /** One line: what the program does. */
   summary: string
   flags: Flags
   hyperparameters: Group
-  rules?: { readonly [Name in DottedName<Group>]?: Rule }
   /** A last paragraph of the help. */
   note?: string | undefined
 }
@@ -46,16 +66,19 @@ type FlagValue<F extends Flag> = F extends { default: unknown }
   ? FlagType[F['type']]
   : FlagType[F['type']] | undefined
 
-/** Literal types of the defaults opened up: dim may be any number, not 128 alone. */
-type Opened<Group> = Group extends number
-  ? number
-  : Group extends boolean
-    ? boolean
-    : Group extends string
-      ? Group
-      : Group extends readonly number[]
-        ? readonly number[]
-        : { -readonly [Name in keyof Group]: Opened<Group[Name]> }
+/** The types of the values: dim may be any number, not its default alone. */
+type Opened<Group> =
+  Group extends Bounded<infer Default>
+    ? Opened<Default>
+    : Group extends number
+      ? number
+      : Group extends boolean
+        ? boolean
+        : Group extends string
+          ? Group
+          : Group extends readonly number[]
+            ? readonly number[]
+            : { -readonly [Name in keyof Group]: Opened<Group[Name]> }
 
 export type FlagValues<Flags extends Readonly<Record<string, Flag>>> = {
   [Name in keyof Flags]: FlagValue<Flags[Name]>
@@ -69,19 +92,25 @@ export type Options<
 type Value = number | string | boolean | readonly number[]
 
 /** What is known of one option, a flag's or a hyperparameter's. */
-type Setting = {
-  kind: 'integer' | 'number' | 'string' | 'boolean'
+type Setting =
+  | { kind: 'string'; example: string; choices?: readonly string[] | undefined }
+  | { kind: 'boolean'; example: string }
+  | NumberSetting
+
+type NumberSetting = Domain & {
   example: string
-  minimum?: number | undefined
-  choices?: readonly string[] | undefined
   /** How many, if it is a list of numbers. */
   length?: number | 'any' | undefined
 }
 
+/** What the engine's int32 and float32 hold. */
+const largest = { integer: 2 ** 31 - 1, number: (2 - 2 ** -23) * 2 ** 127 } as const
+
 /**
  * Reads the command line: the command's own flags, and every hyperparameter by its dotted name. Its default says
  * what a hyperparameter takes: a whole number takes whole numbers, and 0 only if it is 0 itself; no number takes
- * negative ones unless it is one; a list takes as many numbers of the same kind. What is otherwise has a rule.
+ * negative ones unless it is one; a list takes as many numbers of the same kind. What is otherwise is bounded(). No
+ * hyperparameter is larger than the engine's numbers can be. Throws UserError for the first value that is not allowed.
  * --help prints the help and ends the process.
  */
 export function parseOptions<const Flags extends Record<string, Flag>, Group extends Hyperparameters>(
@@ -89,12 +118,11 @@ export function parseOptions<const Flags extends Record<string, Flag>, Group ext
   command: Command<Flags, Group>,
 ): Options<Flags, Group> {
   const flags = new Map(Object.entries(command.flags))
-  const rules = new Map<string, Rule | undefined>(Object.entries(command.rules ?? {}))
   const settings = new Map<string, Setting>([
     ['help', { kind: 'boolean', example: '' }],
     ...[...flags].map(([name, flag]) => [name, flagSetting(flag)] as const),
     ...flatten(command.hyperparameters).map(
-      ([name, value]) => [name, hyperparameterSetting(value, rules.get(name))] as const,
+      ([name, value, rule]) => [name, hyperparameterSetting(value, rule)] as const,
     ),
   ])
 
@@ -107,7 +135,9 @@ export function parseOptions<const Flags extends Record<string, Flag>, Group ext
 
   const result: Record<string, unknown> = {}
   for (const [name, flag] of flags) result[name] = given.get(name) ?? flag.default
-  result.hyperparameters = replaced(command.hyperparameters, given)
+  const hyperparameters = replaced(command.hyperparameters, given)
+  checkTogether(command.hyperparameters, hyperparameters)
+  result.hyperparameters = hyperparameters
   // The loops above gave each name a value of the type that its flag or its default says.
   return result as Options<Flags, Group>
 }
@@ -185,44 +215,56 @@ function inCamelCase(arg: string, settings: Map<string, Setting>): string {
 }
 
 function readValue(name: string, setting: Setting, text: string): Value {
-  const { kind, choices, length } = setting
-  if (kind === 'boolean' && (text === 'true' || text === 'false')) return text === 'true'
-  if (kind === 'string' && (choices?.includes(text) ?? true)) return text
-  if (kind === 'number' || kind === 'integer') {
+  if (setting.kind === 'boolean') {
+    if (text === 'true' || text === 'false') return text === 'true'
+  } else if (setting.kind === 'string') {
+    if (setting.choices?.includes(text) ?? true) return text
+  } else {
+    const { length } = setting
     const parts = length === undefined ? [text] : text === '' ? [] : text.split(',')
-    const numbers = parts.flatMap(part => readNumber(part, setting) ?? [])
-    const isAll = numbers.length === parts.length
+    const numbers = parts.map(part => (part.trim() === '' ? NaN : Number(part)))
+    const isAll = numbers.every(number => contains(setting, number))
     if (length !== undefined && isAll && (length === 'any' || numbers.length === length)) return numbers
-    if (length === undefined && numbers.length === 1) return numbers[0]
+    if (length === undefined && isAll) return numbers[0]
   }
   throw wrongValue(name, setting, text)
 }
 
-/** A number, if it is of the kind that the setting asks for. */
-function readNumber(text: string, { kind, minimum = -Infinity }: Setting): number | undefined {
-  const number = Number(text)
-  const fits =
-    Number.isFinite(number) && number >= minimum && (kind === 'number' || Number.isSafeInteger(number))
-  return text.trim() !== '' && fits ? number : undefined
+function wrongValue(name: string, setting: Setting, text: string | undefined): UserError {
+  const but = text === undefined ? '' : `, not "${text}"`
+  return new UserError(
+    `--${name} takes ${takenBy(setting, text)}${but}. For example: --${name} ${setting.example}`,
+  )
 }
 
-function wrongValue(
-  name: string,
-  { kind, minimum, choices, example, length }: Setting,
-  text: string | undefined,
-): UserError {
-  const atLeast = minimum === undefined ? '' : ` of at least ${minimum}`
-  const whole = kind === 'integer' ? 'whole ' : ''
-  const kinds = {
-    number:
-      length === undefined ? `a ${whole}number` : `${length === 'any' ? '' : `${length} `}${whole}numbers`,
-    string: choices ? `one of ${choices.join(', ')}` : 'a text',
-    boolean: 'true or false',
+function takenBy(setting: Setting, text: string | undefined): string {
+  if (setting.kind === 'boolean') return 'true or false'
+  if (setting.kind === 'string') return setting.choices ? `one of ${setting.choices.join(', ')}` : 'a text'
+  const { length } = setting
+  const domain = domainText(setting, {
+    ...(text !== undefined && { text }),
+    ...(length !== undefined && { many: length }),
+  })
+  return length === undefined ? domain : `${domain}, a comma between them`
+}
+
+/** Throws UserError for the first value that goes beyond a bound which is another hyperparameter. */
+function checkTogether(described: Hyperparameters, hyperparameters: Hyperparameters): void {
+  const values = new Map(flatten(hyperparameters).map(([name, value]) => [name, value] as const))
+  for (const [name, , rule] of flatten(described)) {
+    const value = values.get(name)
+    for (const kind of ['minimum', 'maximum', 'multipleOf'] as const) {
+      const other = rule[kind]
+      if (typeof other !== 'string') continue
+      const bound = values.get(other)
+      if (typeof bound !== 'number' || typeof value !== 'number')
+        throw new TypeError(`${name} is bounded by ${other}: both must be single numbers`)
+      const domain = { kind: 'number', [kind]: bound, limit: Infinity } as const
+      if (contains(domain, value)) continue
+      const takes = domainText(domain, {})
+      throw new UserError(`--${name} takes ${takes}, which is what --${other} is, not ${value}.`)
+    }
   }
-  const list = length === undefined ? '' : ', a comma between them'
-  const takes = kinds[kind === 'integer' ? 'number' : kind]
-  const but = text === undefined ? '' : `, not "${text}"`
-  return new UserError(`--${name} takes ${takes}${atLeast}${list}${but}. For example: --${name} ${example}`)
 }
 
 function unknownOption(rawName: string, settings: Map<string, Setting>): UserError {
@@ -238,52 +280,67 @@ function unknownOption(rawName: string, settings: Map<string, Setting>): UserErr
 
 function flagSetting(flag: Flag): Setting {
   const { type, default: value } = flag
-  const limits =
-    type === 'string' ? { choices: flag.choices } : type === 'boolean' ? {} : { minimum: flag.minimum }
-  const examples = {
-    integer: '4',
-    number: '1.5',
-    string: limits.choices?.[0] ?? placeholder(flag).trim(),
-    boolean: 'true',
-  }
-  return { kind: type, example: String(value ?? examples[type]), ...limits }
+  const example = (otherwise: string) => String(value ?? otherwise)
+  if (type === 'boolean') return { kind: type, example: example('true') }
+  if (type === 'string')
+    return {
+      kind: type,
+      example: example(flag.choices?.[0] ?? placeholder(flag).trim()),
+      choices: flag.choices,
+    }
+  const { minimum, maximum, above } = flag
+  const isWhole = type === 'integer'
+  const limit = isWhole ? Number.MAX_SAFE_INTEGER : Number.MAX_VALUE
+  return { kind: type, example: example(isWhole ? '4' : '1.5'), minimum, maximum, above, limit }
 }
 
-function hyperparameterSetting(value: Value, rule: Rule = {}): Setting {
+function hyperparameterSetting(value: Value, rule: Rule): Setting {
   const example = String(value)
   if (typeof value === 'boolean') return { kind: 'boolean', example }
   if (typeof value === 'string') return { kind: 'string', example, choices: rule.choices }
   const numbers = typeof value === 'number' ? [value] : value
-  const isWhole = rule.integer ?? numbers.every(Number.isInteger)
+  const kind = (rule.integer ?? numbers.every(Number.isInteger)) ? 'integer' : 'number'
   const least = Math.min(...numbers)
-  const minimum = rule.minimum ?? (least < 0 ? undefined : isWhole && least > 0 ? 1 : 0)
-  const length = typeof value === 'number' ? undefined : (rule.length ?? numbers.length)
-  return { kind: isWhole ? 'integer' : 'number', example, minimum, length }
+  const usual = rule.above !== undefined || least < 0 ? undefined : kind === 'integer' && least > 0 ? 1 : 0
+  return {
+    kind,
+    example,
+    minimum: literal(rule.minimum) ?? usual,
+    maximum: literal(rule.maximum),
+    above: rule.above,
+    multipleOf: literal(rule.multipleOf),
+    powerOf: rule.powerOf,
+    limit: largest[kind],
+    length: typeof value === 'number' ? undefined : (rule.length ?? numbers.length),
+  }
 }
 
-/** All hyperparameters with their dotted names. */
-function flatten(group: Hyperparameters, prefix = ''): [name: string, value: Value][] {
-  return Object.entries(group).flatMap(([name, value]) =>
-    isGroup(value) ? flatten(value, `${prefix}${name}.`) : [[prefix + name, value]],
-  )
+/** A bound, if it is not the name of another hyperparameter. */
+const literal = (bound: number | string | undefined) => (typeof bound === 'number' ? bound : undefined)
+
+/** All hyperparameters by their dotted names, and what is said of each beside its default. */
+function flatten(group: Hyperparameters, prefix = ''): [name: string, value: Value, rule: Rule][] {
+  return Object.entries(group).flatMap(([name, value]) => {
+    if (isGroup(value)) return flatten(value, `${prefix}${name}.`)
+    return value instanceof Bounded
+      ? [[prefix + name, value.value, value.rule]]
+      : [[prefix + name, value, {}]]
+  })
 }
 
-/** A copy of the hyperparameters, with the given ones in their places. */
+/** The values of the hyperparameters: the given ones, or else their defaults. */
 function replaced(group: Hyperparameters, given: Map<string, Value>, prefix = ''): Hyperparameters {
   return Object.fromEntries(
-    Object.entries(group).map(([name, value]) => [
-      name,
-      isGroup(value) ? replaced(value, given, `${prefix}${name}.`) : (given.get(prefix + name) ?? value),
-    ]),
+    Object.entries(group).map(([name, value]) => {
+      if (isGroup(value)) return [name, replaced(value, given, `${prefix}${name}.`)]
+      const usual = value instanceof Bounded ? value.value : value
+      return [name, given.get(prefix + name) ?? usual]
+    }),
   )
 }
 
-function isList(value: Value | Hyperparameters): value is readonly number[] {
-  return Array.isArray(value)
-}
-
-function isGroup(value: Value | Hyperparameters): value is Hyperparameters {
-  return typeof value === 'object' && !isList(value)
+function isGroup(value: Hyperparameters[string]): value is Hyperparameters {
+  return typeof value === 'object' && !Array.isArray(value) && !(value instanceof Bounded)
 }
 
 /** The help, made from the same tables as the options. */

@@ -5,6 +5,10 @@ export type Screen = {
   columns?: number
 }
 
+/** Columns of a terminal; undefined where there is none, or where it does not know (it then says 0). */
+export const columnsOf = (screen: Screen): number | undefined =>
+  screen.isTTY && screen.columns ? screen.columns : undefined
+
 export type Progress = {
   /** Redraws the line: how much is done (0 to 1), and what to say beside it. */
   update(done: number, status: string): void
@@ -16,11 +20,16 @@ export type Progress = {
 const secondsBetweenDraws = 0.1
 const eraseLine = '\r\x1b[K'
 
-/** One line at the foot of a terminal that tells how far the run is; nothing where there is no terminal. */
+/**
+ * One line at the foot of a terminal that tells how far the run is; nothing where there is no terminal, or where it
+ * cannot erase a line (TERM=dumb, as in an editor's shell).
+ */
 export function createProgress(
   screen: Screen = process.stdout,
   now = () => performance.now() / 1000,
+  terminal = process.env.TERM,
 ): Progress {
+  const isShown = screen.isTTY === true && terminal !== 'dumb'
   const start = now()
   let lastDraw = -Infinity
   let drawn = false
@@ -30,14 +39,15 @@ export function createProgress(
     drawn = false
   }
   // An error ends the run with the line still there: its message must not be written into it.
-  if (screen.isTTY) process.on('uncaughtExceptionMonitor', clear)
+  if (isShown) process.on('uncaughtExceptionMonitor', clear)
 
   return {
     update(done, status) {
-      if (!screen.isTTY || now() - lastDraw < secondsBetweenDraws) return
+      if (!isShown || now() - lastDraw < secondsBetweenDraws) return
       lastDraw = now()
       drawn = true
-      screen.write(eraseLine + progressLine(done, status, now() - start).slice(0, (screen.columns ?? 80) - 1))
+      const room = (columnsOf(screen) ?? 80) - 1
+      screen.write(eraseLine + progressLine(done, status, now() - start).slice(0, room))
     },
     print(line) {
       clear()

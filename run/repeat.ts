@@ -13,6 +13,8 @@ export async function repeatRun(options: RunOptions): Promise<never> {
   const { repeat, runs, resume, target } = options
   if (resume !== undefined) throw new UserError('--repeat starts new runs: leave it out to go on with one.')
   const base = options.run ?? dateName()
+  if (options.seed > Number.MAX_SAFE_INTEGER - repeat + 1)
+    throw new UserError(`--seed ${options.seed} leaves no room for ${repeat} seeds: take a smaller one.`)
   const seeds = Array.from({ length: repeat }, (_, i) => options.seed + i)
   const folderOf = (seed: number) => join(runs, `${base}-seed-${seed}`)
   const taken = seeds.map(folderOf).find(folder => existsSync(folder))

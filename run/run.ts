@@ -3,7 +3,7 @@ import type { Backend, Parameters } from '../engine/index.ts'
 import type { RunOptions } from './flags.ts'
 import { watchInterrupt } from './interrupt.ts'
 import { logTo } from './log.ts'
-import { createProgress } from './progress.ts'
+import { columnsOf, createProgress } from './progress.ts'
 import { openRecord } from './record.ts'
 import { type Column, createTable, trainingColumns } from './table.ts'
 
@@ -49,7 +49,10 @@ export type Run<Own> = {
   readonly at: Counters & Own
   /** Whether there is something to train: not for a sample only, nor once the target is reached. */
   readonly trains: boolean
-  /** Whether Ctrl-C was pressed. */
+  /**
+   * Whether Ctrl-C was pressed: to end the training, or from trained() on to end the sample. One that ended the
+   * training leaves the sample to be written.
+   */
   readonly interrupted: boolean
   /** Prints what the run is. */
   begin(about: Readonly<Record<string, string>>): Promise<void>
@@ -99,11 +102,12 @@ export async function startRun<Own extends Readonly<Record<string, number>> = Re
   const doneNow = () => Math.min(1, steps === undefined ? at.seconds / seconds : at.step / steps)
   at.done = doneNow() // perhaps it goes on with more steps than it had
   const progress = createProgress()
-  const table = createTable(columns, progress.print, process.stdout.columns)
+  const table = createTable(columns, progress.print, columnsOf(process.stdout))
   const interrupt = watchInterrupt()
   let clock = 0
   let doneBefore = at.done
   let lastRow = { ...at }
+  let endedTraining = false
   let loss: number | Promise<number> = NaN
   /** Adds what the clock shows to the seconds, and starts it anew. */
   const takeTime = () => {
@@ -119,7 +123,7 @@ export async function startRun<Own extends Readonly<Record<string, number>> = Re
       return record.trains
     },
     get interrupted() {
-      return interrupt.requested
+      return interrupt.requested && !endedTraining
     },
 
     async begin(about) {
@@ -183,6 +187,7 @@ export async function startRun<Own extends Readonly<Record<string, number>> = Re
       progress.clear()
       table.close()
       await record.trained()
+      endedTraining = interrupt.requested
     },
 
     sampled: record.sampled,

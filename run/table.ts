@@ -4,7 +4,7 @@ export type Column = {
   /** Room for a value: the column is as wide as this or its heading, whichever is wider. */
   width: number
   format: (value: number) => string
-  /** On a terminal too narrow for every column, those with the highest number go first. */
+  /** On a terminal too narrow for every column, those with the highest number go first. One without it stays. */
   spare?: number
 }
 
@@ -20,18 +20,18 @@ export type Table<Columns> = {
 
 /** hlb-gpt's columns, and what a byte costs and the machine gives. */
 export const trainingColumns = {
-  epoch: { heading: 'epoch', width: 5, format: decimals(2), spare: 2 },
-  step: { heading: 'step', width: 6, format: decimals(0) },
-  trainLoss: { heading: 'train_loss', width: 6, format: decimals(3) },
+  epoch: { heading: 'epoch', width: 5, format: decimals(2), spare: 5 },
+  step: { heading: 'step', width: 6, format: decimals(0), spare: 1 },
+  trainLoss: { heading: 'train_loss', width: 6, format: decimals(3), spare: 2 },
   valLoss: { heading: 'val_loss', width: 6, format: decimals(4) },
-  valPerplexity: { heading: 'val_perplexity', width: 8, format: perplexity, spare: 6 },
-  trainAccuracy: { heading: 'train_acc', width: 5, format: decimals(3), spare: 4 },
-  valAccuracy: { heading: 'val_acc', width: 5, format: decimals(3), spare: 3 },
-  gradNorm: { heading: 'grad_norm', width: 6, format: gradNorm, spare: 5 },
-  bitsPerByte: { heading: 'bits/byte', width: 5, format: decimals(3), spare: 7 },
-  tokensPerSecond: { heading: 'tokens/s', width: 8, format: decimals(0), spare: 1 },
-  peakShare: { heading: '% peak', width: 5, format: percent, spare: 8 },
-  seconds: { heading: 'seconds', width: 7, format: decimals(1) },
+  valPerplexity: { heading: 'val_perplexity', width: 8, format: perplexity, spare: 9 },
+  trainAccuracy: { heading: 'train_acc', width: 5, format: decimals(3), spare: 7 },
+  valAccuracy: { heading: 'val_acc', width: 5, format: decimals(3), spare: 6 },
+  gradNorm: { heading: 'grad_norm', width: 6, format: gradNorm, spare: 8 },
+  bitsPerByte: { heading: 'bits/byte', width: 5, format: decimals(3), spare: 10 },
+  tokensPerSecond: { heading: 'tokens/s', width: 8, format: decimals(0), spare: 4 },
+  peakShare: { heading: '% peak', width: 5, format: percent, spare: 11 },
+  seconds: { heading: 'seconds', width: 7, format: decimals(1), spare: 3 },
 } satisfies Record<string, Column>
 
 /**

@@ -1,3 +1,4 @@
+import { columnsOf } from './progress.ts'
 import { wrapText } from './wrap.ts'
 
 /** A text that is printed as its tokens come. */
@@ -9,7 +10,8 @@ export type TextWriter = {
 
 /** Prints in lines what `decode` makes of some tokens; a character may take several of them. */
 export function textWriter(decode: (tokens: Iterable<number>) => string): TextWriter {
-  const lines = wrapText(piece => process.stdout.write(piece))
+  const width = Math.min(80, columnsOf(process.stdout) ?? 80)
+  const lines = wrapText(piece => process.stdout.write(piece), width)
   let text = ''
   return {
     write(tokens) {

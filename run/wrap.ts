@@ -7,12 +7,13 @@ export type Wrapper = {
 
 /**
  * Wraps text at spaces as it comes: a word is held back until it is known to be whole, and one that is wider
- * than a line is cut. The text's own line feeds stay.
+ * than a line is cut. The text's own line ends stay, whether they are LF, CRLF or CR.
  */
 export function wrapText(write: (text: string) => void, width = 80): Wrapper {
   let column = 0
   let spaces = ''
   let word: string[] = []
+  let isAfterReturn = false
 
   /** The word held back, with what goes before it. */
   function takeWord(): string {
@@ -41,13 +42,16 @@ export function wrapText(write: (text: string) => void, width = 80): Wrapper {
         if (letter === ' ') {
           text += takeWord()
           spaces += ' '
-        } else if (letter === '\n') {
+        } else if (letter === '\n' && isAfterReturn) {
+          // The line has ended with the CR before.
+        } else if (letter === '\n' || letter === '\r') {
           text += `${takeWord()}\n`
           column = 0
           spaces = ''
         } else {
-          word.push(isControl(letter) ? '\ufffd' : letter)
+          word.push(steers(letter) ? '\ufffd' : letter)
         }
+        isAfterReturn = letter === '\r'
       }
       if (text !== '') write(text)
     },
@@ -57,8 +61,8 @@ export function wrapText(write: (text: string) => void, width = 80): Wrapper {
   }
 }
 
-/** A half-trained network writes any byte, those that steer a terminal among them. */
-function isControl(letter: string): boolean {
-  const code = letter.codePointAt(0)!
-  return code < 0x20 || (code >= 0x7f && code < 0xa0)
-}
+/**
+ * A half-trained network writes any character, those that steer a terminal among them: control characters, and marks
+ * that turn the direction of a line.
+ */
+const steers = (letter: string): boolean => /[\p{Cc}\u2028\u2029\u202a-\u202e\u2066-\u2069]/u.test(letter)

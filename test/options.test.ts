@@ -4,7 +4,7 @@ import { resolve } from 'node:path'
 import { describe, test } from 'node:test'
 import { pathToFileURL } from 'node:url'
 import { UserError } from '../run/errors.ts'
-import { parseOptions } from '../run/options.ts'
+import { bounded, parseOptions } from '../run/options.ts'
 
 const command = {
   summary: 'Trains.',
@@ -18,9 +18,13 @@ const command = {
   },
   hyperparameters: {
     net: { dim: 128, tied: false },
-    optimizer: { name: 'adamw', learningRate: 4e-3, betas: [0.9, 0.95], scale: { embedding: 32 } },
+    optimizer: {
+      name: bounded('adamw', { choices: ['adamw', 'muon'] }),
+      learningRate: 4e-3,
+      betas: [0.9, 0.95],
+      scale: { embedding: 32 },
+    },
   },
-  rules: { 'optimizer.name': { choices: ['adamw', 'muon'] } },
 } as const
 
 const parse = (...args: string[]) => parseOptions(args, command)
@@ -34,7 +38,10 @@ test('the defaults', () => {
     data: undefined,
     prompt: 'The',
     progress: true,
-    hyperparameters: command.hyperparameters,
+    hyperparameters: {
+      net: { dim: 128, tied: false },
+      optimizer: { name: 'adamw', learningRate: 4e-3, betas: [0.9, 0.95], scale: { embedding: 32 } },
+    },
   })
   // What the types say is half of what is tested here.
   const seed: number = options.seed
@@ -96,7 +103,10 @@ describe('refused', () => {
     ['--net.tied maybe', '--net.tied takes true or false, not "maybe". For example: --net.tied false'],
     ['--seconds=', '--seconds takes a number, not "". For example: --seconds 180'],
     ['--seconds Infinity', '--seconds takes a number, not "Infinity". For example: --seconds 180'],
-    ['--seed 1e99', '--seed takes a whole number of at least 0, not "1e99". For example: --seed 0'],
+    [
+      '--seed 1e99',
+      '--seed takes a whole number from 0 to 9007199254740991, not "1e99". For example: --seed 0',
+    ],
     ['--data', '--data takes a text. For example: --data FILE'],
     [
       '--optimizer.name sgd',
@@ -114,10 +124,17 @@ describe('refused', () => {
 
 test('a default says which numbers its hyperparameter takes, unless a rule does', () => {
   const takes = (name: string, value: string) => {
-    const hyperparameters = { count: 3, zero: 0, share: 0.5, below: -1, counts: [4, 8], norm: 1, even: 2 }
-    const rules = { norm: { integer: false }, even: { minimum: 2 } }
+    const hyperparameters = {
+      count: 3,
+      zero: 0,
+      share: 0.5,
+      below: -1,
+      counts: [4, 8],
+      norm: bounded(1, { integer: false }),
+      even: bounded(2, { minimum: 2 }),
+    }
     try {
-      parseOptions([`--${name}`, value], { summary: '', flags: {}, hyperparameters, rules })
+      parseOptions([`--${name}`, value], { summary: '', flags: {}, hyperparameters })
       return true
     } catch (error) {
       assert.ok(error instanceof UserError)
@@ -154,7 +171,7 @@ function printed(args: readonly string[], command: object): string {
 
 test('--help is made from the same tables, and fits a screen', () => {
   assert.equal(
-    printed(['--net.dim', '4', '--help'], command),
+    printed(['--net.dim', '4', '--help'], { ...command, hyperparameters: parse().hyperparameters }),
     `Trains.
 
   --seed N       repeats a run (0)
@@ -178,13 +195,66 @@ test('--help of what has no hyperparameters does not speak of any', () => {
   assert.equal(printed(['--help'], bare), 'Lists.\n\n  --help  prints this\n')
 })
 
+test('a rule bounds a hyperparameter, by numbers or by another one', () => {
+  const command = {
+    summary: '',
+    flags: { seconds: { type: 'number', default: 180, above: 0, help: '' } },
+    hyperparameters: {
+      length: 8,
+      tokens: bounded(64, { minimum: 'length' }),
+      heads: 2,
+      dim: bounded(6, { multipleOf: 'heads' }),
+      every: bounded(0.5, { above: 0 }),
+      warmup: bounded(0.1, { maximum: 1 }),
+      depth: bounded(3, { maximum: 1000 }),
+      rows: bounded([4, 8], { length: 'any', powerOf: 2, maximum: 2 ** 30 }),
+    },
+  } as const
+  const take = (line: string) => parseOptions(line.split(' '), command)
+  for (const line of [
+    '--tokens 8',
+    '--length 64',
+    '--length 65 --tokens 65',
+    '--dim 9 --heads 3',
+    '--every 1e-9',
+    '--warmup 0',
+    '--warmup 1',
+    '--depth 1000',
+    '--rows 1,2,1073741824',
+    '--seconds 1e-3',
+    '--length 64 --tokens 2147483647',
+  ])
+    assert.doesNotThrow(() => take(line), line)
+  const refused = {
+    '--tokens 7': '--tokens takes a number of at least 8, which is what --length is, not 7.',
+    '--length 65': '--tokens takes a number of at least 65, which is what --length is, not 64.',
+    '--heads 4': '--dim takes a number that is a multiple of 4, which is what --heads is, not 6.',
+    '--every 0': '--every takes a number above 0, not "0". For example: --every 0.5',
+    '--warmup 1.5': '--warmup takes a number from 0 to 1, not "1.5". For example: --warmup 0.1',
+    '--warmup -0.1': '--warmup takes a number from 0 to 1, not "-0.1". For example: --warmup 0.1',
+    '--warmup 1e-400x': '--warmup takes a number from 0 to 1, not "1e-400x". For example: --warmup 0.1',
+    '--depth 1001': '--depth takes a whole number from 1 to 1000, not "1001". For example: --depth 3',
+    '--rows 4,6':
+      '--rows takes powers of 2 from 1 to 1073741824, a comma between them, not "4,6". For example: --rows 4,8',
+    '--rows 0.5':
+      '--rows takes powers of 2 from 1 to 1073741824, a comma between them, not "0.5". For example: --rows 4,8',
+    '--seconds 0': '--seconds takes a number above 0, not "0". For example: --seconds 180',
+    // Sizes are int32 and other numbers float32.
+    '--length 2147483648':
+      '--length takes a whole number from 1 to 2147483647, not "2147483648". For example: --length 8',
+    '--every 1e39':
+      '--every takes a number above 0 and of at most 3.4028234663852886e+38, not "1e39". For example: --every 0.5',
+  }
+  for (const [line, message] of Object.entries(refused))
+    assert.throws(() => take(line), new UserError(message), line)
+})
+
 test('a list of any length may be longer, shorter or empty', () => {
   const of = (text: string) =>
     parseOptions([`--rows=${text}`], {
       summary: '',
       flags: {},
-      hyperparameters: { rows: [4, 8] },
-      rules: { rows: { length: 'any' } },
+      hyperparameters: { rows: bounded([4, 8], { length: 'any' }) },
     }).hyperparameters.rows
   assert.deepEqual(['', '5', '1,2,3'].map(of), [[], [5], [1, 2, 3]])
   assert.throws(() => of('1,,2'), /--rows takes whole numbers of at least 1/)

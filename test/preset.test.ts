@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict'
 import { after, test } from 'node:test'
 import { readOptions } from '../run/command.ts'
+import { bounded } from '../run/options.ts'
 
 const { argv } = process
 after(() => void (process.argv = argv))
@@ -9,7 +10,7 @@ after(() => void (process.argv = argv))
 const gpuThatIs = (real: boolean) =>
   ({ requestAdapter: async () => ({ info: { isFallbackAdapter: !real } }) }) as unknown as GPU
 
-const hyperparameters = { net: { dim: 128, rows: [4096] }, temperature: 0.8 }
+const hyperparameters = { net: { dim: 128, rows: bounded([4096], { length: 'any' }) }, temperature: 0.8 }
 
 /** The options that a command line gives where there is such a GPU. */
 async function read(line: string, gpu = gpuThatIs(true)) {
@@ -24,7 +25,6 @@ async function read(line: string, gpu = gpuThatIs(true)) {
     summary: 'Trains.',
     flags: { seconds: { type: 'number', default: 180, help: 'how long' } },
     hyperparameters,
-    rules: { 'net.rows': { length: 'any' } },
     onGpu: `--data wikitext-103 --tokenizer gpt2 --target 3.8
       --seconds 300 --net.dim 384 --net.rows=`,
     gpu,
@@ -37,7 +37,7 @@ const usual = {
   tokenizer: undefined,
   target: undefined,
   seconds: 180,
-  net: hyperparameters.net,
+  net: { dim: 128, rows: [4096] },
 }
 const onGpu = {
   data: 'wikitext-103',

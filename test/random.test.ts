@@ -1,6 +1,18 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { array, compile, concat, randomNormal, randomUniform, useBackend } from '../engine/index.ts'
+import {
+  array,
+  compile,
+  concat,
+  full,
+  initialize,
+  parametersOf,
+  randomKey,
+  randomNormal,
+  randomUniform,
+  useBackend,
+  variable,
+} from '../engine/index.ts'
 import { makeBackend, startBackend } from './backend.ts'
 import { expectSame } from './tolerance.ts'
 
@@ -103,5 +115,90 @@ test('the numbers depend on key and index alone', async () => {
   } finally {
     useBackend(backend)
     await other.close()
+  }
+})
+
+const most = Number.MAX_SAFE_INTEGER
+
+test('keys: they stay what they are, and no two seeds or names share them', () => {
+  // Runs are compared pair by pair across versions: these values must not change.
+  const pinned = [
+    [0, ''],
+    [0, 'embedding'],
+    [1, 'embedding'],
+    [2 ** 32, 'embedding'],
+    [most, 'blocks.0.expand'],
+    [7, 'größe'],
+  ] as const
+  assert.deepEqual(
+    pinned.map(([seed, name]) => randomKey(seed, name)),
+    [256347020, -1635849625, -1851474251, -80389824, 821262735, 2054815616],
+  )
+  const seeds = [
+    0,
+    1,
+    2,
+    1000,
+    4294967,
+    4294968,
+    2 ** 31,
+    2 ** 32,
+    2 ** 32 + 1,
+    2 ** 33,
+    1.7e12,
+    most - 1,
+    most,
+  ]
+  const names = [
+    '',
+    'a',
+    'b',
+    'ab',
+    'a\0',
+    'a.b',
+    'ä',
+    ...Array.from({ length: 100 }, (_, i) => `blocks.${i}.up`),
+  ]
+  const keys = seeds.flatMap(seed => names.map(name => randomKey(seed, name)))
+  assert.equal(new Set(keys).size, keys.length)
+  assert.ok(keys.every(key => key === (key | 0)))
+  for (const seed of [-1, 0.5, 2 ** 53, NaN, Infinity])
+    assert.throws(() => randomKey(seed, 'a'), RangeError, `${seed}`)
+})
+
+test('first values follow from the seed and the name: another parameter changes no other one', async () => {
+  const normal = (key: number) => randomNormal([40], key)
+  const valuesOf = async (network: Parameters<typeof parametersOf>[0]) => {
+    const entries = parametersOf(network).map(async ([name, parameter]) => [
+      name,
+      [...(await parameter.read()).data],
+    ])
+    return Object.fromEntries(await Promise.all(entries)) as Record<string, number[]>
+  }
+  const block = { up: normal, down: normal }
+  const made = initialize(3, { first: normal, blocks: [block, block], norm: variable(full([2], 1)) })
+  const small = await valuesOf(made)
+  assert.equal(made.blocks[1].down.size, 40)
+  assert.deepEqual(Object.keys(small), [
+    'first',
+    'blocks.0.up',
+    'blocks.0.down',
+    'blocks.1.up',
+    'blocks.1.down',
+    'norm',
+  ])
+  assert.equal(new Set(Object.values(small).map(values => values.join())).size, 6)
+  assert.deepEqual(small['blocks.1.up'], [...(await draw(randomNormal, randomKey(3, 'blocks.1.up'), 40))])
+  const more = initialize(3, {
+    added: normal,
+    blocks: [{ gate: normal, ...block }, block, block],
+    first: normal,
+  })
+  const large = await valuesOf(more)
+  for (const name of ['first', 'blocks.0.up', 'blocks.0.down', 'blocks.1.up', 'blocks.1.down'])
+    assert.deepEqual(large[name], small[name], name)
+  for (const seed of [4, 3 + 2 ** 32, most]) {
+    const other = await valuesOf(initialize(seed, { first: normal }))
+    assert.ok(Math.abs(correlation(other.first, small.first)) < 0.7, `seed ${seed}`)
   }
 })

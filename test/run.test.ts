@@ -59,6 +59,20 @@ describe('the table', () => {
     createTable(trainingColumns, line => assert.fail(line)).close()
   })
 
+  test('keeps the validation loss alone where there is hardly room', () => {
+    for (const [width, headings] of [
+      [20, ['step', 'val_loss']],
+      [1, ['val_loss']],
+    ] as const) {
+      const lines: string[] = []
+      createTable(trainingColumns, line => lines.push(line), width).row(full)
+      assert.deepEqual(
+        lines[1]!.split('|').flatMap(cell => cell.trim() || []),
+        headings,
+      )
+    }
+  })
+
   for (const width of [140, 120, 100, 80, 60]) {
     test(`fits ${width} columns`, () => {
       const lines: string[] = []
@@ -87,7 +101,7 @@ describe('the progress line', () => {
 
   test('is silent in a pipe, where only lines are printed', () => {
     const screen = screenOf(false)
-    const progress = createProgress(screen)
+    const progress = createProgress(screen, undefined, 'xterm')
     progress.update(0.5, 'step 1')
     progress.print('a row')
     progress.clear()
@@ -97,7 +111,7 @@ describe('the progress line', () => {
   test('is erased before a line is printed, and drawn at most ten times a second', () => {
     let seconds = 0
     const screen = screenOf(true)
-    const progress = createProgress(screen, () => seconds)
+    const progress = createProgress(screen, () => seconds, 'xterm')
     for (; seconds < 1; seconds += 0.01) progress.update(seconds / 4, `step ${Math.round(seconds * 100)}`)
     const draws = screen.written.split('\r\x1b[K').slice(1)
     assert.ok(draws.length >= 8 && draws.length <= 10, `${draws.length} draws`)
@@ -110,8 +124,28 @@ describe('the progress line', () => {
 
   test('is never wider than the terminal', () => {
     const screen = screenOf(true, 40)
-    createProgress(screen).update(0.5, 'x'.repeat(100))
+    createProgress(screen, undefined, 'xterm').update(0.5, 'x'.repeat(100))
     assert.equal(screen.written.replace('\r\x1b[K', '').length, 39)
+    for (const columns of [1, 20, 1000]) {
+      const other = screenOf(true, columns)
+      createProgress(other, undefined, 'xterm').update(0.5, 'x'.repeat(100))
+      assert.ok(other.written.replace('\r\x1b[K', '').length < columns, `${columns} columns`)
+    }
+  })
+
+  test('takes 80 columns where the terminal does not know how many it has', () => {
+    const screen = screenOf(true, 0)
+    createProgress(screen, undefined, 'xterm').update(0.5, 'x'.repeat(100))
+    assert.equal(screen.written.replace('\r\x1b[K', '').length, 79)
+  })
+
+  test('is silent on a terminal that cannot erase a line', () => {
+    const screen = screenOf(true)
+    const progress = createProgress(screen, undefined, 'dumb')
+    progress.update(0.5, 'step 1')
+    progress.print('a row')
+    progress.clear()
+    assert.equal(screen.written, 'a row\n')
   })
 
   test('tells time as people do', () => {
@@ -138,6 +172,15 @@ describe('wrapped text', () => {
     assert.equal(wrapped('12345678 x', 8), '12345678\nx\n')
   })
 
+  test('takes every line end for one', () => {
+    assert.equal(wrapped('one\r\ntwo\rthree\n\rfour\r\n\r\nfive', 8), 'one\ntwo\nthree\n\nfour\n\nfive\n')
+  })
+
+  test('fits any width', () => {
+    assert.equal(wrapped('ab c', 1), 'a\nb\nc\n')
+    assert.equal(wrapped('ab c', 1000), 'ab c\n')
+  })
+
   test('cuts a word that is wider than a line', () => {
     assert.equal(wrapped('ab 0123456789', 4), 'ab\n0123\n4567\n89\n')
   })
@@ -154,6 +197,7 @@ describe('wrapped text', () => {
 
   test('lets no byte of the network steer the terminal', () => {
     assert.equal(wrapped('a\x1b[2Jb\u009bc', 80), 'a\ufffd[2Jb\ufffdc\n')
+    assert.equal(wrapped('a\u202eb\u2067c', 80), 'a\ufffdb\ufffdc\n')
   })
 })
 

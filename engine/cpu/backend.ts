@@ -1,8 +1,9 @@
-import { availableParallelism, freemem } from 'node:os'
+import { availableParallelism } from 'node:os'
 import type { Backend, Executable, Queued, StepTime, Storage } from '../backend.ts'
 import type { DType } from '../graph.ts'
 import type { Program, View } from '../program.ts'
 import { assemble, kernelModule } from './assemble.ts'
+import { availableBytes, checkAddresses } from './available.ts'
 import { barrierBytes, dispatcherWat } from './dispatcher.ts'
 import { isRevectorizing } from './flags.js'
 import type { Kernel } from './kernel.ts'
@@ -17,13 +18,14 @@ import { Threads } from './threads.ts'
 /**
  * Starts the CPU backend: WebAssembly SIMD on this many threads (by default, every core). reason: why it is the CPU, for
  * its description. alone: a program with less work, in floating-point operations, is one thread's. By default it is some
- * 0.2 ms: to wake the others and to wait for them takes longer.
+ * 0.2 ms: to wake the others and to wait for them takes longer. Throws MemoryError where the system leaves no room.
  */
 export async function cpuBackend({
   threads = availableParallelism(),
   reason,
   alone = 20e6,
 }: { threads?: number; reason?: string; alone?: number } = {}): Promise<CpuBackend> {
+  checkAddresses(threads)
   const candidates = await chooseMicroKernel(assemble)
   const memory = new SharedMemory()
   const barrier = memory.allocate(barrierBytes)
@@ -71,7 +73,7 @@ export class CpuBackend implements Backend {
   readonly logitsAtOnce = 2 ** 24
   /** What the microkernel reached on one thread at start, times the threads. */
   readonly peakGflops: number
-  readonly capacity = { most: addressable, usual: Math.min(addressable, 0.75 * freemem()) }
+  readonly capacity = { most: addressable, usual: Math.min(addressable, 0.75 * availableBytes()) }
   private readonly memory: SharedMemory
   private readonly pool: Threads
   private readonly alone: number

@@ -12,7 +12,7 @@ const gibibytes = (bytes: number) => `${(bytes / 2 ** 30).toFixed(2)} GiB`
  * temporaries of all programs use in turn, since one program runs at a time.
  */
 export class SharedMemory {
-  readonly memory = new WebAssembly.Memory({ initial: 16, maximum: maximumPages, shared: true })
+  readonly memory = makeMemory()
   /** Addresses below are reserved, so that 0 is nobody's. */
   private end = alignment
   private free: { start: number; end: number }[] = []
@@ -78,5 +78,15 @@ export class SharedMemory {
       }
     }
     this.end = aligned
+  }
+}
+
+function makeMemory(): WebAssembly.Memory {
+  try {
+    return new WebAssembly.Memory({ initial: 16, maximum: maximumPages, shared: true })
+  } catch {
+    throw new MemoryError(
+      'the system does not give the 4 GiB of addresses that the CPU backend computes in: raise what limits them (ulimit -v)',
+    )
   }
 }

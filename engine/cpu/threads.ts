@@ -1,4 +1,5 @@
 import { Worker } from 'node:worker_threads'
+import { MemoryError } from '../memory-error.ts'
 
 /** What a thread is started with. */
 export interface ThreadData {
@@ -40,8 +41,8 @@ export class Threads {
       const workerData: ThreadData = { ...data, thread }
       const worker = new Worker(new URL('./worker.js', import.meta.url), { workerData, execArgv: [] })
       worker.on('error', (error: unknown) => {
-        this.failure ??= error
-        this.fail?.(error)
+        this.failure ??= inWords(error, count)
+        this.fail?.(this.failure)
       })
       worker.on('message', () => this.finish?.())
       worker.unref()
@@ -78,4 +79,13 @@ export class Threads {
   private tell(message: ThreadMessage, count = this.workers.length): void {
     for (const worker of this.workers.slice(0, count)) worker.postMessage(message)
   }
+}
+
+/** What ends a thread before its first program is the system's limits on threads and memory. */
+function inWords(error: unknown, threads: number): unknown {
+  const code = error instanceof Error && 'code' in error ? error.code : undefined
+  if (code !== 'ERR_WORKER_INIT_FAILED' && code !== 'ERR_WORKER_OUT_OF_MEMORY') return error
+  return new MemoryError(
+    `the system does not give ${threads} threads what they need (${code}): take fewer of them`,
+  )
 }
