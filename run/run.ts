@@ -95,12 +95,12 @@ export async function startRun<Own extends Readonly<Record<string, number>> = Re
     // In how many pieces a batch is computed shows in the last bits of its gradient.
     memory: options.memory ?? (usual < Infinity ? `${Math.floor(usual)}B` : undefined),
   }
+  const interrupt = watchInterrupt()
   const record = await openRecord(saved, { network, optimizer, at })
   const doneNow = () => Math.min(1, steps === undefined ? at.seconds / seconds : at.step / steps)
   at.done = doneNow() // perhaps it goes on with more steps than it had
   const progress = createProgress()
   const table = createTable(columns, progress.print, process.stdout.columns)
-  const interrupt = watchInterrupt()
   let clock = 0
   let doneBefore = at.done
   let lastRow = { ...at }
@@ -128,6 +128,7 @@ export async function startRun<Own extends Readonly<Record<string, number>> = Re
     },
 
     goesOn() {
+      interrupt.begin()
       clock = performance.now()
       return record.trains && at.done < 1 && !interrupt.requested
     },
@@ -183,6 +184,7 @@ export async function startRun<Own extends Readonly<Record<string, number>> = Re
       progress.clear()
       table.close()
       await record.trained()
+      await interrupt.settled()
     },
 
     sampled: record.sampled,
