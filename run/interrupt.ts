@@ -31,9 +31,11 @@ export function endBecauseOf(reason: Reason): void {
  * to that signal; a second one ends the process at once. `onFirst` may say that the first one was heard.
  */
 export function watchInterrupt(onFirst: () => void = () => {}): Interrupt {
-  const signals = (['SIGINT', 'SIGTERM', 'SIGHUP'] as const).filter(
-    signal => signal !== 'SIGHUP' || !outlivesTerminal,
-  )
+  // One that is ignored is listened to as well, since it would end the process otherwise.
+  if (outlivesTerminal) process.on('SIGHUP', () => {})
+  const signals = outlivesTerminal
+    ? (['SIGINT', 'SIGTERM'] as const)
+    : (['SIGINT', 'SIGTERM', 'SIGHUP'] as const)
   let hasBegun = false
   let settling: Promise<void> | undefined
 
