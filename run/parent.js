@@ -43,21 +43,18 @@ export async function runChild(binary, args) {
  * terminal closes.
  */
 export function followParent() {
-  /** @type {NodeJS.Timeout | undefined} */
-  let timer
-  if (outlivesTerminal) process.on('SIGHUP', () => clearInterval(timer))
   const isGone = parentWatch()
-  if (!isGone) return
   let polls = 0
-  timer = setInterval(() => {
+  const poll = () => {
     // Two polls, so that the SIGHUP of a closed terminal arrives first, which ends npm as well.
-    polls = isGone() ? polls + 1 : 0
+    polls = isGone?.() ? polls + 1 : 0
     if (polls < 2) return
     clearInterval(timer)
     // Not process.kill, which cannot be caught on Windows.
     if (!process.emit('SIGTERM', 'SIGTERM')) process.exit(exitCodeOf('SIGTERM'))
-  }, pollMilliseconds)
-  timer.unref()
+  }
+  const timer = isGone && setInterval(poll, pollMilliseconds).unref()
+  if (outlivesTerminal) process.on('SIGHUP', () => clearInterval(timer))
 }
 
 /** A function that tells whether the process to depend on is gone; none where there is no such process. */
