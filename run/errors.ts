@@ -1,6 +1,7 @@
 // Not by the engine's index: what has nothing to compute starts faster without it.
 import { GpuError, GpuLostError } from '../engine/gpu/device.ts'
 import { MemoryError } from '../engine/memory-error.ts'
+import { endBecauseOf } from './interrupt.ts'
 
 /** An error of the user's making: its message says what was wrong and what to do, and is all that is shown. */
 export class UserError extends Error {
@@ -19,17 +20,26 @@ export function adviseWhenLost(advice: () => string): void {
 }
 
 let isHandling = false
+let hasWarned = false
 
 /**
  * Ends the process as its users expect when something goes wrong: a UserError prints its message alone, and so
  * does what the machine is to blame for; anything else its stack too, since that one is ours to mend; all exit with
- * code 1. A reader that went away (npm start | head) is no error at all.
+ * code 1. A reader that went away (npm start | head) is no error at all: a run ends as by Ctrl-C. Output that cannot be
+ * written for another reason, such as a full disk, is lost, and the run goes on.
  */
 export function handleErrors(): void {
   if (isHandling) return
   isHandling = true
-  process.stdout.on('error', stopAtClosedPipe)
-  process.stderr.on('error', stopAtClosedPipe)
+  for (const stream of [process.stdout, process.stderr]) {
+    stream.on('error', error => {
+      if (codeOf(error) === 'EPIPE') endBecauseOf('SIGPIPE')
+      else if (stream === process.stdout && !hasWarned) {
+        hasWarned = true
+        console.error(`The output cannot be written (${reasonOf(error)}): this goes on without.`)
+      }
+    })
+  }
   // A rejected promise, a top-level await's included, arrives here as well.
   process.on('uncaughtException', error => {
     console.error(shown(error))
@@ -46,11 +56,6 @@ function shown(error: unknown): unknown {
 /** The message of the engine's errors as a sentence. */
 export const sentence = ({ message }: Error): string =>
   `${message.charAt(0).toUpperCase()}${message.slice(1)}.`
-
-function stopAtClosedPipe(error: NodeJS.ErrnoException): void {
-  if (error.code === 'EPIPE') process.exit(0)
-  throw error
-}
 
 /** What a caught value says, whatever it is: the reason inside another message. */
 export function reasonOf(error: unknown): string {

@@ -1,19 +1,20 @@
 // Loaded ahead of every script in package.json (node --import), to run it on the Node that "npm install"
 // brought along. npm 11 puts that one first on the PATH of its scripts and there is nothing to do here;
 // npm 10 does not, so an older Node hands over to it. Plain JavaScript, since Node 20 must read this.
-import { spawn } from 'node:child_process'
-import { once } from 'node:events'
 import { createRequire } from 'node:module'
 import { dirname, join } from 'node:path'
 import { isMainThread } from 'node:worker_threads'
 import { prepareV8 } from '../engine/cpu/flags.js'
+import { followParent, runChild } from './parent.js'
 
 const { platform, arch, versions } = process
 const require = createRequire(import.meta.url)
 
 if (isMainThread) {
+  followParent()
   const installed = installedNode()
-  if (installed && isOlder(versions.node, installed.version)) await handOver(installed.binary)
+  if (installed && isOlder(versions.node, installed.version))
+    process.exit(await runChild(installed.binary, [...process.execArgv, ...process.argv.slice(1)]))
   if (!process.features.typescript) {
     console.error(
       `hlb-gpt needs Node 22.18 or newer, and this is Node ${versions.node}. "npm install" brings a newer ` +
@@ -45,18 +46,4 @@ function installedNode() {
  */
 function isOlder(version, other) {
   return version.localeCompare(other, 'en', { numeric: true }) < 0
-}
-
-/**
- * Runs this very command on another Node, in its place.
- * @param {string} binary
- */
-async function handOver(binary) {
-  const child = spawn(binary, [...process.execArgv, ...process.argv.slice(1)], { stdio: 'inherit' })
-  // The child alone decides what a signal means; a Ctrl-C reaches both, and must not end this one first.
-  for (const signal of /** @type {const} */ (['SIGINT', 'SIGTERM', 'SIGHUP'])) {
-    process.on(signal, () => child.kill(signal))
-  }
-  const [code] = await once(child, 'exit')
-  process.exit(code ?? 1)
 }

@@ -58,7 +58,7 @@ export async function openRecord(options: RunOptions, state: State, text: string
   }
   let sample = ''
 
-  if (train) await lockFolder(folder)
+  const lock = train ? await lockFolder(folder) : undefined
   // A sample takes the network alone.
   const needed = train ? state : { ...state, optimizer: {} }
   const isResumed = before !== undefined && (await checkpoints.load(needed))
@@ -75,6 +75,7 @@ export async function openRecord(options: RunOptions, state: State, text: string
   /** Writes to the run's folder; what goes wrong there, such as a full disk, is not the program's fault. */
   async function write(action: () => Promise<void>): Promise<void> {
     try {
+      await lock?.confirm()
       await action()
     } catch (error) {
       if (error instanceof UserError || isOfMachine(error)) throw error

@@ -1,12 +1,12 @@
-import { spawn } from 'node:child_process'
-import { once } from 'node:events'
 import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 import { UserError } from './errors.ts'
 import type { RunOptions } from './flags.ts'
 import { dateName, filesOf } from './folders.ts'
 import { headerText } from './header.ts'
+import { watchInterrupt } from './interrupt.ts'
 import { type Evaluation, evaluationsIn, readRows } from './metrics.ts'
+import { runChild } from './parent.js'
 
 /** Runs this script once for each of --repeat seeds, one after another, compares them, and ends the process. */
 export async function repeatRun(options: RunOptions): Promise<never> {
@@ -20,28 +20,19 @@ export async function repeatRun(options: RunOptions): Promise<never> {
   const taken = seeds.map(folderOf).find(folder => existsSync(folder))
   if (taken !== undefined) throw new UserError(`${taken} exists: take another name than --run ${base}.`)
 
+  const interrupt = watchInterrupt()
+  interrupt.begin()
   for (const seed of seeds) {
     const own = ['--repeat=1', `--seed=${seed}`, `--run=${base}-seed-${seed}`]
-    const code = await runAgain(own)
+    const code = await runChild(process.execPath, [...process.execArgv, ...process.argv.slice(1), ...own])
     console.log()
     if (code !== 0) process.exit(code)
+    if (interrupt.requested) process.exit()
   }
   const rowsOf = async (seed: number) => evaluationsIn(await readRows(filesOf(folderOf(seed)).metrics))
   const curves = await Promise.all(seeds.map(rowsOf))
   console.log(summary(curves, target))
   process.exit(0)
-}
-
-/** This very command with more arguments; its exit code. A signal is passed on: the child says what it means. */
-async function runAgain(more: readonly string[]): Promise<number> {
-  const child = spawn(process.execPath, [...process.execArgv, ...process.argv.slice(1), ...more], {
-    stdio: 'inherit',
-  })
-  const pass = (signal: NodeJS.Signals) => child.kill(signal)
-  process.on('SIGINT', pass).on('SIGTERM', pass)
-  const [code] = await once(child, 'exit')
-  process.off('SIGINT', pass).off('SIGTERM', pass)
-  return typeof code === 'number' ? code : 1
 }
 
 /** What several seeds have in common: their last losses, and when each came to the target. */

@@ -98,12 +98,12 @@ export async function startRun<Own extends Readonly<Record<string, number>> = Re
     // In how many pieces a batch is computed shows in the last bits of its gradient.
     memory: options.memory ?? (usual < Infinity ? `${Math.floor(usual)}B` : undefined),
   }
+  const interrupt = watchInterrupt()
   const record = await openRecord(saved, { network, optimizer, at }, corpus.fingerprint)
   const doneNow = () => Math.min(1, steps === undefined ? at.seconds / seconds : at.step / steps)
   at.done = doneNow() // perhaps it goes on with more steps than it had
   const progress = createProgress()
   const table = createTable(columns, progress.print, columnsOf(process.stdout))
-  const interrupt = watchInterrupt()
   let clock = 0
   let doneBefore = at.done
   let lastRow = { ...at }
@@ -132,6 +132,7 @@ export async function startRun<Own extends Readonly<Record<string, number>> = Re
     },
 
     goesOn() {
+      interrupt.begin()
       clock = performance.now()
       return record.trains && at.done < 1 && !interrupt.requested
     },
@@ -187,6 +188,7 @@ export async function startRun<Own extends Readonly<Record<string, number>> = Re
       progress.clear()
       table.close()
       await record.trained()
+      await interrupt.settled()
       endedTraining = interrupt.requested
     },
 

@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict'
-import { execFileSync } from 'node:child_process'
+import { execFileSync, spawn } from 'node:child_process'
+import { once } from 'node:events'
 import { delimiter, join, resolve } from 'node:path'
 import { test } from 'node:test'
 
@@ -33,3 +34,24 @@ test('an older Node hands over to the installed one', { skip: !older && 'no olde
     },
   )
 })
+
+test(
+  'when the older Node is killed, the one that it started ends as well',
+  { skip: !older && 'no older Node here' },
+  async () => {
+    const script = `
+    const timer = setInterval(() => {}, 1000)
+    process.on('SIGTERM', () => (console.log('told'), clearInterval(timer)))
+    console.log(process.ppid)`
+    const child = spawn(older!, ['--import', './run/node.js', '-e', script], {
+      cwd: project,
+      stdio: ['ignore', 'pipe', 'inherit'],
+    })
+    let stdout = ''
+    child.stdout.on('data', piece => void (stdout += piece))
+    await once(child.stdout, 'data')
+    child.kill('SIGKILL')
+    await once(child.stdout, 'close') // both have ended
+    assert.equal(stdout, `${child.pid}\ntold\n`)
+  },
+)

@@ -1,9 +1,11 @@
 import assert from 'node:assert/strict'
 import { spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
+import { existsSync, mkdtempSync, openSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join, resolve } from 'node:path'
 import { describe, test } from 'node:test'
 import { pathToFileURL } from 'node:url'
-import { resolve } from 'node:path'
 import { headerText } from '../run/header.ts'
 import { nearestName } from '../run/names.ts'
 import { createProgress, duration, type Screen } from '../run/progress.ts'
@@ -248,53 +250,115 @@ describe('errors', () => {
   })
 })
 
+test(
+  'a full disk under the output is said once, and ends nothing',
+  { skip: !existsSync('/dev/full') },
+  () => {
+    const script = `
+    import { handleErrors } from 'run/errors.ts'
+    handleErrors()
+    console.log('row')
+    setTimeout(() => (console.log('row'), process.exitCode = 7), 20)`
+    const { status, stderr } = spawnSync(process.execPath, nodeArguments(script), {
+      stdio: ['ignore', openSync('/dev/full', 'w'), 'pipe'],
+      encoding: 'utf8',
+    })
+    assert.equal(status, 7)
+    assert.match(stderr, /^The output cannot be written \([^\n]*ENOSPC[^\n]*\): this goes on without\.\n$/)
+  },
+)
+
 describe('Ctrl-C', { skip: process.platform === 'win32' }, () => {
   const script = `
+    import { existsSync } from 'node:fs'
     import { watchInterrupt } from 'run/interrupt.ts'
-    const interrupt = watchInterrupt(() => console.log('heard'))
+    const mode = process.argv[1]
+    process.on('exit', () => console.log('cleaned up'))
+    const interrupt = watchInterrupt(async () => {
+      console.log('heard')
+      const end = performance.now() + 400
+      if (mode === 'busy at first') while (performance.now() < end || !existsSync(process.argv[2]));
+      if (mode !== 'busy for ever') return
+      await interrupt.settled()
+      console.log('settled')
+      while (true);
+    })
+    if (mode !== 'early') interrupt.begin()
+    await interrupt.settled()
     console.log('started')
     const timer = setInterval(() => {
-      if (!interrupt.requested || process.argv.includes('--stuck')) return
+      if (!interrupt.requested || mode === 'busy for ever') return
       clearInterval(timer)
       console.log('closed')
-      interrupt.stop()
     }, 20)`
 
-  async function start(...args: string[]) {
-    const child = spawn(process.execPath, [...nodeArguments(script), '--', ...args], { stdio: 'pipe' })
+  /** A shell's `_` is the command that it started. */
+  async function start(mode = '', file = '', command = '') {
+    const child = spawn(process.execPath, [...nodeArguments(script), '--', mode, file], {
+      stdio: 'pipe',
+      env: { ...process.env, _: command },
+    })
     let stdout = ''
     child.stdout.on('data', piece => void (stdout += piece))
-    await once(child.stdout, 'data')
-    const ended = once(child, 'close').then(([code]) => ({ code, stdout }))
-    return { child, ended }
+    const printed = async (text: string) => {
+      while (!stdout.includes(text)) await once(child.stdout, 'data')
+    }
+    const ended = once(child, 'close').then(([code, signal]) => ({ end: code ?? signal, stdout }))
+    await printed('started')
+    return { child, ended, printed }
+  }
+  const gentle = 'started\nheard\nclosed\ncleaned up\n'
+
+  for (const [signal, code] of [
+    ['SIGINT', 130],
+    ['SIGTERM', 143],
+    ['SIGHUP', 129],
+  ] as const) {
+    test(`${signal} lets the run end by itself, with its own exit code`, async () => {
+      const { child, ended } = await start()
+      child.kill(signal)
+      assert.deepEqual(await ended, { end: code, stdout: gentle })
+    })
   }
 
-  test('once lets the run end by itself', async () => {
-    const { child, ended } = await start()
+  test('before there is work to save ends it at once, and what is to be tidied up is', async () => {
+    const { child, ended } = await start('early')
     child.kill('SIGINT')
-    assert.deepEqual(await ended, { code: 130, stdout: 'started\nheard\nclosed\n' })
+    assert.deepEqual(await ended, { end: 130, stdout: 'started\ncleaned up\n' })
   })
 
   test('once, told twice as npm does, is once', async () => {
-    const { child, ended } = await start()
+    const { child, ended, printed } = await start()
     child.kill('SIGINT')
-    await once(child.stdout, 'data')
+    await printed('heard')
     child.kill('SIGINT')
-    assert.deepEqual(await ended, { code: 130, stdout: 'started\nheard\nclosed\n' })
+    assert.deepEqual(await ended, { end: 130, stdout: gentle })
   })
 
-  test('twice ends it at once', async () => {
-    const { child, ended } = await start('--stuck')
+  test('once, told twice while the process is busy, is once', async () => {
+    const folder = mkdtempSync(join(tmpdir(), 'hlb-gpt-'))
+    const file = join(folder, 'sent')
+    const { child, ended, printed } = await start('busy at first', file)
     child.kill('SIGINT')
-    await once(child.stdout, 'data')
-    await new Promise(done => setTimeout(done, 400))
+    await printed('heard')
     child.kill('SIGINT')
-    assert.deepEqual(await ended, { code: 130, stdout: 'started\nheard\n' })
+    writeFileSync(file, '')
+    assert.deepEqual(await ended, { end: 130, stdout: gentle })
+    rmSync(folder, { recursive: true })
   })
 
-  test('and a request to terminate end it with their own codes', async () => {
-    const { child, ended } = await start()
+  test('twice ends it at once, however busy it is', async () => {
+    const { child, ended, printed } = await start('busy for ever')
+    child.kill('SIGINT')
+    await printed('settled')
+    child.kill('SIGINT')
+    assert.deepEqual(await ended, { end: 'SIGINT', stdout: 'started\nheard\nsettled\n' })
+  })
+
+  test('does not mean a closed terminal to what nohup started', async () => {
+    const { child, ended } = await start('', '', '/usr/bin/nohup')
+    child.kill('SIGHUP')
     child.kill('SIGTERM')
-    assert.equal((await ended).code, 143)
+    assert.deepEqual(await ended, { end: 143, stdout: gentle })
   })
 })
