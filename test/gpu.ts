@@ -54,7 +54,7 @@ const filesOf = (pattern: RegExp) =>
   readdirSync(folder).filter(name => pattern.test(name) && name.includes(file))
 const kernelFiles = filesOf(/^gpu-.*\.test\.ts$/)
 const engineFiles = filesOf(
-  /^(attention-cache|compile|elementwise|fuzz|gradients|network|pieces|random)\.test\.ts$/,
+  /^(attention-cache|compile|elementwise|fuzz|gradients|network|numerics|pieces|random)\.test\.ts$/,
 )
 
 const found = await findDriver()
