@@ -78,7 +78,7 @@ export function compile<Outputs extends Readonly<Record<string, Tensor>> | void>
     // The names are those that the body returned.
     return Object.fromEntries(named) as { [Name in keyof Outputs]: NDArray }
   }
-  const profile = (inputs: Inputs = {}) => {
+  const profile = async (inputs: Inputs = {}) => {
     const data = dataOf(inputs)
     return inTurn(prepare(inputs), ({ executable }) => executable.profile(data))
   }
@@ -87,7 +87,7 @@ export function compile<Outputs extends Readonly<Record<string, Tensor>> | void>
     updating ??= compile(tensors => void body(tensors))
     await updating(inputs)
   }
-  return Object.assign(run, { update, prepare: (inputs: Inputs = {}) => prepare(inputs), profile })
+  return Object.assign(run, { update, prepare: async (inputs: Inputs = {}) => prepare(inputs), profile })
 }
 
 /** Sets what a variable holds after the call that is being traced. Throws outside of compile(), or at the second assignment. */

@@ -155,9 +155,9 @@ export class Tensor {
    * Throws ShapeError for other powers.
    */
   pow(power: number): Tensor {
-    const exponent = Math.fround(power)
-    if (typeof power !== 'number' || !Number.isFinite(exponent))
-      throw new ShapeError(`pow: the power must be a finite float32 number, not ${String(power)}`)
+    const exponent = typeof power === 'number' ? Math.fround(power) : NaN
+    if (!Number.isFinite(exponent))
+      throw new ShapeError(`pow: the power must be a finite float32 number, not ${showValue(power)}`)
     const isWhole = Number.isInteger(exponent)
     if (this.dtype === 'int32' && !(isWhole && exponent >= 0))
       throw new ShapeError(

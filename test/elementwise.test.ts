@@ -36,37 +36,21 @@ const functions: Record<string, (x: Tensor) => Tensor> = {
 
 const golden = readGolden('functions')
 
-/** exp does not overflow: what is above stays at about this. */
-const highest = 2.39e38
-const saturates = 88.37
-
-/** The grid's points at which a function is what it should be; sines of huge angles are not. */
-const domains: Record<string, (x: number) => boolean> = {
-  exp: x => x < saturates,
-  sin: x => Math.abs(x) < 1e3,
-  cos: x => Math.abs(x) < 1e3,
-}
-
 for (const [name, apply] of Object.entries(functions)) {
   test(`${name} and its derivative, against PyTorch`, async () => {
     const positive = ['log', 'sqrt', 'rsqrt', 'reciprocal'].includes(name)
     const { data } = golden.float(positive ? 'positive' : 'grid')
-    const inside = [...data.keys()].filter(i => domains[name]?.(data[i]) ?? true)
     const run = compile(({ x }) => {
       const y = apply(x)
       return { y, dx: grad(y.sum(), [x])[0] }
     })
     const { y, dx } = await run({ x: array(data) })
-    const pick = (values: ArrayLike<number>) => inside.map(i => values[i])
     const check = (what: string, actual: ArrayLike<number>, quantity: Quantity) => {
-      const error = pointwiseError(pick(actual), pick(golden.float(what).data))
+      const error = pointwiseError(actual, golden.float(what).data)
       expectSmall(what, error, 6e-7, quantity)
     }
     check(name, y.data, 'values')
     check(`d_${name}`, dx.data, 'gradients')
-    if (name === 'exp') {
-      data.forEach((x, i) => assert.ok(x < saturates || y.data[i] >= highest, `exp(${x}) is ${y.data[i]}`))
-    }
   })
 }
 
@@ -134,6 +118,7 @@ test('infinities, zeros and NaN', async () => {
   }))
   const results = await run({ x: array(values) })
   const exact: Record<string, (x: number) => number> = {
+    exp: Math.exp,
     erf,
     tanh: Math.tanh,
     log: Math.log,
@@ -164,9 +149,6 @@ test('infinities, zeros and NaN', async () => {
         )
     })
   }
-  assert.equal(results.exp.data[3], 1)
-  assert.ok(results.exp.data[1] < 1.3e-38)
-  assert.ok(results.exp.data[0] >= highest)
 })
 
 test('a NaN in a row spoils the row, and no other', async () => {

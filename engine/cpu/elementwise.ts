@@ -102,9 +102,8 @@ export class Elementwise {
       case 'erf':
         return this.erf(code, x)
       case 'sin':
-        return this.sine(code, x, 0)
       case 'cos':
-        return this.sine(code, x, 0.5)
+        return this.sines(code, name, [x])[0]
       default:
         return name satisfies never
     }
@@ -139,7 +138,7 @@ export class Elementwise {
       case 'randomBits':
         return this.randomBits(code, a, b)
       case 'power':
-        return power(code, a, b)
+        return power(code, this.fma, a, b)
       default:
         return name satisfies never
     }
@@ -211,37 +210,54 @@ export class Elementwise {
     return mul(x, `(f32x4.div ${p} ${q})`)
   }
 
-  /** sin(x + shift·π) for a shift of 0 or ½: the nearest multiple of π is taken off in three parts. */
-  private sine(code: Code, x: string, shift: number): string {
+  /**
+   * The sines or cosines of neighbouring vectors, locals: sin(x + shift·π) for a shift of 0 or ½. The nearest multiple
+   * of π is taken off in three parts, or where an angle is large, in float64. They are computed together, with that
+   * branch left by one store and load for each: what follows are neighbours that the revectorizer can join.
+   */
+  sines(code: Code, name: 'sin' | 'cos', xs: readonly string[]): string[] {
+    const shift = name === 'sin' ? 0 : 0.5
     // Adding 1.5 · 2^23 rounds to an integer, and leaves it in the low bits.
     const magic = float(12582912)
-    const turns = shift ? this.multiplyAdd(x, float(1 / Math.PI), float(shift)) : mul(x, float(1 / Math.PI))
-    const [count, rest] = [code.local('v128'), code.local('v128')]
-    code.push(`(local.set $${count} ${add(turns, magic)})`)
-    const n = sub(`(local.get $${count})`, magic)
-    const multiple = code.let('v128', shift ? sub(n, float(shift)) : n)
-    let r = x
-    for (const part of [-3.140625, -9.675025939941406e-4, -1.5099579909783765e-7])
-      r = code.let('v128', this.multiplyAdd(multiple, float(part), r))
-    code.push(
-      `(local.set $${rest} ${r})`,
-      `(if (v128.any_true (f32x4.gt (f32x4.abs ${x}) ${float(largeAngle)})) (then`,
+    const rests = xs.map(x => {
+      const turns = shift ? this.multiplyAdd(x, float(1 / Math.PI), float(shift)) : mul(x, float(1 / Math.PI))
+      const shifted = code.let('v128', add(turns, magic))
+      const n = sub(shifted, magic)
+      const multiple = code.let('v128', shift ? sub(n, float(shift)) : n)
+      let r = x
+      for (const part of [-3.140625, -9.675025939941406e-4, -1.5099579909783765e-7])
+        r = code.let('v128', this.multiplyAdd(multiple, float(part), r))
+      // The sine of an odd multiple more is the negative.
+      const rest = code.local('v128')
+      code.push(`(local.set $${rest} (v128.xor ${r} (i32x4.shl ${shifted} (i32.const 31))))`)
+      return rest
+    })
+    const sizes = xs.map(x => `(f32x4.abs ${x})`)
+    // Compared as integers, of which NaN is among the largest and keeps no other lane from being seen.
+    const largest = sizes.reduce((a, b) => `(i32x4.max_s ${a} ${b})`)
+    code.push(`(if (v128.any_true (i32x4.gt_s ${largest} ${float(largeAngle)})) (then`)
+    // By way of memory, since the revectorizer joins loads.
+    const exact = xs.map((x, i) => {
+      const large = inDouble(code, x, half => largeAngleHalf(code, half, shift))
+      return code.let(
+        'v128',
+        select(`(f32x4.gt ${sizes[i]} ${float(largeAngle)})`, large, `(local.get $${rests[i]})`),
+      )
+    })
+    exact.forEach((value, i) => code.push(`(v128.store offset=${16 * i} (local.get $scratch) ${value})`))
+    rests.forEach((rest, i) =>
+      code.push(`(local.set $${rest} (v128.load offset=${16 * i} (local.get $scratch)))`),
     )
-    // Lane by lane, so that no result depends on its neighbours.
-    const isLarge = code.let('v128', `(f32x4.gt (f32x4.abs ${x}) ${float(largeAngle)})`)
-    const [largeRest, largeCount] = inDouble(code, x, half => largeAngleHalf(code, half, shift))
-    code.push(
-      `(local.set $${rest} ${select(isLarge, largeRest, `(local.get $${rest})`)})`,
-      `(local.set $${count} ${select(isLarge, add(largeCount, magic), `(local.get $${count})`)})))`,
-    )
-    r = `(local.get $${rest})`
-    const squared = code.let('v128', mul(r, r))
-    const p = this.polynomial(
-      squared,
-      [-2.3889859e-8, 2.7525562e-6, -1.9840874e-4, 8.333331e-3, -1.6666667e-1],
-    )
-    const value = mul(this.multiplyAdd(p, squared, float(1)), r)
-    return `(v128.xor ${value} (i32x4.shl (local.get $${count}) (i32.const 31)))`
+    code.push('))')
+    return rests.map(rest => {
+      const r = `(local.get $${rest})`
+      const squared = code.let('v128', mul(r, r))
+      const p = this.polynomial(
+        squared,
+        [-2.3889859e-8, 2.7525562e-6, -1.9840874e-4, 8.333331e-3, -1.6666667e-1],
+      )
+      return mul(this.multiplyAdd(p, squared, float(1)), r)
+    })
   }
 
   /** Two rounds of a 32-bit finalizer (Wellons' lowbias32), the key going into each. */
@@ -267,40 +283,46 @@ const dsub = (a: string, b: string) => `(f64x2.sub ${a} ${b})`
 const dmul = (a: string, b: string) => `(f64x2.mul ${a} ${b})`
 
 /** The polynomial with these coefficients, highest power first, of a local in float64. */
-function doublePolynomial(x: string, coefficients: readonly number[]): string {
-  return coefficients.map(double).reduce((value, coefficient) => dadd(dmul(value, x), coefficient))
+function doublePolynomial(fma: boolean, x: string, coefficients: readonly number[]): string {
+  return coefficients
+    .map(double)
+    .reduce((value, coefficient) =>
+      fma ? `(f64x2.relaxed_madd ${value} ${x} ${coefficient})` : dadd(dmul(value, x), coefficient),
+    )
 }
 
-/** What a function of two float64 lanes, a local, makes of four float32 lanes: its results in float32. */
-function inDouble(code: Code, x: string, compute: (half: string) => readonly string[]): string[] {
+/** What a function of two float64 lanes, a local, makes of four float32 lanes, in float32. */
+function inDouble(code: Code, x: string, compute: (half: string) => string): string {
   const high = code.let('v128', lanesOf([2, 3, 2, 3], x, x))
-  const [low, rest] = [x, high].map(half =>
-    compute(code.let('v128', `(f64x2.promote_low_f32x4 ${half})`)).map(result =>
-      code.let('v128', `(f32x4.demote_f64x2_zero ${result})`),
-    ),
-  )
-  return low.map((result, i) => code.let('v128', lanesOf([0, 1, 4, 5], result, rest[i])))
+  const [low, rest] = [x, high].map(half => {
+    const result = compute(code.let('v128', `(f64x2.promote_low_f32x4 ${half})`))
+    return code.let('v128', `(f32x4.demote_f64x2_zero ${result})`)
+  })
+  return code.let('v128', lanesOf([0, 1, 4, 5], low, rest))
 }
 
-/** For two angles x: how many times π is nearest to x + shift · π, a number as odd as that, and what is left over. */
-function largeAngleHalf(code: Code, x: string, shift: number): [rest: string, count: string] {
+/** For two angles x, angles of at most π/2 in size with the sine of x + shift · π. */
+function largeAngleHalf(code: Code, x: string, shift: number): string {
+  // Not constants that func() would keep in registers for a branch that is hardly ever taken.
+  const rare = (value: number) => `(f64x2.splat (f64.const ${value}))`
   // Whole turns of 2π are dropped from each product, exactly, and the sum of what is left is exact enough.
+  const withoutWhole = (turns: string) => dsub(turns, `(f64x2.nearest ${turns})`)
   const turns = partsOfReciprocalPi
-    .map((part, i) => {
-      const product = code.let('v128', dmul(x, double(part * 2 ** (-28 * (i + 1) - 1))))
-      return dsub(product, `(f64x2.nearest ${product})`)
-    })
+    .map((part, i) => withoutWhole(code.let('v128', dmul(x, rare(part * 2 ** (-28 * (i + 1) - 1))))))
     .reduce((sum, turn) => code.let('v128', dadd(sum, turn)))
-  const halfTurns = code.let('v128', dadd(dadd(turns, turns), double(shift)))
-  const count = code.let('v128', `(f64x2.nearest ${halfTurns})`)
-  return [dmul(dsub(halfTurns, count), double(Math.PI)), count]
+  const rest = withoutWhole(code.let('v128', dadd(turns, rare(shift / 2))))
+  const halfTurns = code.let('v128', dadd(rest, rest))
+  const nearest = code.let('v128', `(f64x2.nearest ${halfTurns})`)
+  // The sine of half a turn more or less is the negative.
+  const pi = dsub(rare(Math.PI), dmul(`(f64x2.abs ${nearest})`, rare(2 * Math.PI)))
+  return dmul(dsub(halfTurns, nearest), pi)
 }
 
 /** a to the power of b, which is not 0: 2^(b · log2 |a|) in float64, and then what a's sign and the edges make of it. */
-function power(code: Code, a: string, b: string): string {
+function power(code: Code, fma: boolean, a: string, b: string): string {
   const size = code.let('v128', `(f32x4.abs ${a})`)
   const exponent = code.let('v128', `(f64x2.promote_low_f32x4 ${b})`)
-  const [inside] = inDouble(code, size, half => [powerHalf(code, half, exponent)])
+  const inside = inDouble(code, size, half => powerHalf(code, fma, half, exponent))
   // 0 and Infinity become each other where the power is negative.
   const isInfinite = `(f32x4.eq ${size} ${float(Infinity)})`
   const edge = `(v128.andnot ${float(Infinity)} (v128.xor ${isInfinite} (f32x4.gt ${b} ${float(0)})))`
@@ -316,23 +338,24 @@ function power(code: Code, a: string, b: string): string {
 }
 
 /** Two of power's results for positive x. log2 by artanh's series for the mantissa, and 2^r by that of exp. */
-function powerHalf(code: Code, x: string, exponent: string): string {
+function powerHalf(code: Code, fma: boolean, x: string, exponent: string): string {
   const magic = 6755399441055744 // 1.5 · 2^52: adding it rounds to an integer, and leaves it in the low bits
   const shift = (direction: string, value: string) => `(i64x2.${direction} ${value} (i32.const 52))`
-  const bits = `(i64x2.sub ${x} ${double(Math.SQRT1_2)})`
-  const e = code.let('v128', shift('shr_s', bits))
-  const mantissa = code.let('v128', `(i64x2.sub ${x} ${shift('shl', e)})`)
+  // The exponent, which is above -1000: 1023 more is positive, and that much of an exponent is 1.
+  const bits = `(i64x2.add (i64x2.sub ${x} ${double(Math.SQRT1_2)}) ${double(1)})`
+  const e = code.let('v128', shift('shr_u', bits))
+  const mantissa = code.let('v128', `(i64x2.add (i64x2.sub ${x} ${shift('shl', e)}) ${double(1)})`)
   const s = `(f64x2.div ${dsub(mantissa, double(1))} ${dadd(mantissa, double(1))})`
   const ratio = code.let('v128', s)
   const squared = code.let('v128', dmul(ratio, ratio))
-  const artanh = dmul(ratio, doublePolynomial(squared, artanhSeries(9)))
+  const artanh = dmul(ratio, doublePolynomial(fma, squared, artanhSeries(7)))
   const log2 = dmul(artanh, double(2 / Math.LN2))
-  const whole = dsub(`(i64x2.add ${e} ${double(magic)})`, double(magic))
+  const whole = dsub(`(i64x2.add ${e} ${double(magic)})`, double(magic + 1023))
   const product = dmul(exponent, dadd(whole, log2))
   const y = code.let('v128', `(f64x2.pmax (f64x2.pmin ${product} ${double(200)}) ${double(-200)})`)
   const n = code.let('v128', `(f64x2.nearest ${y})`)
   const r = code.let('v128', dmul(dsub(y, n), double(Math.LN2)))
-  const grown = doublePolynomial(r, exponentialSeries(12))
+  const grown = doublePolynomial(fma, r, exponentialSeries(9))
   return dmul(grown, shift('shl', dadd(n, double(magic + 1023))))
 }
 

@@ -477,23 +477,36 @@ class RowWriter {
     const partial = work.sums.map(({ place }) =>
       halves.map(half => code.let('v128', loadAt(loop, at(place), half))),
     )
-    for (const half of halves) {
-      for (const value of order) {
-        if (known[half].has(value)) continue
-        const { operation, inputs } = this.program.values[value]
-        const operands = inputs.map(input => known[half].get(input) ?? this.splat(input))
+    const computed = order.filter(value => !known[0].has(value))
+    const operandsOf = (value: number, half: number) =>
+      this.program.values[value].inputs.map(input => {
+        const operand = known[half].get(input) ?? this.splat(input)
         // Operands that are read many times must be locals.
-        const locals = operands.map(operand =>
-          operand.startsWith('(local.get') ? operand : code.let('v128', operand),
-        )
-        const computed = this.compute(
-          operation,
-          locals,
-          inputs.map(input => this.program.values[input].dtype),
-        )
-        known[half].set(value, code.let('v128', computed))
-      }
+        return operand.startsWith('(local.get') ? operand : code.let('v128', operand)
+      })
+    const computeHalf = (value: number, half: number) => {
+      const { operation, inputs } = this.program.values[value]
+      const dtypes = inputs.map(input => this.program.values[input].dtype)
+      known[half].set(value, code.let('v128', this.compute(operation, operandsOf(value, half), dtypes)))
     }
+    const sineOf = (value: number) => {
+      const { operation } = this.program.values[value]
+      const isSine = operation.kind === 'unary' && (operation.name === 'sin' || operation.name === 'cos')
+      return isSine ? operation.name : undefined
+    }
+    if (computed.some(sineOf)) {
+      // A sine has a branch, which both halves share.
+      for (const value of computed) {
+        const name = sineOf(value)
+        if (!name) for (const half of halves) computeHalf(value, half)
+        else {
+          const operands = halves.map(half => operandsOf(value, half)[0])
+          this.elementwise.sines(code, name, operands).forEach((sine, half) => {
+            known[half].set(value, code.let('v128', sine))
+          })
+        }
+      }
+    } else for (const half of halves) for (const value of computed) computeHalf(value, half)
     const of = (value: number, half: number) => known[half].get(value) ?? this.splat(value)
     for (const { index, value } of work.overElements) {
       const isMax = value.operation.kind === 'reduce' && value.operation.name === 'max'
