@@ -22,7 +22,8 @@ export function attention(
   const width = value.shape[2]
   const operands = [query, key, value, ...(slope ? [slope] : [])]
   const other = operands.find(({ dtype }) => dtype !== 'float32')
-  if (other) throw new ShapeError(`attention: query, key, value and slope must be float32, not ${other.dtype}`)
+  if (other)
+    throw new ShapeError(`attention: query, key, value and slope must be float32, not ${other.dtype}`)
   const fits =
     query.shape.length === 3 &&
     Number.isInteger(heads) &&
