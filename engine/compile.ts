@@ -1,6 +1,7 @@
 import { type Executable, type StepTime, inTurn } from './backend.ts'
 import { flopsOf } from './cost.ts'
 import { Trace } from './graph.ts'
+import { checkData } from './index-checks.ts'
 import { load } from './load.ts'
 import { NDArray } from './ndarray.ts'
 import type { Program } from './program.ts'
@@ -13,7 +14,10 @@ export type Inputs = Readonly<Record<string, NDArray | number>>
 
 /** A function made by compile(). */
 export interface Compiled<Outputs> {
-  /** Runs it, compiling first where no call had inputs of the same shapes. */
+  /**
+   * Runs it, compiling first where no call had inputs of the same shapes. Throws RangeError where an input that is used
+   * as indices has one out of range, such as a target beyond the vocabulary; nothing has been computed or assigned then.
+   */
   (inputs?: Inputs): Promise<{ [Name in keyof Outputs]: NDArray }>
   /** Runs it for what it assigns alone: nothing is computed that only what it returns needs. */
   update(inputs?: Inputs): Promise<void>
@@ -43,6 +47,8 @@ export interface CompiledProgram {
 interface Prepared extends CompiledProgram {
   readonly executable: Executable
   readonly names: readonly string[]
+  /** Checks data of the inputs. */
+  readonly check: (data: readonly (Float32Array | Int32Array)[]) => void
 }
 
 /**
@@ -71,7 +77,10 @@ export function compile<Outputs extends Readonly<Record<string, Tensor>> | void>
   const run = async (inputs: Inputs = {}) => {
     const data = dataOf(inputs)
     const prepared = prepare(inputs)
-    const queued = await inTurn(prepared, ({ executable }) => executable.run(data))
+    const queued = await inTurn(prepared, ({ executable, check }) => {
+      check(data)
+      return executable.run(data)
+    })
     const results = await queued.results
     const { names, program } = await prepared
     const named = names.map((name, i) => [name, new NDArray(results[i], program.outputs[i].shape)] as const)
@@ -80,7 +89,10 @@ export function compile<Outputs extends Readonly<Record<string, Tensor>> | void>
   }
   const profile = async (inputs: Inputs = {}) => {
     const data = dataOf(inputs)
-    return inTurn(prepare(inputs), ({ executable }) => executable.profile(data))
+    return inTurn(prepare(inputs), ({ executable, check }) => {
+      check(data)
+      return executable.profile(data)
+    })
   }
   let updating: Compiled<void> | undefined
   const update = async (inputs: Inputs = {}) => {
@@ -129,13 +141,16 @@ async function prepareProgram(
   }
   const traceTime = performance.now() - start
   const results = outputs.map(([, tensor]) => tensor)
-  const { program, executable, variables, compileTime } = await load(results, trace.assignments, [
-    ...inputs.values(),
-  ])
+  const order = [...inputs.values()]
+  const checks = trace.indexChecks.map(check => ({ place: order.indexOf(check.input), check }))
+  const { program, executable, variables, compileTime } = await load(results, trace.assignments, order)
   return {
     program,
     executable,
     names: outputs.map(([name]) => name),
+    check: data => {
+      for (const { place, check } of checks) checkData(data[place], check)
+    },
     temporaryBytes: executable.temporaryBytes,
     variableBytes: variables.reduce((bytes, { size }) => bytes + size * 4, 0),
     flops: flopsOf(program),

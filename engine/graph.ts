@@ -1,3 +1,4 @@
+import type { IndexCheck } from './index-checks.ts'
 import type { Shape } from './shape.ts'
 import type { Tensor } from './tensor.ts'
 import type { Variable } from './variable.ts'
@@ -107,6 +108,8 @@ export const keyOf = (operation: Operation, inputs: readonly Tensor[], shape: Sh
 /** The tensors made while compile() traces a function, and the variables that it assigns. */
 export class Trace {
   readonly assignments = new Map<Variable, Tensor>()
+  /** What is to hold for the data of inputs. */
+  readonly indexChecks: IndexCheck[] = []
   /** The stage of the nodes that are made now: see Tensor.stage. */
   stage = 0
   private readonly nodes = new Map<string, Tensor>()

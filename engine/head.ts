@@ -1,6 +1,10 @@
 import { logitsAtOnce } from './backend.ts'
+import { checkIndices } from './index-checks.ts'
 import { ShapeError, showShape } from './shape.ts'
-import { type Tensor, arange, concat, where } from './tensor.ts'
+import { type Tensor, arange, binary, concat, where } from './tensor.ts'
+
+/** The target that is ignored, as in PyTorch: its loss, the gradient of that, and `correct` are 0. */
+export const ignoredTarget = -100
 
 /** Losses in nats, and 1 where the target's logit is the largest, else 0. */
 export interface CrossEntropy {
@@ -11,6 +15,11 @@ export interface CrossEntropy {
 /**
  * Cross-entropy of logits [..., vocabulary] with int32 targets [...]: −log softmax(logits)[target],
  * for each target, in nats. See CrossEntropy for what it returns, in the targets' shape.
+ *
+ * A target of -100 is ignored: its loss, its gradient and `correct` are 0. It counts in loss.mean(), which divides by
+ * the number of all targets; PyTorch's mean divides by the number of those that are not ignored. Other targets outside
+ * of the vocabulary are refused: where they are inputs of the compiled function, or views of them, a call throws
+ * RangeError; where they are computed, their loss is NaN.
  */
 export function crossEntropy(logits: Tensor, targets: Tensor): CrossEntropy {
   const vocabulary = logits.shape[logits.shape.length - 1]
@@ -19,17 +28,20 @@ export function crossEntropy(logits: Tensor, targets: Tensor): CrossEntropy {
       `crossEntropy: targets must be int32 ${showShape(logits.shape.slice(0, -1))}, not ${targets.dtype} ${showShape(targets.shape)}`,
     )
   }
+  checkIndices(targets, { by: 'crossEntropy', limit: vocabulary, ignored: ignoredTarget })
   const column = targets.reshape(...targets.shape, 1)
   const isTarget = arange(vocabulary).equal(column)
   // A constant to the gradient, which does not depend on it.
   const largest = logits.max(-1, true).detach()
   const logSumExp = logits.sub(largest).exp().sum(-1, true).log().add(largest)
   const chosen = where(isTarget, logits, 0).sum(-1, true)
+  // Plus zero, of the kernel that goes through the logits: what is computed of the targets alone would be one more kernel.
+  const target = column.add(largest.mul(0).toInt())
+  const isInside = target.less(vocabulary).and(binary('less', -1, target))
+  const otherwise = where(target.equal(ignoredTarget), 0, NaN)
   return {
-    loss: logSumExp.sub(chosen).reshape(...targets.shape),
-    correct: where(largest.lessEqual(chosen), 1, 0)
-      .toFloat()
-      .reshape(...targets.shape),
+    loss: where(isInside, logSumExp.sub(chosen), otherwise).reshape(...targets.shape),
+    correct: where(isInside.and(largest.lessEqual(chosen)), 1, 0).reshape(...targets.shape),
   }
 }
 

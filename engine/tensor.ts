@@ -1,3 +1,4 @@
+import { checkIndices } from './index-checks.ts'
 import { type BinaryName, type DType, type Operation, Trace, type UnaryName, keyOf } from './graph.ts'
 import { recursive } from './recursion.ts'
 import {
@@ -267,18 +268,26 @@ export class Tensor {
     let start = 0
     return sizes.map(size => this.slice(axis, start, (start += size)))
   }
-  /** Rows of this [rows, n] table at the given int32 indices [...]: [..., n]. An index outside reads row 0 or the last. */
+  /**
+   * Rows of this [rows, n] table at the given int32 indices [...]: [..., n]. Indices that are inputs, or views of them,
+   * are checked: a call that is given one outside of the table throws RangeError. Where indices are computed, one
+   * outside reads row 0 or the last.
+   */
   gather(indices: Tensor): Tensor {
     if (this.shape.length !== 2)
       throw new ShapeError(`gather: the table must be [rows, n], not ${showShape(this.shape)}`)
     if (indices.dtype !== 'int32') throw new ShapeError(`gather: indices must be int32, not ${indices.dtype}`)
+    if (this.shape[0] === 0) throw new ShapeError(`gather: a table ${showShape(this.shape)} has no rows`)
+    checkIndices(indices, { by: 'gather', limit: this.shape[0] })
     return node({ kind: 'gather' }, [this, indices], [...indices.shape, this.shape[1]], this.dtype)
   }
 }
 
 /**
  * The sum of the rows of values [..., n] at each of the int32 indices [...]: [rows, n], the transpose of
- * gather. Added to a variable that is assigned the sum, only the rows that are named are touched.
+ * gather. Added to a variable that is assigned the sum, only the rows that are named are touched. Indices are checked
+ * as gather checks them; a computed one outside counts as row 0 or the last. The rows of one index are added one after
+ * the other on the CPU, as PyTorch does it: very many lose digits.
  */
 export function scatterAdd(values: Tensor, indices: Tensor, rows: number): Tensor {
   const { shape } = values
@@ -291,6 +300,9 @@ export function scatterAdd(values: Tensor, indices: Tensor, rows: number): Tenso
       `scatterAdd: float32 values [..., n] and int32 indices [...] are needed, not ${values.dtype} ${showShape(shape)} and ${indices.dtype} ${showShape(indices.shape)}`,
     )
   }
+  if (!Number.isInteger(rows) || rows < 1)
+    throw new ShapeError(`scatterAdd: the number of rows must be a positive whole number, not ${rows}`)
+  checkIndices(indices, { by: 'scatterAdd', limit: rows })
   return node({ kind: 'scatterAdd', rows }, [values, indices], [rows, shape[shape.length - 1]], 'float32')
 }
 
