@@ -96,7 +96,8 @@ async function readCorpus(options: CorpusOptions): Promise<Corpus> {
     if (ready) {
       const bytesPerToken = tokenizer === bytes ? 1 : countBytes(ready.validation) / ready.validation.length
       const { name, train, validation, files } = ready
-      const { content } = await contentOfAll(files, options)
+      const { content, verify } = await contentOfAll(files, options)
+      await verify()
       return {
         name,
         train,

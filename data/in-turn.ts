@@ -48,9 +48,13 @@ async function take(
   let seen = ''
   let since = performance.now()
   let isTold = false
+  try {
+    await mkdir(dirname(lock), { recursive: true })
+  } catch {
+    return undefined
+  }
   for (;;) {
     try {
-      await mkdir(dirname(lock), { recursive: true })
       await writeFile(lock, own, { flag: 'wx' })
       return own
     } catch (error) {
@@ -67,8 +71,8 @@ async function take(
       since = performance.now()
     }
     if (isGone(content) || performance.now() - since > staleMilliseconds) {
-      await remove(lock, content)
-      continue
+      if (await remove(lock, content)) continue
+      return undefined
     }
     if (!isTold) waiting?.()
     isTold = true
@@ -76,15 +80,19 @@ async function take(
   }
 }
 
-/** Removes a lock that has this content, unless another process was faster and has made its own. */
-async function remove(lock: string, content: string | undefined): Promise<void> {
+/**
+ * Removes a lock that has this content, unless another process was faster and has made its own. False where it cannot be
+ * removed.
+ */
+async function remove(lock: string, content: string | undefined): Promise<boolean> {
   const aside = `${lock}.${randomUUID()}`
   try {
     await rename(lock, aside)
     if ((await contentOf(aside)) !== content) await rename(aside, lock)
-    else await rm(aside, { force: true })
-  } catch {
-    // It is gone already.
+    else await rm(aside, { recursive: true, force: true })
+    return true
+  } catch (error) {
+    return codeOf(error) === 'ENOENT' // it is gone already
   }
 }
 

@@ -251,6 +251,11 @@ function mirrorUrl(mirror: string): string {
   if (url?.protocol !== 'http:' && url?.protocol !== 'https:') {
     throw new UserError(`--mirror takes a URL that begins with http:// or https://, not "${mirror}".`)
   }
+  if (url.username || url.password) {
+    throw new UserError(
+      `--mirror takes a URL without a user name and a password: ${url.host} has to do without.`,
+    )
+  }
   return url.pathname.endsWith('.zip') || url.href.endsWith('/') ? url.href : `${url.href}/`
 }
 
