@@ -104,6 +104,31 @@ for (const [args, message] of [
   })
 }
 
+test('the edges of what the options take train as well', () => {
+  for (const edges of [
+    '--optimizer.warmup 0 --optimizer.decay 0 --batch.growEvery 0 --evaluation.tokens 1 --seed 9007199254740991',
+    '--optimizer.warmup 1 --optimizer.decay 1 --batch.growEvery 1e-300 --evaluation.every 1e-300 --net.expand 1',
+    '--batch.tokens 16 --batch.firstLength 1000 --net.ngramRows= --topK 1 --temperature 1e-300 --seed 4294968',
+  ]) {
+    const { status, stdout, stderr } = run('--data', textFile, ...tiny, '--steps', '3', ...edges.split(' '))
+    assert.equal(status, 0, stderr)
+    assert.equal(stdout.split('\n').filter(line => /^\| *\d/.test(line)).length, 3, stdout)
+    assert.doesNotMatch(stdout, /NaN|Infinity/)
+  }
+})
+
+test('a prompt that the tokenizer cannot take is refused before anything is trained', () => {
+  const runs = join(folder, 'unprompted')
+  const data = join(folder, 'words.txt')
+  writeFileSync(data, 'the quick brown fox jumps over the lazy dog. '.repeat(200))
+  const args = ['--tokenizer', 'gpt2', '--prompt', 'x'.repeat(30_000), '--steps', '1']
+  const { status, stdout, stderr } = run('--data', data, ...tiny, ...args, '--runs', runs)
+  assert.equal(status, 1)
+  assert.match(stderr, /^--prompt cannot be made into tokens\. .*\n$/)
+  assert.equal(stdout, '')
+  assert.ok(!existsSync(runs))
+})
+
 test('an empty file is refused', () => {
   const empty = join(folder, 'empty.txt')
   writeFileSync(empty, '')

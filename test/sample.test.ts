@@ -3,7 +3,10 @@ import assert from 'node:assert/strict'
 import { appendFileSync, mkdirSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { after, test } from 'node:test'
+import { gpt2 } from '../data/gpt2.ts'
+import { promptTokens } from '../data/prompt.ts'
 import { sampleToken } from '../data/sample.ts'
+import { bytes } from '../data/tokenizer.ts'
 import {
   type Tensor,
   array,
@@ -17,6 +20,7 @@ import {
   softplus,
   variable,
 } from '../engine/index.ts'
+import { UserError } from '../run/errors.ts'
 import { writeSafetensors } from '../run/safetensors.ts'
 import { startBackend } from './backend.ts'
 import { main, makeFolder } from './command.ts'
@@ -113,6 +117,29 @@ test('the data may be gone, whatever its tokens were', () => {
 test('a text may start from nothing, and go on for longer than the network remembers', () => {
   run(...fresh, '--steps', '2', '--run', 'long')
   assert.match(sample('long', '--prompt', '', '--sample', '40', '--temperature', '2'), /^\n[^]{30,}\n$/)
+})
+
+test('a prompt is ordinary text, and never nothing', () => {
+  for (const tokenizer of [bytes, gpt2]) {
+    const through = (prompt: string) => tokenizer.decoder()(promptTokens(tokenizer, prompt))
+    for (const prompt of ['naïve', '<|endoftext|>', ' ', '\r\n', '\u{1f600}', '\0'])
+      assert.equal(through(prompt), prompt)
+    assert.equal(through(''), '\n')
+    // Half of a pair of surrogates is no character: UTF-8 has U+FFFD for it.
+    assert.equal(through('a\ud83db'), 'a\ufffdb')
+  }
+  assert.ok(!promptTokens(gpt2, '<|endoftext|>').includes(50256))
+  const message = /^--prompt cannot be made into tokens\. .*--tokenizer bytes/
+  assert.throws(() => promptTokens(gpt2, 'x'.repeat(30_000)), { name: UserError.name, message })
+  assert.equal(promptTokens(bytes, 'x'.repeat(30_000)).length, 30_000)
+})
+
+test('seeds that agree in their lower 32 bits draw different tokens', () => {
+  const logits = new Float32Array(1000)
+  const drawn = [5, 5 + 2 ** 32, 5 + 2 ** 52].map(seed =>
+    Array.from({ length: 20 }, (_, index) => sampleToken(logits, { temperature: 1, seed, index })).join(),
+  )
+  assert.equal(new Set(drawn).size, 3)
 })
 
 test('tokens are drawn by their probabilities, from the likeliest ones if so wished', () => {
