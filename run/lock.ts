@@ -60,7 +60,6 @@ export async function lockFolder(folder: string, pulse: Pulse = usualPulse): Pro
       const isLock = other.isFile() && other.name.startsWith('lock-') && other.name !== name
       if (isLock) await removeDead(folder, other.name, self, path, pulse)
     }
-    await removeHalfWritten(folder)
   } catch (error) {
     process.off('exit', release)
     await rm(path, { force: true }).catch(() => {})
@@ -180,13 +179,6 @@ function ownerOf(name: string, content: string, self: Owner): Owner | undefined 
 function isOwner(value: unknown): value is Owner {
   if (typeof value !== 'object' || value === null || !('host' in value && 'pid' in value)) return false
   return typeof value.host === 'string' && typeof value.pid === 'number' && value.pid > 0
-}
-
-/** What other processes left half written in the folder when they were killed. */
-async function removeHalfWritten(folder: string): Promise<void> {
-  for (const name of await readdir(folder, { recursive: true })) {
-    if (name.endsWith('.part')) await rm(join(folder, name), { force: true })
-  }
 }
 
 /**
