@@ -1,4 +1,5 @@
 import { type Operation, keyOf, reachable } from './graph.ts'
+import type { Pausing } from './pauses.ts'
 import { type Shape, sameShape } from './shape.ts'
 import { Tensor } from './tensor.ts'
 
@@ -9,7 +10,7 @@ import { Tensor } from './tensor.ts'
  *
  * Until then a graph keeps all of these apart, so that there is a gradient at each of them.
  */
-export function canonical(roots: readonly Tensor[]): Tensor[] {
+export function* canonical(roots: readonly Tensor[]): Pausing<Tensor[]> {
   const became = new Map<Tensor, Tensor>()
   const made = new Map<string, Tensor>()
   const make = (operation: Operation, inputs: readonly Tensor[], { stage, shape, dtype }: Tensor): Tensor => {
@@ -20,6 +21,7 @@ export function canonical(roots: readonly Tensor[]): Tensor[] {
   }
   const now = (tensor: Tensor) => became.get(tensor) ?? tensor
   for (const tensor of reachable(roots, computedFrom)) {
+    yield
     const { kind } = tensor.operation
     if (kind === 'input' || kind === 'variable') continue
     became.set(tensor, rewrite(tensor, computedFrom(tensor).map(now), make))

@@ -2,6 +2,7 @@ import { reshaped } from './canonical.ts'
 import { type FusedGroup, type FusedValue, fuse } from './fuse.ts'
 import { isVariable, reachable } from './graph.ts'
 import { baseOf, isMovement, isRowOperation } from './groups.ts'
+import type { Pausing } from './pauses.ts'
 import {
   type Access,
   Buffer,
@@ -52,7 +53,14 @@ export class Emitter {
   private readonly places = new Map<Tensor, View>()
   private readonly copies = new Map<Tensor, View>()
 
-  constructor(roots: readonly Tensor[]) {
+  /** An emitter of all that some tensors are computed from. */
+  static *of(roots: readonly Tensor[]): Pausing<Emitter> {
+    const emitter = new Emitter()
+    yield* emitter.emitAll(roots)
+    return emitter
+  }
+
+  private *emitAll(roots: readonly Tensor[]): Pausing<void> {
     const nodes = reachable(roots)
     const stored = new Set<Tensor>()
     for (const root of roots) stored.add(baseOf(root))
@@ -61,11 +69,17 @@ export class Emitter {
       if (isRowOperation(tensor) || isMovement(tensor)) continue
       for (const input of tensor.inputs) stored.add(baseOf(input))
     }
-    const groups = fuse(nodes, stored)
+    const groups = yield* fuse(nodes, stored)
     for (const tensor of nodes.toReversed()) if (tensor.operation.kind === 'concat') this.placePieces(tensor)
-    for (const group of groups) this.emitGroup(group)
+    for (const group of groups) {
+      yield
+      this.emitGroup(group)
+    }
     const elements = elementsOf(nodes)
-    for (const tensor of nodes) this.emitNode(tensor, elements.get(tensor) ?? [])
+    for (const tensor of nodes) {
+      yield
+      this.emitNode(tensor, elements.get(tensor) ?? [])
+    }
   }
 
   /** Where a tensor is, whatever its strides; a constant or an iota has no memory. */

@@ -1,4 +1,5 @@
 import { type Group, Groups, baseOf, isRowOperation, mostMembers, rowSource } from './groups.ts'
+import type { Pausing } from './pauses.ts'
 import { type Tensor, constantValue } from './tensor.ts'
 
 /** A value of a fused kernel: loaded from a stored tensor, or computed by a node. */
@@ -26,11 +27,12 @@ const recomputeOperands = 1
  * each group's kernel. nodes: the whole graph, inputs first. stored: the tensors that must be in
  * memory; those that groups need of each other are added.
  */
-export function fuse(nodes: readonly Tensor[], stored: Set<Tensor>): FusedGroup[] {
-  const groups = new Groups(nodes)
+export function* fuse(nodes: readonly Tensor[], stored: Set<Tensor>): Pausing<FusedGroup[]> {
+  const groups = yield* Groups.of(nodes)
   const fused: FusedGroup[] = []
   // Last groups first: what they need decides what earlier ones store.
   for (const group of groups.descending) {
+    yield
     const outputs = group.members.filter(tensor => stored.has(tensor))
     if (outputs.length > 0) fused.push(new Fuser(groups, group, stored).fuse(outputs))
   }

@@ -1,3 +1,4 @@
+import type { Pausing } from './pauses.ts'
 import { sizeOf } from './shape.ts'
 import type { Tensor } from './tensor.ts'
 
@@ -83,7 +84,13 @@ export class Groups {
   private readonly groups = new Map<Tensor, Group>()
 
   /** nodes: every node of the graph, inputs first. */
-  constructor(nodes: readonly Tensor[]) {
+  static *of(nodes: readonly Tensor[]): Pausing<Groups> {
+    const groups = new Groups()
+    yield* groups.find(nodes)
+    return groups
+  }
+
+  private *find(nodes: readonly Tensor[]): Pausing<void> {
     const parents = new Map<Tensor, Tensor>()
     const find = (tensor: Tensor): Tensor => {
       let root = tensor
@@ -101,6 +108,7 @@ export class Groups {
     }
     const readers = new Map<string, Tensor>()
     for (const tensor of nodes) {
+      yield
       if (isRowOperation(tensor)) this.domains.set(tensor, this.findDomain(tensor))
       this.levels.set(tensor, this.findLevel(tensor))
       if (!isRowOperation(tensor)) continue

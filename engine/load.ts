@@ -4,6 +4,7 @@ import { Emitter } from './emit.ts'
 import { isVariable, reachable } from './graph.ts'
 import { baseOf } from './groups.ts'
 import { NDArray } from './ndarray.ts'
+import { type Pausing, withPauses } from './pauses.ts'
 import type { Program } from './program.ts'
 import { foldResiduals } from './residuals.ts'
 import { Scheduler } from './schedule.ts'
@@ -25,26 +26,29 @@ export async function load(
   outputs: readonly Tensor[],
   assignments: ReadonlyMap<Variable, Tensor>,
   inputs: readonly Tensor[],
-  storagesOf: (variables: readonly Variable[]) => Promise<Storage[]> = place,
+  backend: Backend = currentBackend(),
+  storagesOf: (variables: readonly Variable[], backend: Backend) => Promise<Storage[]> = place,
 ): Promise<Loaded> {
   const start = performance.now()
-  const { program, variables } = makeProgram(outputs, assignments, inputs)
+  const { program, variables } = await withPauses(makeProgram(outputs, assignments, inputs))
   let compileTime = performance.now() - start
-  const storages = await storagesOf(variables)
+  const storages = await storagesOf(variables, backend)
   const loadStart = performance.now()
-  const executable = await currentBackend().load(program, storages)
+  const executable = await backend.load(program, storages)
   compileTime += performance.now() - loadStart
   return { program, executable, variables, compileTime }
 }
 
-function makeProgram(
+function* makeProgram(
   outputs: readonly Tensor[],
   assignments: ReadonlyMap<Variable, Tensor>,
   inputs: readonly Tensor[],
-): { program: Program; variables: Variable[] } {
-  const roots = foldResiduals(canonical([...outputs, ...assignments.values()]))
-  for (const { operation } of reachable(roots).filter(tensor => !inputs.includes(tensor))) {
-    if (operation.kind === 'input') {
+): Pausing<{ program: Program; variables: Variable[] }> {
+  const roots = yield* foldResiduals(yield* canonical([...outputs, ...assignments.values()]))
+  const given = new Set(inputs)
+  for (const tensor of reachable(roots)) {
+    const { operation } = tensor
+    if (operation.kind === 'input' && !given.has(tensor)) {
       throw new Error(
         `compile: input '${operation.name}' of another function is used; pass it as an input of this one`,
       )
@@ -54,7 +58,7 @@ function makeProgram(
   const assigned = new Map(
     [...assignments.keys()].map((variable, i) => [variable, roots[outputs.length + i]]),
   )
-  const emitter = new Emitter(roots)
+  const emitter = yield* Emitter.of(roots)
   // A variable's value before the call has to be saved if the call assigns another.
   const changes = (base: Tensor) => isVariable(base) && assignments.has(base)
   const views = results.map(tensor =>
@@ -62,8 +66,8 @@ function makeProgram(
   )
   const buffers = inputs.map(input => emitter.place(input).buffer)
   const scheduler = new Scheduler(emitter, [...buffers, ...views.map(({ buffer }) => buffer)])
-  scheduler.assign(assigned)
-  const instructions = scheduler.instructions()
+  yield* scheduler.assign(assigned)
+  const instructions = yield* scheduler.instructions()
   const variables = [...emitter.variables]
   const program = {
     instructions,
@@ -75,8 +79,7 @@ function makeProgram(
 }
 
 /** The memory of variables. Those used for the first time get some, and their initial values. */
-export function place(variables: readonly Variable[]): Promise<Storage[]> {
-  const backend = currentBackend()
+export function place(variables: readonly Variable[], backend = currentBackend()): Promise<Storage[]> {
   const fresh = variables.filter(({ home }) => !home)
   if (fresh.length > 0) {
     const storages = new Map(fresh.map(variable => [variable, backend.allocate(variable.size)]))
@@ -103,14 +106,16 @@ async function fill(backend: Backend, allocated: ReadonlyMap<Variable, Promise<S
     else waiting.set(variable, variable.initial)
   }
   const storagesOf = async (variables: readonly Variable[]) =>
-    Promise.all(variables.map(async variable => storages.get(variable) ?? (await place([variable]))[0]))
+    Promise.all(
+      variables.map(async variable => storages.get(variable) ?? (await place([variable], backend))[0]),
+    )
   while (waiting.size > 0) {
     // Those that start from others wait until these have their values.
     const isReady = (initial: Tensor) =>
       !reachable([initial]).some(tensor => isVariable(tensor) && waiting.has(tensor))
     const [ready, later] = [new Map<Variable, Tensor>(), new Map<Variable, Tensor>()]
     for (const [variable, initial] of waiting) (isReady(initial) ? ready : later).set(variable, initial)
-    const { executable } = await load([], ready, [], storagesOf)
+    const { executable } = await load([], ready, [], backend, storagesOf)
     await (
       await executable.run([])
     ).results

@@ -1,6 +1,7 @@
 /** The order in which a program's instructions run. */
 import type { Emitted } from './emit.ts'
 import { Heap } from './heap.ts'
+import type { Pausing } from './pauses.ts'
 import type { Buffer, Instruction } from './program.ts'
 
 /** Elements of memory that count as none when instructions are ordered by the memory they leave. */
@@ -14,11 +15,11 @@ const memoryGrain = 1 << 18
  * before: what must have run before an instruction; isTemporary: whether a buffer's memory is free when its last reader
  * has run.
  */
-export function inOrder(
+export function* inOrder(
   instructions: readonly Emitted[],
   before: (instruction: Emitted) => ReadonlySet<Emitted>,
   isTemporary: (root: Buffer) => boolean,
-): Instruction[] {
+): Pausing<Instruction[]> {
   const remaining = new Map<Emitted, number>()
   const followers = new Map<Emitted, Emitted[]>()
   for (const instruction of instructions) {
@@ -30,6 +31,7 @@ export function inOrder(
   for (const instruction of instructions) if (remaining.get(instruction) === 0) queue.add(instruction)
   const ordered: Instruction[] = []
   for (let next = queue.take(); next; next = queue.take()) {
+    yield
     const { instruction, joins } = next
     const { work, reads, writes } = instruction
     ordered.push({ work, reads, writes, joins })

@@ -1,6 +1,7 @@
 import { reshaped } from './canonical.ts'
 import { reachable } from './graph.ts'
 import { baseOf, isRowOperation, rowSource } from './groups.ts'
+import type { Pausing } from './pauses.ts'
 import { Tensor } from './tensor.ts'
 
 /** Whether a node adds things up, and might as well start from another tensor as from zero. */
@@ -10,7 +11,7 @@ const isSum = ({ operation: { kind } }: Tensor): boolean => kind === 'matmul' ||
  * Rewrites sum + residual, where nothing else reads the sum (a matmul or a scatterAdd), to one of three
  * operands that starts from the residual. Returns what each root became.
  */
-export function foldResiduals(roots: readonly Tensor[]): Tensor[] {
+export function* foldResiduals(roots: readonly Tensor[]): Pausing<Tensor[]> {
   const nodes = reachable(roots)
   const uses = new Map<Tensor, number>()
   const use = (tensor: Tensor) => uses.set(tensor, (uses.get(tensor) ?? 0) + 1)
@@ -38,6 +39,7 @@ export function foldResiduals(roots: readonly Tensor[]): Tensor[] {
   }
 
   for (const tensor of nodes) {
+    yield
     const { operation, inputs, shape, dtype } = tensor
     if (operation.kind === 'binary' && operation.name === 'add') {
       const [a, b] = inputs

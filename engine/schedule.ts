@@ -5,6 +5,7 @@ import { isVariable } from './graph.ts'
 import { baseOf } from './groups.ts'
 import { inOrder } from './order.ts'
 import { offerOperands, overwritable } from './overwrite.ts'
+import type { Pausing } from './pauses.ts'
 import type { Buffer, Instruction } from './program.ts'
 import type { Tensor } from './tensor.ts'
 import type { Variable } from './variable.ts'
@@ -30,7 +31,7 @@ export class Scheduler {
   }
 
   /** Makes variables take their values after the run. */
-  assign(assignments: ReadonlyMap<Variable, Tensor>): void {
+  *assign(assignments: ReadonlyMap<Variable, Tensor>): Pausing<void> {
     // What is another variable's value now must be saved before that one is assigned.
     const values = [...assignments].map(([variable, tensor]) => {
       const base = baseOf(tensor)
@@ -39,6 +40,7 @@ export class Scheduler {
     })
     this.register()
     for (const { variable, tensor, saved } of values) {
+      yield
       const target = this.emitter.variable(variable)
       if (!saved && this.assignInPlace(target, tensor)) continue
       const readers = this.readers.get(target) ?? []
@@ -48,10 +50,10 @@ export class Scheduler {
   }
 
   /** The instructions in the order in which they run. */
-  instructions(): Instruction[] {
+  *instructions(): Pausing<Instruction[]> {
     this.register()
     this.reuseOperands()
-    return inOrder(
+    return yield* inOrder(
       this.emitter.instructions,
       instruction => this.dependencies.before(instruction),
       root => !root.variable && !this.kept.has(root),

@@ -1,6 +1,7 @@
 import { availableParallelism } from 'node:os'
 import type { Backend, Executable, Queued, StepTime, Storage } from '../backend.ts'
 import type { DType } from '../graph.ts'
+import { withPauses } from '../pauses.ts'
 import type { Program, View } from '../program.ts'
 import { assemble, kernelModule } from './assemble.ts'
 import { availableBytes, checkAddresses } from './available.ts'
@@ -112,10 +113,10 @@ export class CpuBackend implements Backend {
   }
 
   async load(program: Program, storages: readonly Storage[]): Promise<Executable> {
-    const phases = lower(program, this.tile, this.threads)
+    const phases = await withPauses(lower(program, this.tile, this.threads))
     await this.addKernels(phases.flat().map(({ kernel }) => kernel))
     const held = [...program.inputs, ...program.outputs.map(({ buffer }) => buffer)]
-    const { steps, offsets, bytes } = arrange(phases, held)
+    const { steps, offsets, bytes } = await withPauses(arrange(phases, held))
     this.memory.reserveArena(bytes)
 
     const variables = new Map(program.variables.map((buffer, i) => [buffer.variable, addressOf(storages[i])]))
@@ -201,9 +202,9 @@ export class CpuBackend implements Backend {
   private async addKernels(kernels: readonly Kernel[]): Promise<void> {
     const wanted = new Map(kernels.map(kernel => [kernel.name, kernel]))
     const added = [...wanted.values()].filter(({ name }) => !this.kernels.has(name))
-    const scratchBytes = Math.max(
+    const scratchBytes = kernels.reduce(
+      (most, kernel) => Math.max(most, Math.ceil(kernel.scratchBytes / 4096) * 4096),
       this.scratch.bytes,
-      ...kernels.map(kernel => Math.ceil(kernel.scratchBytes / 4096) * 4096),
     )
     if (scratchBytes > this.scratch.bytes) {
       this.scratch = { address: this.memory.allocate(scratchBytes * this.threads), bytes: scratchBytes }

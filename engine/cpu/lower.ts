@@ -1,5 +1,6 @@
 import { type Cost, costOf } from '../cost.ts'
 import { partitionOf } from '../partition.ts'
+import type { Pausing } from '../pauses.ts'
 import { Buffer, type Instruction, type Matmul, type Program, type Work } from '../program.ts'
 import { attentionCall } from './attention-call.ts'
 import { type Separated, separateColumns } from './columns.ts'
@@ -35,13 +36,14 @@ export type Phase = Call[]
 const packBlock = 48
 
 /** Turns a program's instructions into kernels of the CPU, and packs what products need packed. */
-export function lower(program: Program, tile: MicroKernel, threads: number): Phase[] {
+export function* lower(program: Program, tile: MicroKernel, threads: number): Pausing<Phase[]> {
   const instructions = separateColumns(program, tile.columns)
   const lowering = new Lowering(instructions, tile, threads)
-  instructions.forEach((instruction, i) => {
+  for (const [i, instruction] of instructions.entries()) {
+    yield
     const chained = instruction.joins || (instructions[i + 1]?.joins ?? false)
     lowering.add(instruction, chained)
-  })
+  }
   return lowering.phases
 }
 

@@ -1,5 +1,6 @@
 import type { Buffer, Instruction } from '../program.ts'
 import { type Lifetime, planMemory } from '../plan.ts'
+import type { Pausing } from '../pauses.ts'
 import type { Phase } from './lower.ts'
 
 /** A phase, and whether all threads wait for each other before it. */
@@ -107,13 +108,15 @@ export interface Arrangement {
  * matrices' optimizers. They stay as they are where that would take more memory. held: buffers that the caller reads
  * or writes, alive throughout.
  */
-export function arrange(phases: readonly Phase[], held: readonly Buffer[]): Arrangement {
-  const [inOrder, early] = [0, lookahead].map(ahead => placeTemporaries(placeBarriers(phases, ahead), held))
+export function* arrange(phases: readonly Phase[], held: readonly Buffer[]): Pausing<Arrangement> {
+  const inOrder = placeTemporaries(yield* placeBarriers(phases, 0), held)
+  yield
+  const early = placeTemporaries(yield* placeBarriers(phases, lookahead), held)
   return early.bytes <= inOrder.bytes * (1 + earlyShare) ? early : inOrder
 }
 
 /** Phases with barriers only where one needs what another since the last barrier did, or overwrites it. */
-function placeBarriers(phases: readonly Phase[], ahead: number): Step[] {
+function* placeBarriers(phases: readonly Phase[], ahead: number): Pausing<Step[]> {
   const all = phases.map((phase): Waiting => {
     const writes = [...new Set(phase.flatMap(call => call.writes.map(({ root }) => root)))]
     return {
@@ -142,6 +145,7 @@ function placeBarriers(phases: readonly Phase[], ahead: number): Step[] {
   // Those that wait are the ones from `first` on, but without some of them: after each comes the one at its index here.
   const following = Int32Array.from(all, (_, i) => i + 1)
   for (let first = 0; first < all.length; first = following[first]) {
+    yield
     const next = all[first]
     const barrier = mustWait(next)
     if (barrier) {
