@@ -145,7 +145,7 @@ class Fuser {
           const inner = rowSource(input)
           if (inner && this.groups.fusable(inner, tensor) && !this.stored.has(inner)) {
             // A reduction's result will be stored, and is small.
-            if (!isSingle(inner)) computed.add(inner)
+            if (inner.shape.at(-1) !== 1) computed.add(inner)
           } else if (baseOf(input).size * 2 > tensor.size) {
             operands.add(inner ?? input)
           }
