@@ -1,10 +1,15 @@
 // Not by the engine's index: what has nothing to compute starts faster without it.
 import { GpuError, GpuLostError } from '../engine/gpu/device.ts'
 import { MemoryError } from '../engine/memory-error.ts'
+import { printableLines } from './printable.ts'
 
 /** An error of the user's making: its message says what was wrong and what to do, and is all that is shown. */
 export class UserError extends Error {
   override name = 'UserError'
+
+  constructor(message: string) {
+    super(printableLines(message)) // it may name a file of somebody else's
+  }
 }
 
 /** Errors of the engine that are about the machine, not about the program. */

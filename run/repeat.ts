@@ -6,7 +6,7 @@ import { UserError } from './errors.ts'
 import type { RunOptions } from './flags.ts'
 import { dateName, filesOf } from './folders.ts'
 import { headerText } from './header.ts'
-import { type Evaluation, evaluationsIn, readRows } from './metrics.ts'
+import { type MetricsRow, divergenceIn, evaluationsIn, firstToReach, readRows } from './metrics.ts'
 
 /** Runs this script once for each of --repeat seeds, one after another, compares them, and ends the process. */
 export async function repeatRun(options: RunOptions): Promise<never> {
@@ -18,16 +18,17 @@ export async function repeatRun(options: RunOptions): Promise<never> {
   const taken = seeds.map(folderOf).find(folder => existsSync(folder))
   if (taken !== undefined) throw new UserError(`${taken} exists: take another name than --run ${base}.`)
 
+  const rowsOf = (seed: number) => readRows(filesOf(folderOf(seed)).metrics, console.error)
   for (const seed of seeds) {
     const own = ['--repeat=1', `--seed=${seed}`, `--run=${base}-seed-${seed}`]
     const code = await runAgain(own)
     console.log()
-    if (code !== 0) process.exit(code)
+    // One seed that diverges says nothing of the others.
+    if (code !== 0 && !(code === 1 && divergenceIn(await rowsOf(seed)))) process.exit(code)
   }
-  const rowsOf = async (seed: number) => evaluationsIn(await readRows(filesOf(folderOf(seed)).metrics))
   const curves = await Promise.all(seeds.map(rowsOf))
   console.log(summary(curves, target))
-  process.exit(0)
+  process.exit(curves.some(rows => divergenceIn(rows)) ? 1 : 0)
 }
 
 /** This very command with more arguments; its exit code. A signal is passed on: the child says what it means. */
@@ -42,12 +43,21 @@ async function runAgain(more: readonly string[]): Promise<number> {
   return typeof code === 'number' ? code : 1
 }
 
-/** What several seeds have in common: their last losses, and when each came to the target. */
-export function summary(curves: readonly (readonly Evaluation[])[], target: number | undefined): string {
-  const losses = curves.flatMap(curve => curve.at(-1)?.valLoss ?? [])
-  const entries = { [`val_loss of ${losses.length} seeds`]: meanAndDeviation(losses, 4) }
+/**
+ * What several seeds have in common, given the rows of each: their last losses, and when each came to the target. Those
+ * that diverged are counted, and not among the losses.
+ */
+export function summary(curves: readonly (readonly MetricsRow[])[], target: number | undefined): string {
+  const sound = curves.filter(rows => divergenceIn(rows) === undefined)
+  const losses = sound.flatMap(rows => evaluationsIn(rows).at(-1)?.valLoss ?? [])
+  const diverged =
+    sound.length < curves.length ? `${curves.length - sound.length} of ${curves.length} diverged` : ''
+  const mean = losses.length > 0 ? meanAndDeviation(losses, 4) : ''
+  const entries = {
+    [`val_loss of ${losses.length} seeds`]: [mean, diverged].filter(part => part !== '').join('; '),
+  }
   if (target !== undefined) {
-    const times = curves.flatMap(curve => curve.find(({ valLoss }) => valLoss <= target)?.seconds ?? [])
+    const times = curves.flatMap(rows => firstToReach(target, rows)?.seconds ?? [])
     const reached = `${times.length} of ${curves.length} reached it`
     entries[`seconds to ${target}`] = times.length > 0 ? `${meanAndDeviation(times, 1)}; ${reached}` : reached
   }

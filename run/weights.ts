@@ -19,14 +19,32 @@ function stateDictName(path: string): string {
   return /(^|\.)(embedding|norm|output|ngrams\.\d+)$/.test(name) ? `${name}.weight` : name
 }
 
-/** Gives a network the weights of a .safetensors file, which must have all of them, in the same shapes. */
+/**
+ * Gives a network the weights of a .safetensors file, which must have all of them, in the same shapes, and no others.
+ * What an optimizer has in a checkpoint is left alone.
+ */
 export async function loadWeights(path: string, network: Parameters): Promise<void> {
   const file = await openSafetensors(path)
   try {
-    await readInto(path, file, namedWeights(network))
+    const weights = namedWeights(network)
+    refuseLeftovers(path, file, weights, name => name.startsWith('optimizer.'))
+    await readInto(path, file, weights)
   } finally {
     await file.close()
   }
+}
+
+/** Throws UserError if a file has tensors which none of the variables takes: it is of another network. */
+export function refuseLeftovers(
+  path: string,
+  { shapes }: Safetensors,
+  variables: readonly (readonly [name: string, variable: Variable])[],
+  isAllowed: (name: string) => boolean,
+): void {
+  const taken = new Set(variables.map(([name]) => name))
+  const left = [...shapes.keys()].filter(name => !taken.has(name) && !isAllowed(name))
+  if (left.length === 0) return
+  throw new UserError(`${path} is of another network: it has ${list(left)}, which this one has no place for.`)
 }
 
 /** Gives variables the values that the file has for them. Nothing is written unless everything fits. */
