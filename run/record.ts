@@ -8,7 +8,7 @@ import { UserError, adviseWhenLost, isOfMachine, reasonOf } from './errors.ts'
 import { type RunOptions, runFlags } from './flags.ts'
 import { filesOf, findRun } from './folders.ts'
 import { headerText } from './header.ts'
-import { showJson } from './json-numbers.ts'
+import { readHistory } from './history.ts'
 import { lockFolder } from './lock.ts'
 import {
   type MetricsRow,
@@ -16,7 +16,6 @@ import {
   divergenceIn,
   evaluationsIn,
   firstToReach,
-  readRows,
   whatDiverged,
   writeRows,
 } from './metrics.ts'
@@ -97,7 +96,7 @@ export async function openRecord(
   if (!from && !train)
     throw new UserError(`${folder} has no checkpoint yet: there is nothing to sample from.`)
 
-  const history = before && train ? await readHistory(files.metrics, from) : []
+  const history = before && train ? await readHistory(files.metrics, from, warn) : []
   const diverged = divergenceIn(history)
   const again = before && diverged && !mayDiffer(options, before, config)
   if (again) {
@@ -227,20 +226,6 @@ function warnOfChanges(folder: string, before: Config, now: Config): void {
     warn(`The code has changed since ${folder} was started: ${may}`)
   if (before.text !== undefined && now.text !== undefined && before.text !== now.text)
     warn(`The text to train on has changed since ${folder} was started: ${may}`)
-}
-
-/**
- * The rows of a run that goes on from a checkpoint. Up to there they are the checkpoint's, which has a checksum; where
- * metrics.jsonl says something else, that is said, and the rows after it are left out.
- */
-async function readHistory(path: string, from: Notes | undefined): Promise<MetricsRow[]> {
-  if (!from?.rows) return readRows(path, from && warn)
-  const found = await readRows(path)
-  const step = from.step
-  const until = found.filter(row => row.step <= step)
-  if (showJson(until) === showJson(from.rows)) return found
-  warn(`${path} is not what the checkpoint of step ${step} says: it is restored from there.`)
-  return [...from.rows]
 }
 
 /** Options that say how long a run takes, what it shows, or how much it may take, and not what it computes. */

@@ -214,8 +214,9 @@ export async function startRun<Own extends Readonly<Record<string, number>> = Re
 
     async trained() {
       progress.clear()
+      const last = await lossNow() // a run that was interrupted has not waited for it
       table.close()
-      await record.trained((await lossNow()) ?? 0)
+      await record.trained(last ?? 0)
     },
 
     sampled: record.sampled,
