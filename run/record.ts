@@ -20,7 +20,6 @@ import {
   writeRows,
 } from './metrics.ts'
 import { makeFolder, refuseTaken } from './new-folder.ts'
-import type { Notes } from './notes.ts'
 import { argumentsOf } from './options.ts'
 import { printable, warn } from './printable.ts'
 import { reportHtml } from './report.ts'
