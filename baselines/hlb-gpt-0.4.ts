@@ -277,7 +277,8 @@ if (run.trains) {
 
 training: while (run.goesOn()) {
   const { length, microbatches, weightDecay } = at
-  let [tokens, flops, result] = [0, 0, { loss: 0, accuracy: 0 }]
+  // After a gradient norm of NaN there are no microbatches, and no loss.
+  let [tokens, flops, result] = [0, 0, { loss: NaN, accuracy: NaN }]
   for (let i = 0; i < microbatches; i++) {
     if (run.interrupted) break training // what has added up of this step is done again when the run goes on
     const microbatch = { ...batchAt(at.tokens + tokens, length), share: 1 / microbatches }

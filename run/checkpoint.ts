@@ -1,11 +1,15 @@
+/** The checkpoints of a run: what it consists of between two steps, on the disk. */
 import { createHash } from 'node:crypto'
-import { createReadStream } from 'node:fs'
-import { mkdir, readFile, readdir, rm } from 'node:fs/promises'
+import { existsSync } from 'node:fs'
+import { mkdir, rm } from 'node:fs/promises'
 import { join } from 'node:path'
-import { type Parameters, parametersOf } from '../engine/index.ts'
-import { UserError, codeOf, isOfMachine, reasonOf } from './errors.ts'
+import { type Parameters, type Variable, parametersOf } from '../engine/index.ts'
+import { UserError, isOfMachine, reasonOf } from './errors.ts'
+import { type Notes, checkpointFiles, readNotes, stepsIn } from './notes.ts'
+import { namesInOwn, openOwn } from './own-file.ts'
 import { openSafetensors, writeSafetensors } from './safetensors.ts'
-import { namedWeights, readInto } from './weights.ts'
+import { showSealed } from './sealed.ts'
+import { namedWeights, readInto, refuseLeftovers } from './weights.ts'
 import { writeWhole } from './whole-file.ts'
 
 /** How far a run is, in numbers: from these its batches, its random numbers and its schedules follow. */
@@ -19,13 +23,24 @@ export type State = {
   readonly at: Position
 }
 
+/** Variables of a run have NaN in them: it does not go on from there. */
+export class DivergedError extends Error {
+  override name = 'DivergedError'
+}
+
 export type Checkpoints = {
-  /** The step of the last one that was written or loaded. */
+  /** The step of the last one that was written or loaded, if it is still there. */
   readonly last: number | undefined
-  /** Writes one; the one before it is kept, older ones go. The one of a step is written once. */
+  /**
+   * Writes one; the one before it is kept, older ones go. The one of a step is written once. Throws DivergedError, and
+   * changes nothing, if a variable has NaN in it.
+   */
   save(state: State, notes: Readonly<Record<string, unknown>>): Promise<void>
-  /** Gives a state the values of the last checkpoint that is whole. False when there is none at all. */
-  load(state: State): Promise<boolean>
+  /**
+   * Gives a state the values of the last checkpoint that is whole, and returns its notes. Undefined when there is none
+   * at all. Throws UserError when the last one cannot be read, or is of another network.
+   */
+  load(state: State): Promise<Notes | undefined>
 }
 
 /**
@@ -35,65 +50,69 @@ export type Checkpoints = {
  */
 export function checkpointsIn(folder: string, warn: (message: string) => void): Checkpoints {
   let last: number | undefined
-  const pathOf = (step: number, extension: string) => join(folder, `step-${step}.${extension}`)
+  const lastThere = () => {
+    if (last === undefined) return undefined
+    return Object.values(checkpointFiles(folder, last)).every(path => existsSync(path)) ? last : undefined
+  }
 
   return {
     get last() {
-      return last
+      return lastThere()
     },
 
     async save(state, notes) {
       const { step } = state.at
       if (step === last) return
+      const files = checkpointFiles(folder, step)
       try {
         await mkdir(folder, { recursive: true })
         const tensors = { file: `step-${step}.safetensors`, sha256: '' }
         const hash = createHash('sha256')
-        await writeWhole(pathOf(step, 'safetensors'), async file => {
+        await writeWhole(files.tensors, async file => {
           await writeSafetensors(async bytes => {
             hash.update(bytes)
             await file.writeFile(bytes)
-          }, variablesOf(state))
+          }, variablesOf(state).map(withoutNaN))
         })
         tensors.sha256 = hash.digest('hex')
-        await writeWhole(pathOf(step, 'json'), showSealed({ at: state.at, tensors, ...notes }))
+        await writeWhole(files.json, showSealed({ at: state.at, tensors, ...notes }))
       } catch (error) {
-        if (isOfMachine(error)) throw error
-        const before = last === undefined ? 'there is none before it' : `the one of step ${last} is whole`
+        if (isOfMachine(error) || error instanceof DivergedError) throw error
+        const before = lastThere()
+        const other = before === undefined ? 'there is none before it' : `the one of step ${before} is whole`
         throw new UserError(
-          `The checkpoint of step ${step} cannot be written to ${folder} (${reasonOf(error)}); ${before}.`,
+          `The checkpoint of step ${step} cannot be written to ${folder} (${reasonOf(error)}); ${other}.`,
         )
       }
-      for (const name of await readdir(folder)) {
+      for (const name of await namesInOwn(folder)) {
         const of = stepOf(name)
-        if (of !== undefined && of !== step && of !== last) await rm(join(folder, name), { force: true })
+        // One that cannot be removed does no harm.
+        if (of !== undefined && of !== step && of !== last) await rm(join(folder, name)).catch(() => {})
       }
       last = step
     },
 
     async load(state) {
-      const steps = (await filesIn(folder)).flatMap(name =>
-        name.endsWith('.json') ? (stepOf(name) ?? []) : [],
-      )
-      const damages: string[] = []
-      for (const step of steps.toSorted((a, b) => b - a)) {
-        const [json, tensors] = [pathOf(step, 'json'), pathOf(step, 'safetensors')]
-        const content = unseal(await readFile(json, 'utf8').catch(() => ''))
-        if (!content) damages.push(`${json} is damaged`)
-        else if ((await sha256Of(tensors)) !== content.sha256) damages.push(`${tensors} is damaged`)
-        else {
-          if (damages.length > 0) warn(`${damages.join(', ')}: going on from step ${step}.`)
-          await restore(state, content.at, tensors)
-          last = step
-          return true
+      const faults: string[] = []
+      for (const step of await stepsIn(folder)) {
+        const { json, tensors } = checkpointFiles(folder, step)
+        const notes = await readNotes(folder, step)
+        const fault = typeof notes === 'string' ? `${json} ${notes}` : await faultOf(tensors, notes.sha256)
+        if (fault !== undefined || typeof notes === 'string') {
+          faults.push(fault ?? '')
+          continue
         }
+        if (faults.length > 0) warn(`${faults.join(', ')}: going on from step ${step}.`)
+        await restore(state, notes, tensors)
+        last = step
+        return notes
       }
-      if (damages.length > 0) {
+      if (faults.length > 0) {
         throw new UserError(
-          `${damages.join(', ')}, and there is no other checkpoint: the run has to start anew.`,
+          `${faults.join(', ')}, and there is no other checkpoint: the run has to start anew.`,
         )
       }
-      return false
+      return undefined
     },
   }
 }
@@ -103,56 +122,48 @@ function variablesOf({ network, optimizer }: State) {
   return [...namedWeights(network), ...parametersOf(optimizer, 'optimizer').filter(([, { home }]) => home)]
 }
 
-async function restore(state: State, at: Readonly<Record<string, number>>, path: string): Promise<void> {
+async function restore(state: State, { at }: Notes, path: string): Promise<void> {
   const file = await openSafetensors(path)
   try {
+    const [network, optimizer] = [namedWeights(state.network), parametersOf(state.optimizer, 'optimizer')]
+    // A sample takes the network alone.
+    const isLeft = (name: string) => optimizer.length === 0 && name.startsWith('optimizer.')
+    refuseLeftovers(path, file, [...network, ...optimizer], isLeft)
     // What the run did not use is not in the file, and starts as it did there.
-    const optimizer = parametersOf(state.optimizer, 'optimizer').filter(([name]) => file.shapes.has(name))
-    await readInto(path, file, [...namedWeights(state.network), ...optimizer])
+    await readInto(path, file, [...network, ...optimizer.filter(([name]) => file.shapes.has(name))])
   } finally {
     await file.close()
   }
-  Object.assign(state.at, at)
+  // A schedule that has something new to remember starts with it anew.
+  for (const name of Object.keys(state.at)) state.at[name] = at[name] ?? state.at[name]
 }
 
-/** As JSON, with a checksum of it in the first line. */
-function showSealed(content: object): string {
-  const text = JSON.stringify(content, undefined, 2)
-  return text.replace('{', `{\n  "checksum": "${checksum(text)}",`)
+/** A variable that throws DivergedError when it is read and has NaN in it. */
+function withoutNaN([name, variable]: [string, Variable]) {
+  const { shape, dtype } = variable
+  const read = async () => {
+    const value = await variable.read()
+    if (value.data.includes(NaN)) throw new DivergedError(`${name} has NaN in it`)
+    return value
+  }
+  return [name, { shape, dtype, read }] as const
 }
 
-/** What the text of a sealed file says, unless it was altered since. */
-function unseal(sealed: string): { at: Record<string, number>; sha256: string } | undefined {
-  const line = /^\{\n {2}"checksum": "(\w+)",/.exec(sealed)
-  const text = line && sealed.replace(line[0], '{')
-  if (!text || checksum(text) !== line[1]) return undefined
-  const { at, tensors }: { at: Record<string, number>; tensors: { sha256: string } } = JSON.parse(text)
-  return { at, sha256: tensors.sha256 }
-}
-
-const checksum = (text: string) => createHash('sha256').update(text).digest('hex')
-
-async function sha256Of(path: string): Promise<string | undefined> {
+/** What is wrong with a file that should have this checksum, in words. Throws UserError if it cannot be read. */
+async function faultOf(path: string, sha256: string): Promise<string | undefined> {
+  const file = await openOwn(path)
+  if (!file) return `${path} is missing`
   const hash = createHash('sha256')
   try {
-    for await (const bytes of createReadStream(path, { highWaterMark: 2 ** 20 })) hash.update(bytes)
-    return hash.digest('hex')
-  } catch {
-    return undefined
-  }
-}
-
-/** The step that a file's name begins with, one half written too. */
-function stepOf(name: string): number | undefined {
-  const step = /^step-(\d+)\./.exec(name)?.[1]
-  return step === undefined ? undefined : Number(step)
-}
-
-async function filesIn(folder: string): Promise<string[]> {
-  try {
-    return await readdir(folder)
+    for await (const bytes of file.createReadStream({ highWaterMark: 2 ** 20 })) hash.update(bytes)
   } catch (error) {
-    if (codeOf(error) === 'ENOENT') return []
-    throw new UserError(`${folder} cannot be read (${reasonOf(error)}).`)
+    throw new UserError(`${path} cannot be read (${reasonOf(error)}).`)
   }
+  return hash.digest('hex') === sha256 ? undefined : `${path} is damaged`
+}
+
+/** The step of a file's name, of one half written too. */
+function stepOf(name: string): number | undefined {
+  const step = /^step-(\d+)\.(json|safetensors)(\.[\w-]+\.part)?$/.exec(name)?.[1]
+  return step === undefined ? undefined : Number(step)
 }

@@ -10,8 +10,10 @@ import {
   isOption,
   parseOptions,
 } from './options.ts'
+import { warn } from './printable.ts'
 import { repeatRun } from './repeat.ts'
 import { type Resumed, resumed } from './resume.ts'
+import { isSameScript } from './script.ts'
 
 /** What a new run does on a real GPU. */
 interface GpuPreset {
@@ -34,7 +36,7 @@ export async function readOptions<const Flags extends Record<string, Flag>, Grou
 }: Command<Flags, Group> & GpuPreset): Promise<Options<Flags, Group> & RunOptions> {
   handleErrors()
   const args = process.argv.slice(2)
-  const run = await resumed(args)
+  const run = await resumed(args, warn)
   const preset = onGpu.split(/\s+/).filter(Boolean)
   const note =
     preset.length > 0
@@ -65,11 +67,11 @@ function savedArguments(
   command: Command<Record<string, Flag>, Hyperparameters>,
 ): string[] {
   const { script } = config.environment
-  if (script !== scriptName())
+  if (!isSameScript(script, scriptName()))
     throw new UserError(`The run ${config.name} is one of ${script}, not of ${scriptName()}.`)
   const gone = saved.filter(argument => !isOption(command, argument))
   if (gone.length > 0) {
-    console.error(
+    warn(
       `The run ${config.name} has ${gone.join(' ')}, of which ${script} knows nothing: it goes on without.`,
     )
   }

@@ -10,7 +10,7 @@ const project = resolve(import.meta.dirname, '..')
 export const scriptName = (): string => relative(project, process.argv[1] ?? 'main.ts').replaceAll('\\', '/')
 
 /** What a run's results and speed depend on beside its options. */
-export function environment(): Record<string, string> {
+export function environment(): Record<string, string> & { readonly script: string; readonly code: string } {
   const processors = cpus()
   return {
     script: scriptName(),

@@ -2,10 +2,15 @@
 import { GpuError, GpuLostError } from '../engine/gpu/device.ts'
 import { MemoryError } from '../engine/memory-error.ts'
 import { endBecauseOf } from './interrupt.ts'
+import { printableLines } from './printable.ts'
 
 /** An error of the user's making: its message says what was wrong and what to do, and is all that is shown. */
 export class UserError extends Error {
   override name = 'UserError'
+
+  constructor(message: string) {
+    super(printableLines(message)) // it may name a file of somebody else's
+  }
 }
 
 /** Errors of the engine that are about the machine, not about the program. */

@@ -17,6 +17,7 @@ export const runFlags = {
   init: { type: 'string', value: 'FILE', help: 'first weights, from a .safetensors file' },
   checkpoint: { type: 'integer', default: 1, minimum: 0, help: 'evaluations to a checkpoint; 0 for none' },
   target: { type: 'number', help: 'stop once the validation loss is this low' },
+  onNan: { type: 'string', choices: ['stop', 'go'], default: 'stop', help: 'when a loss is NaN or infinite' },
   repeat: {
     type: 'integer',
     default: 1,

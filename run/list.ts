@@ -1,10 +1,12 @@
 /** What "npm run runs" prints: a line for each run, the newest last. */
 import { join } from 'node:path'
-import { handleErrors } from './errors.ts'
-import { type Config, filesOf, listRuns } from './folders.ts'
-import { evaluationsIn, readRows } from './metrics.ts'
+import { UserError, handleErrors } from './errors.ts'
+import { type FoundRun, filesOf, listRuns } from './folders.ts'
+import { divergenceIn, evaluationsIn, readRows } from './metrics.ts'
 import { parseOptions } from './options.ts'
+import { printable, warn } from './printable.ts'
 import { duration } from './progress.ts'
+import { removeParts } from './whole-file.ts'
 
 handleErrors()
 
@@ -14,9 +16,16 @@ const { runs } = parseOptions(process.argv.slice(2), {
   hyperparameters: {},
 })
 
+// Nobody takes so long to write a file.
+const abandoned = 3_600_000
+
 const lines = [['run', 'started', 'done', 'steps', 'time', 'val_loss', 'text']]
-for (const run of await listRuns(runs)) lines.push(await describe(run))
-const widths = lines[0].map((_, i) => Math.max(...lines.map(line => line[i].length)))
+for (const run of await listRuns(runs)) {
+  const folder = join(runs, run.name)
+  for (const each of [folder, filesOf(folder).checkpoints]) await removeParts(each, abandoned)
+  lines.push((await describe(run)).map(printable))
+}
+const widths = lines[0].map((_, i) => Math.max(...lines.map(line => (line.length > 2 ? line[i].length : 0))))
 if (lines.length === 1) console.log(`There is no run in ${runs} yet.`)
 else
   for (const line of lines)
@@ -27,11 +36,21 @@ else
         .trimEnd(),
     )
 
-async function describe({ name, started, about }: Config): Promise<string[]> {
-  const last = evaluationsIn(await readRows(filesOf(join(runs, name)).metrics)).at(-1)
-  const when = new Date(started).toLocaleString('sv').slice(0, 16)
-  const text = (about.text ?? '').replace(/, \d+ tokens to train on.*/, '')
+/** The cells of a run; its name and a sentence where it cannot be told what it is. */
+async function describe({ name, config, problem = '' }: FoundRun): Promise<string[]> {
+  if (!config) return [name, problem]
+  const rows = await readRows(filesOf(join(runs, name)).metrics, warn).catch((error: unknown) => {
+    if (error instanceof UserError) return error.message
+    throw error
+  })
+  if (typeof rows === 'string') return [name, rows]
+  const when = new Date(config.started).toLocaleString('sv').slice(0, 16)
+  const text = (config.about.text ?? '').replace(/, \d+ tokens to train on.*/, '')
+  const diverged = divergenceIn(rows)
+  const last = diverged ?? evaluationsIn(rows).at(-1)
   if (!last) return [name, when, '', '', '', '', text]
-  const done = last.done === undefined ? '' : `${Math.floor(100 * last.done)}%`
-  return [name, when, done, String(last.step), duration(last.seconds), last.valLoss.toFixed(4), text]
+  const share = last.done === undefined ? '' : `${Math.floor(100 * last.done)}%`
+  const loss = last.valLoss ?? last.trainLoss
+  const done = diverged ? 'diverged' : share
+  return [name, when, done, String(last.step), duration(last.seconds), loss.toFixed(4), text]
 }

@@ -1,4 +1,6 @@
-import { open, readFile } from 'node:fs/promises'
+/** A run's metrics.jsonl: a line of JSON for each row of its table. */
+import { isRecord, numberOf, showJson } from './json-numbers.ts'
+import { appendOwn, readOwn } from './own-file.ts'
 import { writeWhole } from './whole-file.ts'
 
 /** A row of the table, by the names of its columns, and how far the run was. */
@@ -19,41 +21,69 @@ export type Evaluation = MetricsRow & { readonly valLoss: number }
 export const evaluationsIn = (rows: readonly MetricsRow[]): Evaluation[] =>
   rows.filter((row): row is Evaluation => row.valLoss !== undefined)
 
+/** The first evaluation whose loss is as low as the target. One that is NaN or infinite never is. */
+export const firstToReach = (target: number, rows: readonly MetricsRow[]): Evaluation | undefined =>
+  evaluationsIn(rows).find(({ valLoss }) => Number.isFinite(valLoss) && valLoss <= target)
+
+/** Which loss of a row is NaN or infinite, such as "validation loss is NaN"; undefined if none is. */
+export function whatDiverged({ trainLoss, valLoss = 0 }: MetricsRow): string | undefined {
+  if (!Number.isFinite(trainLoss)) return `training loss is ${trainLoss}`
+  return Number.isFinite(valLoss) ? undefined : `validation loss is ${valLoss}`
+}
+
+/** The row from which on no loss is a finite number; undefined while the last one is. */
+export const divergenceIn = (rows: readonly MetricsRow[]): MetricsRow | undefined =>
+  rows[rows.findLastIndex(row => whatDiverged(row) === undefined) + 1]
+
 /** Adds a line to a metrics.jsonl; it is on the disk when this returns. */
-export async function appendRow(path: string, row: MetricsRow): Promise<void> {
-  const file = await open(path, 'a')
-  try {
-    await file.writeFile(`${JSON.stringify(row)}\n`)
-    await file.sync()
-  } finally {
-    await file.close()
+export const appendRow = (path: string, row: MetricsRow): Promise<void> => appendOwn(path, lineOf(row))
+
+/** Replaces all rows of a metrics.jsonl. */
+export const writeRows = (path: string, rows: readonly MetricsRow[]): Promise<void> =>
+  writeWhole(path, rows.map(lineOf).join(''))
+
+/**
+ * The rows in a metrics.jsonl; none where there is no such file. Lines that are no rows are left out: `warn` is told of
+ * them. Throws UserError if the file cannot be read.
+ */
+export async function readRows(
+  path: string,
+  warn: (message: string) => void = () => {},
+): Promise<MetricsRow[]> {
+  const lines = ((await readOwn(path)) ?? '').split('\n')
+  const last = lines.length - 1
+  const rows = lines.map(parseLine)
+  // A run that was killed may leave half a line behind, without a line feed.
+  const wrong = rows.flatMap((row, i) => (row === undefined && i < last ? i + 1 : []))
+  if (wrong.length > 0) {
+    const [which, are] = wrong.length === 1 ? ['Line', 'is'] : ['Lines', 'are']
+    const shown = wrong.length > 6 ? [...wrong.slice(0, 6), '...'] : wrong
+    warn(`${which} ${shown.join(', ')} of ${path} ${are} damaged, and left out.`)
   }
+  return rows.filter(row => row !== undefined)
 }
 
-/** The rows in a metrics.jsonl; none where there is no such file. */
-export async function readRows(path: string): Promise<MetricsRow[]> {
-  const text = await readFile(path, 'utf8').catch(() => '')
-  return text.split('\n').flatMap(line => parseLine(line) ?? [])
+/** The row that a value of JSON stands for: all its members are numbers, and those that every row has are there. */
+export function rowOf(value: unknown): MetricsRow | undefined {
+  if (!isRecord(value)) return undefined
+  const row: Record<string, number> = {}
+  for (const [name, part] of Object.entries(value)) {
+    const number = numberOf(part)
+    if (number === undefined) return undefined
+    row[name] = number
+  }
+  const { step, seconds, tokens, trainLoss } = row
+  const isCount = (count: number) => Number.isSafeInteger(count) && count >= 0
+  const fits = isCount(step) && isCount(tokens) && Number.isFinite(seconds) && seconds >= 0
+  return fits && trainLoss !== undefined ? { ...row, step, seconds, tokens, trainLoss } : undefined
 }
 
-/** Takes back what came after a step: a run that goes on from there finds it anew. */
-export async function rewind(path: string, step: number): Promise<MetricsRow[]> {
-  const kept = (await readRows(path)).filter(row => row.step <= step)
-  await writeWhole(path, kept.map(row => `${JSON.stringify(row)}\n`).join(''))
-  return kept
-}
+const lineOf = (row: MetricsRow) => `${showJson(row)}\n`
 
-/** A run that was killed may leave half a line behind. */
 function parseLine(line: string): MetricsRow | undefined {
   try {
-    const value: unknown = JSON.parse(line)
-    return isRow(value) ? value : undefined
+    return rowOf(JSON.parse(line))
   } catch {
     return undefined
   }
-}
-
-function isRow(value: unknown): value is MetricsRow {
-  const needed = ['step', 'seconds', 'tokens', 'trainLoss']
-  return typeof value === 'object' && value !== null && needed.every(name => name in value)
 }

@@ -26,3 +26,13 @@ function editDistance(from: string, to: string): number {
 /** positionBias as position_bias. */
 export const snakeCase = (name: string): string =>
   name.replace(/[A-Z]/g, capital => `_${capital.toLowerCase()}`)
+
+/** The members of groups of any depth, by their dotted names: { net: { dim: 4 } } as { 'net.dim': 4 }. */
+export function dottedNames(group: unknown, prefix = ''): Record<string, unknown> {
+  if (group === undefined) return {}
+  if (typeof group !== 'object' || group === null || Array.isArray(group)) return { [prefix]: group }
+  const parts = Object.entries(group).map(([name, value]) =>
+    dottedNames(value, prefix ? `${prefix}.${name}` : name),
+  )
+  return Object.fromEntries(parts.flatMap(part => Object.entries(part)))
+}

@@ -5,7 +5,7 @@ import type { RunOptions } from './flags.ts'
 import { dateName, filesOf } from './folders.ts'
 import { headerText } from './header.ts'
 import { watchInterrupt } from './interrupt.ts'
-import { type Evaluation, evaluationsIn, readRows } from './metrics.ts'
+import { type MetricsRow, divergenceIn, evaluationsIn, firstToReach, readRows } from './metrics.ts'
 import { runChild } from './parent.js'
 
 /** Runs this script once for each of --repeat seeds, one after another, compares them, and ends the process. */
@@ -22,25 +22,35 @@ export async function repeatRun(options: RunOptions): Promise<never> {
 
   const interrupt = watchInterrupt()
   interrupt.begin()
+  const rowsOf = (seed: number) => readRows(filesOf(folderOf(seed)).metrics, console.error)
   for (const seed of seeds) {
     const own = ['--repeat=1', `--seed=${seed}`, `--run=${base}-seed-${seed}`]
     const code = await runChild(process.execPath, [...process.execArgv, ...process.argv.slice(1), ...own])
     console.log()
-    if (code !== 0) process.exit(code)
+    // One seed that diverges says nothing of the others.
+    if (code !== 0 && !(code === 1 && divergenceIn(await rowsOf(seed)))) process.exit(code)
     if (interrupt.requested) process.exit()
   }
-  const rowsOf = async (seed: number) => evaluationsIn(await readRows(filesOf(folderOf(seed)).metrics))
   const curves = await Promise.all(seeds.map(rowsOf))
   console.log(summary(curves, target))
-  process.exit(0)
+  process.exit(curves.some(rows => divergenceIn(rows)) ? 1 : 0)
 }
 
-/** What several seeds have in common: their last losses, and when each came to the target. */
-export function summary(curves: readonly (readonly Evaluation[])[], target: number | undefined): string {
-  const losses = curves.flatMap(curve => curve.at(-1)?.valLoss ?? [])
-  const entries = { [`val_loss of ${losses.length} seeds`]: meanAndDeviation(losses, 4) }
+/**
+ * What several seeds have in common, given the rows of each: their last losses, and when each came to the target. Those
+ * that diverged are counted, and not among the losses.
+ */
+export function summary(curves: readonly (readonly MetricsRow[])[], target: number | undefined): string {
+  const sound = curves.filter(rows => divergenceIn(rows) === undefined)
+  const losses = sound.flatMap(rows => evaluationsIn(rows).at(-1)?.valLoss ?? [])
+  const diverged =
+    sound.length < curves.length ? `${curves.length - sound.length} of ${curves.length} diverged` : ''
+  const mean = losses.length > 0 ? meanAndDeviation(losses, 4) : ''
+  const entries = {
+    [`val_loss of ${losses.length} seeds`]: [mean, diverged].filter(part => part !== '').join('; '),
+  }
   if (target !== undefined) {
-    const times = curves.flatMap(curve => curve.find(({ valLoss }) => valLoss <= target)?.seconds ?? [])
+    const times = curves.flatMap(rows => firstToReach(target, rows)?.seconds ?? [])
     const reached = `${times.length} of ${curves.length} reached it`
     entries[`seconds to ${target}`] = times.length > 0 ? `${meanAndDeviation(times, 1)}; ${reached}` : reached
   }

@@ -1,8 +1,9 @@
 import { readFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { dirname, join } from 'node:path'
-import type { Config } from './folders.ts'
-import { type MetricsRow, evaluationsIn } from './metrics.ts'
+import type { Config } from './config.ts'
+import { type MetricsRow, divergenceIn, evaluationsIn, whatDiverged } from './metrics.ts'
+import { dottedNames } from './names.ts'
 
 /** What a report shows. */
 export type Report = {
@@ -15,14 +16,16 @@ export type Report = {
 /** A page that draws a run, with all it takes inside: it can be sent to somebody, and needs no network. */
 export function reportHtml({ config, options, rows, sample }: Report): string {
   const chart = dirname(createRequire(import.meta.url).resolve('uplot/dist/uPlot.iife.min.js'))
-  const of = (name: string) => rows.map(row => row[name] ?? null)
+  // A chart has no place for NaN and Infinity, and JSON no words.
+  const of = (name: string) => rows.map(row => (Number.isFinite(row[name]) ? row[name] : null))
   const data = {
     seconds: of('seconds'),
     tokens: of('tokens'),
     train: of('trainLoss'),
     validation: of('valLoss'),
   }
-  const last = evaluationsIn(rows).at(-1)
+  const last = evaluationsIn(rows).findLast(({ valLoss }) => Number.isFinite(valLoss))
+  const diverged = divergenceIn(rows)
   const { hyperparameters, ...flags } = options
   return `<!doctype html>
 <html lang="en">
@@ -34,20 +37,21 @@ ${readFileSync(join(chart, 'uPlot.min.css'), 'utf8')}
 ${style}
 </style>
 <h1>${escape(config.name)}</h1>
+${diverged ? `<p><b>Diverged at step ${diverged.step}</b>: its ${whatDiverged(diverged)}.` : ''}
 <p>${last ? `Validation loss <b>${last.valLoss.toFixed(4)}</b> after ${last.seconds.toFixed(1)} seconds, ${last.step} steps, ${last.tokens.toLocaleString('en')} tokens.` : 'Not evaluated yet.'}</p>
 <div class="charts"><div id="seconds"></div><div id="tokens"></div></div>
 ${sample ? `<h2>Sample</h2>\n<pre>${escape(sample)}</pre>` : ''}
 <div class="columns">
 <section><h2>Run</h2>${table({ started: config.started, ...config.about })}</section>
-<section><h2>Hyperparameters</h2>${table(flatten(hyperparameters))}</section>
-<section><h2>Options</h2>${table(flatten(flags))}</section>
+<section><h2>Hyperparameters</h2>${table(dottedNames(hyperparameters))}</section>
+<section><h2>Options</h2>${table(dottedNames(flags))}</section>
 <section><h2>Environment</h2>${table(config.environment)}</section>
 </div>
 <h2>Evaluations</h2>
 ${rowTable(rows)}
 <script>${readFileSync(join(chart, 'uPlot.iife.min.js'), 'utf8')}</script>
 <script>
-const data = ${JSON.stringify(data).replaceAll('<', '\\u003c')}
+const data = ${scriptJson(data)}
 ${script}
 </script>
 </html>
@@ -114,14 +118,19 @@ function rowTable(rows: readonly MetricsRow[]): string {
   return `<table class="numbers"><tr>${names.map(name => `<th>${escape(name)}`).join('')}${lines.join('')}</table>`
 }
 
-/** The members of groups by their dotted names. */
-function flatten(group: unknown, prefix = ''): Record<string, unknown> {
-  if (typeof group !== 'object' || group === null || Array.isArray(group)) return { [prefix]: group }
-  const parts = Object.entries(group).map(([name, value]) =>
-    flatten(value, prefix ? `${prefix}.${name}` : name),
-  )
-  return Object.fromEntries(parts.flatMap(part => Object.entries(part)))
+const escapes: Readonly<Record<string, string>> = {
+  '<': '&lt;',
+  '>': '&gt;',
+  '&': '&amp;',
+  '"': '&quot;',
+  "'": '&#39;',
 }
+/** A text as part of a page: no character of it is markup. */
+const escape = (text: string) => text.replace(/[<>&"']/g, character => escapes[character])
 
-const escapes: Readonly<Record<string, string>> = { '<': '&lt;', '>': '&gt;', '&': '&amp;', '"': '&quot;' }
-const escape = (text: string) => text.replace(/[<>&"]/g, character => escapes[character])
+/** A value as part of a script in a page: it cannot end the script, and its lines are those of the script. */
+const scriptJson = (value: unknown) =>
+  JSON.stringify(value).replace(
+    /[<>&\u2028\u2029]/g,
+    character => `\\u${character.charCodeAt(0).toString(16).padStart(4, '0')}`,
+  )

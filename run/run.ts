@@ -3,6 +3,8 @@ import type { Backend, Parameters } from '../engine/index.ts'
 import type { RunOptions } from './flags.ts'
 import { watchInterrupt } from './interrupt.ts'
 import { logTo } from './log.ts'
+import { type MetricsRow, whatDiverged } from './metrics.ts'
+import { warn } from './printable.ts'
 import { columnsOf, createProgress } from './progress.ts'
 import { openRecord } from './record.ts'
 import { type Column, createTable, trainingColumns } from './table.ts'
@@ -21,7 +23,7 @@ export type Counters = {
 
 /** What a script trains, and on what. */
 export type Training<Own> = {
-  readonly corpus: Corpus
+  readonly corpus: Corpus & { readonly fingerprint?: string }
   readonly backend: Pick<Backend, 'description' | 'peakGflops' | 'capacity'>
   readonly network: Parameters
   /** Momenta, sums and whatever else the optimizers remember. */
@@ -99,7 +101,7 @@ export async function startRun<Own extends Readonly<Record<string, number>> = Re
     memory: options.memory ?? (usual < Infinity ? `${Math.floor(usual)}B` : undefined),
   }
   const interrupt = watchInterrupt()
-  const record = await openRecord(saved, { network, optimizer, at }, corpus.fingerprint)
+  const record = await openRecord(saved, { network, optimizer, at }, corpus.fingerprint || undefined)
   const doneNow = () => Math.min(1, steps === undefined ? at.seconds / seconds : at.step / steps)
   at.done = doneNow() // perhaps it goes on with more steps than it had
   const progress = createProgress()
@@ -108,13 +110,45 @@ export async function startRun<Own extends Readonly<Record<string, number>> = Re
   let doneBefore = at.done
   let lastRow = { ...at }
   let endedTraining = false
-  let loss: number | Promise<number> = NaN
+  let loss: number | Promise<number> | undefined
+  let hasDiverged = false
   /** Adds what the clock shows to the seconds, and starts it anew. */
   const takeTime = () => {
     const now = performance.now()
     at.seconds += (now - clock) / 1000
     clock = now
     at.done = doneNow()
+  }
+
+  /** Prints a row and notes it. One whose loss is NaN or infinite ends the run, or with --on-nan go is spoken of. */
+  async function note(row: MetricsRow): Promise<void> {
+    lastRow = { ...at }
+    table.row(row)
+    logTo(options.log, row)
+    await record.add(row)
+    const what = whatDiverged(row)
+    if (what === undefined) return
+    progress.clear()
+    if (options.onNan !== 'go') {
+      table.close()
+      throw record.divergence(row)
+    }
+    if (!hasDiverged) {
+      warn(
+        `The ${what} at step ${row.step}: it goes on with --on-nan go, and writes no checkpoint of such a step.`,
+      )
+    }
+    hasDiverged = true
+  }
+
+  /** The loss of the last step; where it is NaN or infinite, that is a row of its own. */
+  async function lossNow(): Promise<number | undefined> {
+    const value = await loss
+    if (value === undefined || Number.isFinite(value) || hasDiverged) return value
+    takeTime()
+    const { step, tokens, seconds, done } = at
+    await note({ epoch: tokens / corpus.train.length, step, trainLoss: value, seconds, tokens, done })
+    return value
   }
 
   return {
@@ -138,23 +172,25 @@ export async function startRun<Own extends Readonly<Record<string, number>> = Re
     },
 
     async stepped(step) {
-      const before = step.loss instanceof Promise ? loss : step.loss
-      loss = step.loss
+      const isLate = step.loss instanceof Promise
       // Whoever waits for it is told of a failure.
-      void Promise.resolve(loss).catch(() => {})
-      const shown = await before
+      void Promise.resolve(step.loss).catch(() => {})
+      const before = isLate ? await lossNow() : undefined
+      loss = step.loss
       at.step++
       at.tokens += step.tokens
       at.flops += step.flops
       doneBefore = at.done
       takeTime()
-      progress.update(at.done, `step ${at.step}${shown > 0 ? `  loss ${shown.toFixed(3)}` : ''}`)
+      const shown = isLate ? before : await lossNow()
+      progress.update(at.done, `step ${at.step}${shown === undefined ? '' : `  loss ${shown.toFixed(3)}`}`)
     },
 
     async passed(share) {
       const isPassed = Math.floor(at.done / share) > Math.floor(doneBefore / share)
       if (!isPassed && at.step > 1 && at.done < 1) return false
-      await loss
+      // With --on-nan go the row that follows tells of it.
+      await (options.onNan === 'go' ? loss : lossNow())
       takeTime()
       return true
     },
@@ -178,16 +214,14 @@ export async function startRun<Own extends Readonly<Record<string, number>> = Re
         tokens: at.tokens,
         done: at.done,
       }
-      lastRow = { ...at }
-      table.row(row)
-      logTo(options.log, row)
-      await record.add(row)
+      await note(row)
     },
 
     async trained() {
       progress.clear()
+      const last = await lossNow() // a run that was interrupted has not waited for it
       table.close()
-      await record.trained()
+      await record.trained(last ?? 0)
       await interrupt.settled()
       endedTraining = interrupt.requested
     },

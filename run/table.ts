@@ -22,8 +22,8 @@ export type Table<Columns> = {
 export const trainingColumns = {
   epoch: { heading: 'epoch', width: 5, format: decimals(2), spare: 5 },
   step: { heading: 'step', width: 6, format: decimals(0), spare: 1 },
-  trainLoss: { heading: 'train_loss', width: 6, format: decimals(3), spare: 2 },
-  valLoss: { heading: 'val_loss', width: 6, format: decimals(4) },
+  trainLoss: { heading: 'train_loss', width: 6, format: loss(3), spare: 2 },
+  valLoss: { heading: 'val_loss', width: 6, format: loss(4) },
   valPerplexity: { heading: 'val_perplexity', width: 8, format: perplexity, spare: 9 },
   trainAccuracy: { heading: 'train_acc', width: 5, format: decimals(3), spare: 7 },
   valAccuracy: { heading: 'val_acc', width: 5, format: decimals(3), spare: 6 },
@@ -103,6 +103,11 @@ function columnWidth(column: Column): number {
 
 function decimals(digits: number): (value: number) => string {
   return value => value.toFixed(digits)
+}
+
+/** The loss of a network that diverges has more digits than matter. */
+function loss(digits: number): (value: number) => string {
+  return value => (value < 1e5 ? value.toFixed(digits) : value.toExponential(1))
 }
 
 function percent(value: number): string {

@@ -48,6 +48,19 @@ export async function loadWeights(
   }
 }
 
+/** Throws UserError if a file has tensors which none of the variables takes: it is of another network. */
+export function refuseLeftovers(
+  path: string,
+  { shapes }: Safetensors,
+  variables: readonly (readonly [name: string, variable: Variable])[],
+  isAllowed: (name: string) => boolean,
+): void {
+  const taken = new Set(variables.map(([name]) => name))
+  const left = [...shapes.keys()].filter(name => !taken.has(name) && !isAllowed(name))
+  if (left.length === 0) return
+  throw new UserError(`${path} is of another network: it has ${list(left)}, which this one has no place for.`)
+}
+
 /**
  * Gives variables the values that the file has for them. Nothing is written unless all names, shapes and dtypes fit.
  * `check` sees the values of each before they are written.

@@ -1,6 +1,6 @@
 import { randomUUID } from 'node:crypto'
-import { type FileHandle, open, rename, rm } from 'node:fs/promises'
-import { dirname } from 'node:path'
+import { type FileHandle, lstat, open, readdir, rename, rm } from 'node:fs/promises'
+import { dirname, join } from 'node:path'
 
 /**
  * Writes beside and renames: whoever reads `path`, now or after a crash, finds all of the new content or all of
@@ -33,4 +33,21 @@ async function syncFolder(folder: string): Promise<void> {
   const handle = await open(folder).catch(() => undefined)
   await handle?.sync().catch(() => {})
   await handle?.close()
+}
+
+const isPart = /\.[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\.part$/
+
+/** Removes what writeWhole leaves in a folder when its process is killed: what nobody wrote to for so long. */
+export async function removeParts(
+  folder: string,
+  milliseconds: number,
+  isWanted: (name: string) => boolean = () => true,
+): Promise<void> {
+  const names = await readdir(folder).catch(() => [])
+  for (const name of names.filter(name => isPart.test(name) && isWanted(name))) {
+    const path = join(folder, name)
+    const found = await lstat(path).catch(() => undefined)
+    // One that cannot be removed does no harm.
+    if (found?.isFile() && Date.now() - found.mtimeMs >= milliseconds) await rm(path).catch(() => {})
+  }
 }

@@ -12,6 +12,7 @@ import {
 } from 'node:fs'
 import { join, resolve } from 'node:path'
 import { after, before, describe, test } from 'node:test'
+import { showConfig } from '../run/config.ts'
 import { summary } from '../run/repeat.ts'
 import { memoryLimit } from '../run/memory.ts'
 import { main, makeFolder, rowsOf, start } from './command.ts'
@@ -134,7 +135,9 @@ test('a run by steps goes on by seconds if it is told to', () => {
 test('a saved option that is gone is named, and the run goes on without it', () => {
   main([...train, '--run', 'older'])
   const path = join(runs, 'older', 'config.json')
-  writeFileSync(path, readFileSync(path, 'utf8').replace('"--net.dim=24"', '"--net.dim=24", "--net.heads=3"'))
+  const config = JSON.parse(readFileSync(path, 'utf8'))
+  delete config.checksum
+  writeFileSync(path, showConfig({ ...config, arguments: [...config.arguments, '--net.heads=3'] }))
   const { status, stdout, stderr } = main([...again, '--resume', 'older', '--steps', '40'])
   assert.equal(status, 0, stderr)
   assert.equal(
@@ -172,6 +175,7 @@ test('where memory is short, a batch in pieces gives the same curve', () => {
   const { status, stderr } = main([...train, '--run', 'none', '--memory', '100kB'])
   assert.equal(status, 1)
   assert.match(stderr, /^100 kB of memory is not enough: [^\n]+\n$/)
+  assert.ok(!existsSync(join(runs, 'none')), 'what is refused leaves no folder')
 })
 
 test('--target stops there and says when', () => {
@@ -221,6 +225,12 @@ test('the mean and standard deviation of several runs', () => {
     'val_loss of 3 seeds  2.0000 ± 1.0000 (mean ± standard deviation)',
     'seconds to 1.5       17.0 ± 4.2 (mean ± standard deviation); 2 of 3 reached it',
   ])
+  const diverged = [row(NaN, 5), row(-Infinity, 6)]
+  assert.deepEqual(summary([...curves, diverged], 1.5).split('\n'), [
+    'val_loss of 3 seeds  2.0000 ± 1.0000 (mean ± standard deviation); 1 of 4 diverged',
+    'seconds to 1.5       17.0 ± 4.2 (mean ± standard deviation); 2 of 4 reached it',
+  ])
+  assert.equal(summary([diverged], undefined), 'val_loss of 0 seeds  1 of 1 diverged')
 })
 
 describe('first weights', () => {
@@ -242,6 +252,10 @@ describe('first weights', () => {
   test('of another network are refused', () => {
     assert.match(refused(['--init', weights, '--net.dim', '32']), /embedding\.weight is \[256,24\]/)
     assert.match(refused(['--init', weights, '--net.blocks', '2']), /has no blocks\.1\.norm\.weight/)
+    assert.match(
+      refused(['--init', weights, '--net.ngramRows', '16']),
+      /another network: it has ngrams\.1\.weight, ngrams\.2/,
+    )
     assert.match(refused(['--init', join(folder, 'none')]), /There is no file/)
     writeFileSync(join(folder, 'text'), 'x'.repeat(1000))
     assert.match(refused(['--init', join(folder, 'text')]), /not a whole safetensors file/)
