@@ -8,6 +8,7 @@ import { type RunOptions, runFlags } from './flags.ts'
 import { type Config, dateName, filesOf, findRun } from './folders.ts'
 import { headerText } from './header.ts'
 import { lockFolder } from './lock.ts'
+import { makeFolders } from './make-folders.ts'
 import { type Evaluation, type MetricsRow, appendRow, evaluationsIn, rewind } from './metrics.ts'
 import { argumentsOf } from './options.ts'
 import { reportHtml } from './report.ts'
@@ -158,7 +159,7 @@ async function makeFolder(runs: string, wanted: string | undefined): Promise<str
 /** Makes a folder, and those above it. False when it was there before. */
 async function isMade(above: string, folder: string): Promise<boolean> {
   try {
-    await mkdir(above, { recursive: true })
+    await makeFolders(above)
     return await mkdir(folder).then(
       () => true,
       error => codeOf(error) !== 'EEXIST' && Promise.reject(error),
