@@ -167,7 +167,7 @@ async function faultOf(args: readonly string[]): Promise<string | undefined> {
   const lines = stderr.trimEnd().split('\n')
   if (code !== 1 || lines.length !== 1) return `code ${code}, ${lines.length} lines: ${said}`
   // A sentence, or the example that an option's ends with.
-  return /^("|--|[A-Z/\d]).*(\.|For example: --.*)$/.test(lines[0]) ? undefined : `no sentence: ${said}`
+  return /^("|--|[A-Z/\d]).*(\.|\?|For example: --.*)$/.test(lines[0]) ? undefined : `no sentence: ${said}`
 }
 
 test('each trains or says one sentence', async () => {
