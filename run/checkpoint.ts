@@ -1,10 +1,11 @@
 /** The checkpoints of a run: what it consists of between two steps, on the disk. */
 import { createHash } from 'node:crypto'
 import { existsSync } from 'node:fs'
-import { mkdir, rm } from 'node:fs/promises'
+import { rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { type Parameters, type Variable, parametersOf } from '../engine/index.ts'
 import { UserError, isOfMachine, reasonOf } from './errors.ts'
+import { makeFolders } from './make-folders.ts'
 import { type Notes, checkpointFiles, readNotes, stepsIn } from './notes.ts'
 import { namesInOwn, openOwn } from './own-file.ts'
 import { openSafetensors, writeSafetensors } from './safetensors.ts'
@@ -65,7 +66,7 @@ export function checkpointsIn(folder: string, warn: (message: string) => void): 
       if (step === last) return
       const files = checkpointFiles(folder, step)
       try {
-        await mkdir(folder, { recursive: true })
+        await makeFolders(folder)
         const tensors = { file: `step-${step}.safetensors`, sha256: '' }
         const hash = createHash('sha256')
         await writeWhole(files.tensors, async file => {

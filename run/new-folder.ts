@@ -4,6 +4,7 @@ import { mkdir, readdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import { UserError, codeOf, reasonOf } from './errors.ts'
 import { dateName, filesOf } from './folders.ts'
+import { makeFolders } from './make-folders.ts'
 
 /** Throws UserError unless a new run may have this name. */
 export async function refuseTaken(runs: string, name: string | undefined): Promise<void> {
@@ -40,7 +41,7 @@ export async function makeFolder(runs: string, wanted: string | undefined): Prom
 /** Makes a folder, and those above it. False when it was there before. */
 async function isMade(above: string, folder: string): Promise<boolean> {
   try {
-    await mkdir(above, { recursive: true })
+    await makeFolders(above)
     return await mkdir(folder).then(
       () => true,
       error => codeOf(error) !== 'EEXIST' && Promise.reject(error),

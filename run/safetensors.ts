@@ -101,7 +101,7 @@ export async function openSafetensors(path: string): Promise<Safetensors> {
     }
   } catch (error) {
     await file.close()
-    throw new UserError(`${path} is not a whole safetensors file: ${printable(reasonOf(error))}.`)
+    throw new UserError(`${path} is not a whole safetensors file: ${reasonOf(error)}.`)
   }
 }
 
@@ -166,10 +166,6 @@ async function readExactly(file: FileHandle, position: number, length: number): 
   }
   return bytes
 }
-
-/** The first line of a text that came from a file, without what a terminal would take for a command. */
-export const printable = (text: string): string =>
-  (text.split('\n', 1)[0] ?? '').replaceAll(/\p{Cc}/gu, '\ufffd')
 
 const isCounts = (value: unknown): value is number[] =>
   Array.isArray(value) && value.every(item => Number.isSafeInteger(item) && item >= 0)

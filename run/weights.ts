@@ -1,7 +1,8 @@
 import { type NDArray, type Parameters, type Variable, parametersOf } from '../engine/index.ts'
 import { UserError } from './errors.ts'
 import { snakeCase } from './names.ts'
-import { type Safetensors, floatTypes, openSafetensors, printable } from './safetensors.ts'
+import { warn as warnUser } from './printable.ts'
+import { type Safetensors, floatTypes, openSafetensors } from './safetensors.ts'
 
 /**
  * A network's variables by the names that the same network in PyTorch has in its state_dict. The path in the
@@ -21,16 +22,21 @@ function stateDictName(path: string): string {
 
 /**
  * Gives a network the weights of a .safetensors file, which must have all of them, in the same shapes and as finite
- * numbers. `warn` is told of tensors in it that the network does not have; an optimizer's are left alone unsaid.
+ * numbers. Other weights in it are refused, except an optimizer's. `warn` is told of tensors that can be no weights,
+ * such as whole numbers.
  */
 export async function loadWeights(
   path: string,
   network: Parameters,
-  warn: (message: string) => void = console.error,
+  warn: (message: string) => void = warnUser,
 ): Promise<void> {
   const file = await openSafetensors(path)
   try {
     const weights = namedWeights(network)
+    const isWeight = (name: string) =>
+      floatTypes.includes(file.dtypes.get(name) ?? '') && file.shapes.get(name)?.includes(0) === false
+    const isOfOptimizer = (name: string) => name.startsWith('optimizer.')
+    refuseLeftovers(path, file, weights, name => isOfOptimizer(name) || !isWeight(name))
     await readInto(path, file, weights, (name, { data }) => {
       const wrong = data.findIndex(number => !Number.isFinite(number))
       if (wrong < 0) return
@@ -39,7 +45,7 @@ export async function loadWeights(
       )
     })
     const used = new Set(weights.map(([name]) => name))
-    const unused = [...file.shapes.keys()].filter(name => !used.has(name) && !name.startsWith('optimizer.'))
+    const unused = [...file.shapes.keys()].filter(name => !used.has(name) && !isOfOptimizer(name))
     if (unused.length > 0) {
       warn(`Not used of ${path}: ${list(unused)}, which this network does not have.`)
     }
@@ -87,7 +93,7 @@ export async function readInto(
     const has = file.dtypes.get(name) ?? ''
     if (!wanted.includes(has)) {
       throw new UserError(
-        `${path} has ${name} as ${printable(has)}, and this network takes ${wanted.join(', ')}: convert it first.`,
+        `${path} has ${name} as ${has}, and this network takes ${wanted.join(', ')}: convert it first.`,
       )
     }
   }
@@ -100,5 +106,5 @@ export async function readInto(
 
 const list = (names: readonly string[]) =>
   names.length > 6
-    ? `${names.slice(0, 6).map(printable).join(', ')} and ${names.length - 6} more`
-    : names.map(printable).join(', ') || 'none'
+    ? `${names.slice(0, 6).join(', ')} and ${names.length - 6} more`
+    : names.join(', ') || 'none'

@@ -85,7 +85,10 @@ test('a text that is another one when a run goes on is noticed, even of the same
   write('ten nine eight seven six five four three two one. '.repeat(200))
   const { status, stderr } = main([...again, '--resume', 'text', '--steps', '40'])
   assert.equal(status, 0)
-  assert.match(stderr, /^The text has changed since \S+ was started: it may not go on as it would have\.\n$/)
+  assert.match(
+    stderr,
+    /^The text to train on has changed since \S+ was started: it may not go on as it would have\.\n$/,
+  )
 })
 
 test('a damaged checkpoint is named, and the one before it used', () => {

@@ -60,6 +60,12 @@ async function train(
   return { steps, trains: run.trains }
 }
 
+/** Takes the lock from a run's folder, as the end of its process would. */
+function unlock(name: string): void {
+  const locks = readdirSync(join(folder, name)).filter(file => file.startsWith('lock-'))
+  for (const lock of locks) rmSync(join(folder, name, lock))
+}
+
 const nanFrom = (first: number) => (step: number) => (step >= first ? NaN : 1)
 const fine = () => 1
 const checkpointsOf = (name: string) =>
@@ -135,15 +141,18 @@ test('--on-nan go takes up its checkpoints once the loss is a number again', asy
 test('a run that diverged does not go on as it was, and does with other options', async () => {
   await assert.rejects(train(['--run', 'seeds'], false, { train: nanFrom(5), validation: fine }))
   const before = await rowsOf('seeds')
+  unlock('seeds')
   const same = await train(['--resume', 'seeds'], false, { train: fine, validation: fine })
   assert.deepEqual(same, { steps: 0, trains: false })
   assert.deepEqual(await rowsOf('seeds'), before, 'it is still known to have diverged')
+  unlock('seeds')
   const other = await train(['--resume', 'seeds', '--seed', '1'], false, { train: fine, validation: fine })
   assert.deepEqual(other, { steps: 7, trains: true })
   assert.equal(divergenceIn(await rowsOf('seeds')), undefined)
 
   const first = { train: nanFrom(1), validation: fine }
   await assert.rejects(train(['--run', 'none'], false, first), /it has no checkpoint to go on from/)
+  unlock('none')
   await assert.rejects(train(['--resume', 'none'], false, first), /no checkpoint to go on from/)
 })
 

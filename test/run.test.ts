@@ -1,13 +1,14 @@
 import assert from 'node:assert/strict'
 import { spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
-import { existsSync, mkdtempSync, openSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdtempSync, openSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { describe, test } from 'node:test'
 import { pathToFileURL } from 'node:url'
 import { headerText } from '../run/header.ts'
 import { nearestName } from '../run/names.ts'
+import { makeFolders } from '../run/make-folders.ts'
 import { createProgress, duration, type Screen } from '../run/progress.ts'
 import { createTable, trainingColumns } from '../run/table.ts'
 import { wrapText } from '../run/wrap.ts'
@@ -201,6 +202,24 @@ describe('wrapped text', () => {
     assert.equal(wrapped('a\x1b[2Jb\u009bc', 80), 'a\ufffd[2Jb\ufffdc\n')
     assert.equal(wrapped('a\u202eb\u2067c', 80), 'a\ufffdb\ufffdc\n')
   })
+})
+
+test('folders are made with those above them, or the system says why not', async () => {
+  const folder = mkdtempSync(join(tmpdir(), 'hlb-gpt-'))
+  try {
+    const deep = join(folder, 'a', 'b', 'c')
+    await Promise.all([makeFolders(deep), makeFolders(deep)])
+    await makeFolders(deep)
+    assert.ok(statSync(deep).isDirectory())
+    writeFileSync(join(folder, 'file'), '')
+    await assert.rejects(makeFolders(join(folder, 'file')), { code: 'EEXIST' })
+    await assert.rejects(makeFolders(join(folder, 'file', 'below')), { code: 'EEXIST' })
+    // Here Node's own way of making folders never ends.
+    if (process.platform === 'linux')
+      await assert.rejects(makeFolders('/proc/none/at/all'), { code: 'ENOENT' })
+  } finally {
+    rmSync(folder, { recursive: true })
+  }
 })
 
 test('the header is aligned', () => {
