@@ -3,6 +3,7 @@ import type { Precision } from '../engine/gpu/device.ts'
 import type { Target } from '../engine/gpu/kernel.ts'
 import { type Plan, logitsAtOnce, plan } from '../engine/gpu/plan.ts'
 import { Pipelines } from '../engine/gpu/pipelines.ts'
+import { withPauses } from '../engine/pauses.ts'
 import type { Program } from '../engine/program.ts'
 
 /** What Dawn offers of a GPU of NVIDIA's with tensor cores. */
@@ -53,7 +54,7 @@ export class Planner implements Backend {
   async write(): Promise<void> {}
 
   async load(program: Program): Promise<Executable> {
-    const made = plan(program, this.precision, this.target)
+    const made = await withPauses(plan(program, this.precision, this.target))
     this.plan = made
     await Promise.all(made.dispatches.map(({ kernel }) => this.pipelines?.get(kernel)))
     return {

@@ -1,4 +1,5 @@
 /** Where in memory things go that are needed for a while only. */
+import { Timeline } from './timeline.ts'
 
 /** Something that needs memory from one step to another, both included. */
 export interface Lifetime {
@@ -15,63 +16,20 @@ const alignment = 64
  */
 export function planMemory(lifetimes: readonly Lifetime[]): { addresses: number[]; bytes: number } {
   const addresses = new Array<number>(lifetimes.length).fill(0)
-  const taken = new TakenMemory(lifetimes.reduce((steps, { last }) => Math.max(steps, last + 1), 1))
+  const steps = lifetimes.reduce((steps, { last }) => Math.max(steps, last + 1), 1)
+  const taken = new Timeline(steps, () => new Ranges())
   let bytes = 0
   const bySize = lifetimes
     .map((lifetime, index) => ({ ...lifetime, index }))
     .sort((a, b) => b.bytes - a.bytes)
   for (const { index, first, last, bytes: wanted } of bySize) {
     const size = Math.ceil(wanted / alignment) * alignment
-    const start = taken.take(first, last, size)
+    const start = lowestFree(taken.notes(first, last), size)
+    if (size > 0) taken.add(first, last, ranges => ranges.add(start, start + size))
     addresses[index] = start
     bytes = Math.max(bytes, start + size)
   }
   return { addresses, bytes }
-}
-
-/**
- * Which addresses are taken at which steps: a segment tree over the steps. What is taken from one step to another is
- * noted at the few nodes that together are these steps. So what is taken at any time in a node's steps is noted below
- * it, which a second list of the node sums up, or at it or above it.
- */
-class TakenMemory {
-  private readonly leaves: number
-  /** What is taken in all steps of a node, where that is not so in all of its parent's. */
-  private readonly throughout: (Ranges | undefined)[] = []
-  /** All that is noted at a node or below. */
-  private readonly within: (Ranges | undefined)[] = []
-
-  constructor(steps: number) {
-    this.leaves = 2 ** Math.ceil(Math.log2(steps))
-  }
-
-  /** Takes the lowest addresses that are free from one step to another, both included. */
-  take(first: number, last: number, size: number): number {
-    const { whole, above } = this.nodesOf(first, last)
-    const lists = [...whole.map(node => this.within[node]), ...above.map(node => this.throughout[node])]
-    const start = lowestFree(
-      lists.filter(list => list !== undefined),
-      size,
-    )
-    if (size === 0) return start
-    for (const node of whole) (this.throughout[node] ??= new Ranges()).add(start, start + size)
-    for (const node of [...whole, ...above]) (this.within[node] ??= new Ranges()).add(start, start + size)
-    return start
-  }
-
-  /** The largest nodes whose steps are all from first to last, and all nodes above those. The children of n are 2n and 2n + 1. */
-  private nodesOf(first: number, last: number): { whole: number[]; above: number[] } {
-    const whole: number[] = []
-    const above = new Set<number>()
-    let [from, to] = [first + this.leaves, last + this.leaves + 1]
-    for (; from < to; from >>= 1, to >>= 1) {
-      if (from & 1) whole.push(from++)
-      if (to & 1) whole.push(--to)
-    }
-    for (const node of whole)
-      for (let parent = node >> 1; parent > 0 && !above.has(parent); parent >>= 1) above.add(parent)
-    return { whole, above: [...above] }
-  }
 }
 
 /** The lowest address from which so many bytes are free in all lists. */

@@ -94,7 +94,11 @@ function findLayouts({ instructions, inputs, outputs }: Program, columns: number
     for (const use of usesOf(work)) {
       const { root } = use.buffer
       if (!use.byRow) whole.add(root)
-      else uses.set(root, [...(uses.get(root) ?? []), use])
+      else {
+        const known = uses.get(root)
+        if (known) known.push(use)
+        else uses.set(root, [use])
+      }
     }
   }
   const layouts = new Map<Buffer, Layout>()

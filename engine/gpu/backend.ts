@@ -1,6 +1,7 @@
 import type { Backend, Executable, Queued, StepTime, Storage } from '../backend.ts'
 import type { DType } from '../graph.ts'
 import { MemoryError } from '../memory-error.ts'
+import { withPauses, withoutPauses } from '../pauses.ts'
 import { Buffer, type Program, type View } from '../program.ts'
 import { sizeOf } from '../shape.ts'
 import { type Command, issue, timesOf } from './commands.ts'
@@ -19,7 +20,7 @@ import { storedBytes } from './memory.ts'
 import { nodeGpu } from './node.ts'
 import { measurePeak } from './peak.ts'
 import { type CompileProgress, type Pipeline, Pipelines } from './pipelines.ts'
-import { logitsAtOnce, plan } from './plan.ts'
+import { type Plan, logitsAtOnce, plan } from './plan.ts'
 import { Pool } from './pool.ts'
 import { Readback } from './readback.ts'
 import { Families, type Family, GpuStorage, type Range } from './variables.ts'
@@ -68,6 +69,8 @@ export class GpuBackend implements Backend {
   private failure: Error | undefined
   /** Is done when the GPU is lost, or given back. */
   private readonly gone: Promise<void>
+  /** Programs are planned one after the other. */
+  private planning: Promise<unknown> = Promise.resolve()
   /** Commands are queued one after the other. */
   private queue: Promise<unknown> = Promise.resolve()
 
@@ -137,14 +140,14 @@ export class GpuBackend implements Backend {
       if (!home) throw new Error('a program uses a variable that it does not name')
       return home
     }
-    const families = new Families(given.variables, homeOf)
-    const planned = plan(given, this.precision, this.target, families.places)
+    const { families, planned } = await this.plan(given, homeOf)
     const { program, typeOf, halves, kept, dispatches, slots, sizes, places } = planned
-    families.add(places, halves)
-    this.checkSize(Math.max(0, ...sizes))
+    this.checkSize(sizes.reduce((most, bytes) => Math.max(most, bytes), 0))
     const copies = new Map<Buffer, { home: GpuStorage; refresh: Prepared[] }>()
     for (const [root, half] of halves) {
-      const refresh = await this.prepare(lower(copyProgram(root, half), typeOf, this.target).dispatches)
+      const refresh = await this.prepare(
+        withoutPauses(lower(copyProgram(root, half), typeOf, this.target)).dispatches,
+      )
       copies.set(half, { home: homeOf(root), refresh })
     }
     const prepared = await this.prepare(dispatches)
@@ -264,6 +267,21 @@ export class GpuBackend implements Backend {
     await this.device.queue.onSubmittedWorkDone().catch(() => {})
     this.failure ??= new Error('this backend is closed: its variables and compiled functions are gone')
     this.device.destroy()
+  }
+
+  /** Plans a program once all before it are planned: what these move next to each other, it has to take as it is. */
+  private plan(
+    program: Program,
+    homeOf: (root: Buffer) => GpuStorage,
+  ): Promise<{ families: Families; planned: Plan }> {
+    const done = this.planning.then(async () => {
+      const families = new Families(program.variables, homeOf)
+      const planned = await withPauses(plan(program, this.precision, this.target, families.places))
+      families.add(planned.places, planned.halves)
+      return { families, planned }
+    })
+    this.planning = done.catch(() => {})
+    return done
   }
 
   /** Does something once all before it is done. */

@@ -25,8 +25,12 @@ interface Node {
   readonly steps: Step[]
   readonly touches: Set<Buffer>
   readonly writes: Set<Buffer>
+  /** Elements of the candidates' largest operands. */
+  elements: number
   /** Index in the order so far. */
   at: number
+  /** Whether something that comes after it in the order does not go together with it. */
+  isHeld: boolean
 }
 
 /**
@@ -59,15 +63,22 @@ export function joinSteps(
 }
 
 /** Whether variables are assigned. */
-const isUpdate = ({ writes }: Pick<Node, 'writes'>): boolean => [...writes].some(root => root.variable)
+function isUpdate({ writes }: Pick<Step, 'writes'>): boolean {
+  for (const root of writes) if (root.variable) return true
+  return false
+}
 
 /** Puts steps that can be joined at the same place; the others keep their order. */
 function gather(steps: readonly Step[], typeOf: TypeOf): Node[] {
   const order: (Node | undefined)[] = []
   const open = new Map<string, Node>()
+  const uses = new Uses()
   const numbers = new Map<Buffer, number>()
+  /** The last that is no candidate. */
+  let lastOther = -1
   const append = (node: Node) => {
     node.at = order.length
+    node.isHeld = false
     order.push(node)
   }
   for (const step of steps) {
@@ -77,53 +88,108 @@ function gather(steps: readonly Step[], typeOf: TypeOf): Node[] {
       steps: [step],
       touches: new Set(step.touches),
       writes: new Set(step.writes),
+      elements: candidate ? largestOf(candidate.roots) : 0,
       at: 0,
+      isHeld: false,
     }
     const group = candidate && open.get(candidate.key)
-    const meeting = group && takes(group, candidate) ? meetingPlace(group, node, order) : undefined
+    // Updates of variables wait for each other; else next to nothing is to stay in memory for longer.
+    const mayMeet = group && takes(group, candidate) && (isUpdate(step) || lastOther <= group.at)
+    const meeting = mayMeet ? meetingPlace(group, step, uses) : undefined
     if (!group || !meeting) {
       append(node)
-      if (candidate) open.set(candidate.key, node)
+      if (candidate) {
+        if (group) uses.close(group)
+        open.set(candidate.key, node)
+      } else {
+        lastOther = node.at
+      }
+      uses.add(step, node, candidate !== undefined)
       continue
     }
     group.candidates.push(candidate)
     group.steps.push(step)
+    group.elements += largestOf(candidate.roots)
     for (const root of step.touches) group.touches.add(root)
     for (const root of step.writes) group.writes.add(root)
     if (meeting === 'late') {
       order[group.at] = undefined
       append(group)
     }
+    uses.add(step, group, true)
   }
   return order.filter(node => node !== undefined)
 }
 
 /** Where a step that follows all in the order can run together with a group in it: where that is, or after all; or nowhere. */
-function meetingPlace(
-  group: Node,
-  step: Node,
-  order: readonly (Node | undefined)[],
-): 'early' | 'late' | undefined {
-  const between = order.slice(group.at + 1).filter(other => other !== undefined)
-  // Updates of variables wait for each other; else next to nothing is to stay in memory for longer.
-  if (!isUpdate(step) && between.some(({ candidates }) => candidates.length === 0)) return undefined
-  if (between.every(other => isIndependent(step, other))) return 'early'
-  return between.every(other => isIndependent(group, other)) ? 'late' : undefined
+function meetingPlace(group: Node, step: Step, uses: Uses): 'early' | 'late' | undefined {
+  if (uses.lastConflict(step) <= group.at) return 'early'
+  return group.isHeld ? undefined : 'late'
 }
 
-function isIndependent(a: Pick<Node, 'touches' | 'writes'>, b: Pick<Node, 'touches' | 'writes'>): boolean {
-  const isApart = (writes: ReadonlySet<Buffer>, touches: ReadonlySet<Buffer>) => {
-    for (const root of writes) if (touches.has(root)) return false
-    return true
+/** The nodes that use a buffer: where the last is of those that stay where they are, and those that may still move. */
+interface Users {
+  fixed: number
+  readonly open: Set<Node>
+}
+
+/** Which nodes touch and which write each buffer. */
+class Uses {
+  private readonly touched = new Map<Buffer, Users>()
+  private readonly written = new Map<Buffer, Users>()
+
+  /** Notes a step at a node's place; isOpen: whether the node may move. */
+  add({ touches, writes }: Step, node: Node, isOpen: boolean): void {
+    // What comes before it and does not go together with it cannot move past it.
+    for (const root of writes) hold(this.touched.get(root), node)
+    for (const root of touches) hold(this.written.get(root), node)
+    const note = (users: Users) => {
+      if (isOpen) users.open.add(node)
+      else users.fixed = Math.max(users.fixed, node.at)
+    }
+    for (const root of touches) note(usersOf(this.touched, root))
+    for (const root of writes) note(usersOf(this.written, root))
   }
-  return isApart(a.writes, b.touches) && isApart(b.writes, a.touches)
+
+  /** Notes that a node moves no more. */
+  close(node: Node): void {
+    const note = (users: Users) => {
+      users.open.delete(node)
+      users.fixed = Math.max(users.fixed, node.at)
+    }
+    for (const root of node.touches) note(usersOf(this.touched, root))
+    for (const root of node.writes) note(usersOf(this.written, root))
+  }
+
+  /** Where the last node is that a step has to follow; -1 if there is none. */
+  lastConflict({ touches, writes }: Step): number {
+    let last = -1
+    for (const root of writes) last = Math.max(last, lastOf(this.touched.get(root)))
+    for (const root of touches) last = Math.max(last, lastOf(this.written.get(root)))
+    return last
+  }
+}
+
+function usersOf(all: Map<Buffer, Users>, root: Buffer): Users {
+  const users = all.get(root) ?? { fixed: -1, open: new Set() }
+  all.set(root, users)
+  return users
+}
+
+function hold(users: Users | undefined, by: Node): void {
+  for (const node of users?.open ?? []) if (node.at < by.at) node.isHeld = true
+}
+
+function lastOf(users: Users | undefined): number {
+  let last = users?.fixed ?? -1
+  for (const { at } of users?.open ?? []) last = Math.max(last, at)
+  return last
 }
 
 /** Whether a candidate can be one more of a group: each operand is the same for all, or another for each. */
-function takes({ candidates, touches }: Node, candidate: Candidate): boolean {
+function takes({ candidates, touches, elements }: Node, candidate: Candidate): boolean {
   const [first, second] = candidates
-  const elements = candidates.reduce((sum, { roots }) => sum + largestOf(roots), largestOf(candidate.roots))
-  if (elements > mostElements) return false
+  if (elements + largestOf(candidate.roots) > mostElements) return false
   return candidate.roots.every((root, i) => {
     const isShared = second ? second.roots[i] === first.roots[i] : root === first.roots[i]
     if (!isShared) return !touches.has(root)
@@ -136,7 +202,10 @@ const largestOf = (roots: readonly Buffer[]): number => Math.max(...roots.map(({
 
 /** Which memory lies in which arena. */
 class Arrangement {
-  private readonly steps: readonly Step[]
+  /** The steps that touch each buffer. */
+  private readonly users = new Map<Buffer, Step[]>()
+  /** Where each member of an arena is among them. */
+  private readonly indices = new WeakMap<Arena, ReadonlyMap<Buffer, number>>()
   /** The variable whose f16 copy a buffer is. */
   private readonly copied: ReadonlyMap<Buffer, Buffer>
   private readonly places: Map<Buffer, Place>
@@ -144,7 +213,13 @@ class Arrangement {
   private readonly updated: ReadonlySet<Buffer>
 
   constructor(steps: readonly Step[], halves: ReadonlyMap<Buffer, Buffer>, places: Map<Buffer, Place>) {
-    this.steps = steps
+    for (const step of steps) {
+      for (const root of step.touches) {
+        const known = this.users.get(root)
+        if (known) known.push(step)
+        else this.users.set(root, [step])
+      }
+    }
     this.copied = new Map([...halves].map(([root, half]) => [half, root]))
     this.places = places
     const read = new Set(steps.flatMap(readBy))
@@ -164,7 +239,7 @@ class Arrangement {
       const buffers = members.map(({ roots }) => roots[slot])
       const arena = this.arenaOf(buffers)
       const isTaken = (arena: Arena) =>
-        [...arenas.values()].includes(arena) || shared.some(root => arena.members.includes(root))
+        [...arenas.values()].includes(arena) || shared.some(root => this.indexIn(arena, root) !== undefined)
       if (!arena || isTaken(arena)) return undefined
       arenas.set(buffers[0], arena)
     }
@@ -194,7 +269,7 @@ class Arrangement {
   private arenaOf(buffers: readonly Buffer[]): Arena | undefined {
     const known = this.places.get(buffers[0])?.arena
     if (known) {
-      const first = known.members.indexOf(buffers[0])
+      const first = this.indexIn(known, buffers[0]) ?? 0
       return isSame(known.members.slice(first, first + buffers.length), buffers) ? known : undefined
     }
     if (buffers.some(root => this.places.has(root))) return undefined
@@ -204,14 +279,22 @@ class Arrangement {
     return arenaOf(buffers)
   }
 
+  private indexIn(arena: Arena, root: Buffer): number | undefined {
+    const indices = this.indices.get(arena) ?? new Map(arena.members.map((member, i) => [member, i]))
+    this.indices.set(arena, indices)
+    return indices.get(root)
+  }
+
   /** Whether no kernel reads one of these and writes another: WebGPU would not have both in one GPUBuffer. */
   private areApart(buffers: readonly Buffer[]): boolean {
     const set = new Set(buffers)
-    return this.steps.every(({ touches, writes }) => {
+    const users = new Set(buffers.flatMap(root => this.users.get(root) ?? []))
+    for (const { touches, writes } of users) {
       const touched = [...touches].filter(root => set.has(root))
       const isWritten = (root: Buffer) => writes.has(root)
-      return touched.length < 2 || touched.every(isWritten) || !touched.some(isWritten)
-    })
+      if (touched.length > 1 && !touched.every(isWritten) && touched.some(isWritten)) return false
+    }
+    return true
   }
 
   private note(arena: Arena): void {

@@ -1,3 +1,4 @@
+import type { Pausing } from '../pauses.ts'
 import type { Buffer, Program, Work } from '../program.ts'
 import type { Place } from './arenas.ts'
 import { attentionDispatches } from './attention.ts'
@@ -23,13 +24,13 @@ export interface Lowered {
  * Turns a program's instructions into kernels of the GPU. halves: the f16 copies of variables; placed: what lies in
  * arenas already, for other programs.
  */
-export function lower(
+export function* lower(
   { instructions }: Program,
   given: TypeOf,
   target: Target,
   halves: ReadonlyMap<Buffer, Buffer> = new Map(),
   placed: ReadonlyMap<Buffer, Place> = new Map(),
-): Lowered {
+): Pausing<Lowered> {
   const orders = new ScatterOrders()
   const worksOf = (work: Work): Step['work'][] => {
     switch (work.kind) {
@@ -44,21 +45,24 @@ export function lower(
         return attentionDispatches(work, given, target)
     }
   }
-  const steps = instructions.flatMap(({ work, writes }) => {
-    const works = worksOf(work)
+  const steps: Step[] = []
+  for (const { work, writes } of instructions) {
+    yield
+    for (const made of worksOf(work)) steps.push(stepOf(made))
     orders.forget(writes)
-    return works.map(stepOf)
-  })
+  }
   const places = new Map(placed)
   const joined = joinSteps(steps, given, halves, places)
   const types = new Map<Buffer, ElementType>()
   for (const [root, { arena }] of places) types.set(arena.buffer, given(root))
   const typeOf: TypeOf = buffer => types.get(buffer.root) ?? given(buffer)
-  const dispatches = joined.map(step => {
-    if ('program' in step) return rowDispatch(step, typeOf, target)
-    const { work } = step
-    return isRowProgram(work) ? rowDispatch({ works: [work], program: work }, typeOf, target) : work
-  })
+  const dispatches: Dispatch[] = []
+  for (const step of joined) {
+    yield
+    if ('program' in step) dispatches.push(rowDispatch(step, typeOf, target))
+    else if (!isRowProgram(step.work)) dispatches.push(step.work)
+    else dispatches.push(rowDispatch({ works: [step.work], program: step.work }, typeOf, target))
+  }
   return { dispatches, typeOf, places }
 }
 

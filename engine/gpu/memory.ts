@@ -1,4 +1,5 @@
 import type { Buffer } from '../program.ts'
+import { Timeline } from '../timeline.ts'
 import { type Dispatch, type TypeOf, bytesOf } from './kernel.ts'
 
 /** Where temporaries go: each one's or its arena's number, and the bytes of each numbered piece of memory, the largest first. */
@@ -33,23 +34,48 @@ export function placeBuffers(
     const home = homeOf(root)
     if (isTemporary(home)) lives.set(home, { first: 0, last: dispatches.length })
   }
-  const pieces: { bytes: number; lives: { first: number; last: number }[] }[] = []
-  const places = new Map<Buffer, (typeof pieces)[number]>()
+  const slots = new Map<Buffer, number>()
+  const sizes: number[] = []
+  const taken = new Timeline(dispatches.length + 1, () => new Numbers())
   const bytes = (root: Buffer) => storedBytes(root, typeOf)
-  for (const [root, life] of [...lives].sort(([a], [b]) => bytes(b) - bytes(a))) {
+  for (const [root, { first, last }] of [...lives].sort(([a], [b]) => bytes(b) - bytes(a))) {
     // In descending order every piece so far is large enough; the last that is free is the smallest.
-    const free = pieces.findLast(piece =>
-      piece.lives.every(({ first, last }) => last < life.first || first > life.last),
-    )
-    const piece = free ?? { bytes: bytes(root), lives: [] }
-    if (!free) pieces.push(piece)
-    piece.lives.push(life)
-    places.set(root, piece)
+    const free = lastMissing(taken.notes(first, last), sizes.length)
+    const piece = free ?? sizes.length
+    if (free === undefined) sizes.push(bytes(root))
+    taken.add(first, last, numbers => numbers.add(piece))
+    slots.set(root, piece)
   }
-  return {
-    slots: new Map([...places].map(([root, piece]) => [root, pieces.indexOf(piece)])),
-    sizes: pieces.map(piece => piece.bytes),
+  return { slots, sizes }
+}
+
+/** A set of whole numbers, as bits. */
+class Numbers {
+  private readonly words: number[] = []
+
+  add(number: number): void {
+    const { words } = this
+    const word = number >> 5
+    while (words.length <= word) words.push(0)
+    words[word] |= 1 << (number & 31)
   }
+
+  /** Of the 32 numbers from 32 · index, those in the set as bits. */
+  word(index: number): number {
+    return this.words[index] ?? 0
+  }
+}
+
+/** The last number below a count that is in none of some sets. */
+function lastMissing(sets: readonly Numbers[], count: number): number | undefined {
+  for (let index = (count - 1) >> 5; index >= 0; index--) {
+    const beyond = 32 * (index + 1) - count
+    // What is beyond the count is not free.
+    let used = beyond > 0 ? -1 << (32 - beyond) : 0
+    for (const set of sets) used |= set.word(index)
+    if (used !== -1) return 32 * index + 31 - Math.clz32(~used)
+  }
+  return undefined
 }
 
 /** Bytes of a buffer's memory; WebGPU counts in fours. */

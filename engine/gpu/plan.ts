@@ -1,3 +1,4 @@
+import type { Pausing } from '../pauses.ts'
 import type { Buffer, Program } from '../program.ts'
 import type { Arena, Place } from './arenas.ts'
 import type { Precision } from './device.ts'
@@ -20,15 +21,15 @@ export interface Plan extends Typed, Placement {
 /**
  * Chooses a program's precision, kernels and memory. Needs no GPU. placed: where other programs have variables lie.
  */
-export function plan(
+export function* plan(
   given: Program,
   precision: Precision,
   target: Target,
   placed: ReadonlyMap<Buffer, Place> = new Map(),
-): Plan {
+): Pausing<Plan> {
   const choice = typed(given, precision === 'f16', target)
   const { program, halves } = choice
-  const { dispatches, typeOf, places } = lower(program, choice.typeOf, target, halves, placed)
+  const { dispatches, typeOf, places } = yield* lower(program, choice.typeOf, target, halves, placed)
   const copies = new Set(halves.values())
   const arenas = new Map<Buffer, Arena>([...places.values()].map(({ arena }) => [arena.buffer, arena]))
   const isTemporary = (home: Buffer) =>

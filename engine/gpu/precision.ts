@@ -67,7 +67,11 @@ function halvesOfTemporaries(
   const writers = new Map<Buffer, Instruction[]>()
   for (const instruction of instructions) {
     const { work, writes } = instruction
-    for (const buffer of writes) writers.set(buffer, [...(writers.get(buffer) ?? []), instruction])
+    for (const buffer of writes) {
+      const known = writers.get(buffer)
+      if (known) known.push(instruction)
+      else writers.set(buffer, [instruction])
+    }
     if (work.kind !== 'matmul') continue
     for (const { buffer } of [work.a, work.b]) reads.set(buffer, (reads.get(buffer) ?? 0) + 1)
   }
