@@ -1,4 +1,5 @@
 import { createHash } from 'node:crypto'
+import { freemem } from 'node:os'
 import { basename, extname, join, resolve } from 'node:path'
 import { UserError } from '../run/errors.ts'
 import { createProgress, type Screen } from '../run/progress.ts'
@@ -9,15 +10,16 @@ import { isFolder, wikitextName } from './local-file.ts'
 import { openParquetFile } from './parquet.ts'
 import { openStateOfTheUnion } from './state-of-the-union.ts'
 import { openTextFile } from './text-file.ts'
-import { readWhole, type Source, type Text } from './text.ts'
+import { readShort, type Source } from './text.ts'
 import { readTokenFile, writeTokenFile, type Counted } from './token-file.ts'
 import { openTokenFolder } from './token-folder.ts'
-import { bytes, type Tokenizer, type Tokens } from './tokenizer.ts'
+import { openWindows } from './token-windows.ts'
+import { bytes, type TokenArray, type Tokenizer, type Tokens } from './tokenizer.ts'
 import { tokenize } from './tokenize.ts'
 import { openWikitext, type Edition } from './wikitext.ts'
 import { openZipFile } from './zip.ts'
 
-/** A text to train on, as flat arrays of token ids. */
+/** A text to train on, as token ids. */
 export type Corpus = {
   /** What it is called in the run's header. */
   name: string
@@ -44,6 +46,8 @@ export type CorpusOptions = {
   cacheFolder?: string | undefined
   /** Is told what takes a while. */
   report?: ((message: string) => void) | undefined
+  /** Bytes of tokens up to which a half of the text is in memory; of a longer one, windows are read from its file. */
+  inMemory?: number | undefined
   /** Where progress is drawn. */
   screen?: Screen | undefined
   /** Which WikiText: the tests have small ones. */
@@ -54,6 +58,8 @@ export type CorpusOptions = {
 /** What --tokenizer takes. */
 export const tokenizerNames = ['bytes', 'gpt2'] as const
 
+/** WikiText-103 as GPT-2's tokens fits, unless the machine is small. */
+const inMemoryByDefault = () => Math.min(2 ** 28, (process.availableMemory?.() ?? freemem()) / 16)
 const projectCache = resolve(import.meta.dirname, '../.cache')
 
 /** Gets the text to train on, as tokens: from the user's files, the cache, or the network. */
@@ -111,48 +117,87 @@ async function openFile(path: string, sequenceLength: number): Promise<Source> {
 
 async function tokenized(source: Source, tokenizer: Tokenizer, options: CorpusOptions): Promise<Corpus> {
   const { name } = source
-  if (tokenizer === bytes) {
-    const [train, validation] = [await readWhole(source.train), await readWhole(source.validation)]
-    return { name, train, validation, tokenizer, bytesPerToken: 1 }
-  }
-  const train = await cachedTokens(source, 'train', options)
-  const validation = await cachedTokens(source, 'validation', options)
+  const read = tokenizer === bytes ? bytesOf : gpt2TokensOf
+  const train = await read(source, 'train', options)
+  const validation = await read(source, 'validation', options)
   const bytesPerToken = validation.bytes / validation.tokens.length
   return { name, train: train.tokens, validation: validation.tokens, tokenizer, bytesPerToken }
 }
 
-/** One half of a text as GPT-2 tokens: from its file in the cache, else made and put there. */
+type Half = 'train' | 'validation'
+
+/** One half of a text as bytes: in memory if it is short, else read from its own file, or from one in the cache. */
+async function bytesOf(source: Source, half: Half, options: CorpusOptions): Promise<Counted> {
+  const { inMemory = inMemoryByDefault() } = options
+  const text = source[half]
+  if (text.size <= inMemory) {
+    const whole = await readShort(text, inMemory)
+    if (whole) return { tokens: whole, bytes: whole.length }
+  }
+  if (text.place) {
+    const { file, start, end } = text.place
+    return { tokens: openWindows({ file, start, length: end - start, width: 1 }), bytes: end - start }
+  }
+  return await cachedTokens(source, half, bytes, 'Unpacking', options, async function* (progress) {
+    let done = 0
+    for await (const piece of text.pieces()) {
+      done += piece.length
+      yield piece
+      progress(done)
+    }
+  })
+}
+
+/** One half of a text as GPT-2 tokens. */
+async function gpt2TokensOf(source: Source, half: Half, options: CorpusOptions): Promise<Counted> {
+  return await cachedTokens(source, half, gpt2, 'Tokenizing', options, progress =>
+    tokenize(source[half], { progress }),
+  )
+}
+
+/** One half of a text as tokens: from their file in the cache, else made and put there. */
 async function cachedTokens(
   source: Source,
-  half: 'train' | 'validation',
+  half: Half,
+  tokenizer: Tokenizer,
+  doing: 'Tokenizing' | 'Unpacking',
   options: CorpusOptions,
+  make: (progress: (bytes: number) => void) => AsyncIterable<TokenArray>,
 ): Promise<Counted> {
-  const { cacheFolder = projectCache, report, screen } = options
+  const { cacheFolder = projectCache, inMemory = inMemoryByDefault(), report, screen } = options
   const hash = (text: string) => createHash('sha256').update(text).digest('hex')
   const readable = basename(source.place)
     .replaceAll(/[^\w.-]/g, '_')
     .slice(0, 80)
-  const path = join(cacheFolder, 'tokens', `${readable}-${hash(source.place).slice(0, 8)}.gpt2.${half}.bin`)
-  const what = { corpus: source.name, text: hash(`${source.place} ${source.version}`), tokenizer: gpt2.name }
-  const cached = await readTokenFile(path, what)
+  const file = `${readable}-${hash(source.place).slice(0, 8)}.${tokenizer.name}.${half}.bin`
+  const path = join(cacheFolder, 'tokens', file)
+  const what = {
+    corpus: source.name,
+    text: hash(`${source.place} ${source.version}`),
+    tokenizer: tokenizer.name,
+  }
+  const cached = await readTokenFile(path, what, inMemory)
   if (cached) return cached
 
-  const text: Text = source[half]
+  const { size } = source[half]
   const progress = createProgress(screen)
   const start = performance.now()
   let done = 0
   const show = (bytes: number): void => {
-    if (done === 0 && text.size > 2e7) report?.(`Tokenizing ${source.name}, once.`)
+    if (done === 0 && size > 2e7) report?.(`${doing} ${source.name}, once.`)
     done = bytes
     const rate = bytes / 1000 / (performance.now() - start)
-    progress.update(bytes / text.size, `tokenized ${(bytes / 1e6).toFixed(0)} MB, ${rate.toFixed(0)} MB/s`)
+    progress.update(
+      bytes / size,
+      `${doing.toLowerCase()}: ${(bytes / 1e6).toFixed(0)} MB, ${rate.toFixed(0)} MB/s`,
+    )
   }
   try {
-    await writeTokenFile(path, what, tokenize(text, { progress: show }), () => done)
+    await writeTokenFile(path, what, make(show), () => done)
   } finally {
     progress.clear()
   }
-  const made = await readTokenFile(path, what)
+  const made = await readTokenFile(path, what, inMemory)
   if (!made)
     throw new UserError(`${path} did not come back from the disk as it was written: look at the disk.`)
   return made

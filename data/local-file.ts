@@ -20,7 +20,23 @@ export async function findFile(path: string): Promise<LocalFile> {
   const found = await readable(path, async () => await stat(path))
   if (!found.isFile()) throw new UserError(`${path} is not a regular file: --data takes a text file.`)
   if (found.size === 0) throw new UserError(`${path} is empty: there is nothing to train on.`)
-  return { path, size: found.size, version: `${found.size} bytes of ${found.mtime.toISOString()}` }
+  return { path, size: found.size, version: versionOf(found) }
+}
+
+/** What differs once a file was written again. */
+export function versionOf({ size, mtime }: { size: number; mtime: Date }): string {
+  return `${size} bytes of ${mtime.toISOString()}`
+}
+
+/** What to say when a file that is being read is written to. */
+export function changed(path: string): UserError {
+  return new UserError(`${path} changed while it was being read: start again, once nothing writes to it.`)
+}
+
+/** Throws a UserError unless a file is still the one that was found. */
+export async function checkUnchanged({ path, version }: LocalFile): Promise<void> {
+  const found = await readable(path, async () => await stat(path))
+  if (versionOf(found) !== version) throw changed(path)
 }
 
 /** Whether a path that the user names is a folder; a UserError if there is no such path. */
@@ -29,24 +45,29 @@ export async function isFolder(path: string): Promise<boolean> {
   return found.isDirectory()
 }
 
-/** The bytes of a file from `start` to `end`, in pieces. */
-export async function* readPieces(path: string, start: number, end: number): AsyncGenerator<Uint8Array> {
+/** The bytes of a file from `start` to `end`, in pieces. A file that changes meanwhile is a UserError. */
+export async function* readPieces(
+  { path, version }: LocalFile,
+  start: number,
+  end: number,
+): AsyncGenerator<Uint8Array> {
   const file = await readable(path, async () => await open(path))
   try {
     for (let at = start; at < end;) {
       const piece = new Uint8Array(Math.min(pieceSize, end - at))
       const { bytesRead } = await readable(path, async () => await file.read(piece, 0, piece.length, at))
-      if (bytesRead === 0) return // it became shorter meanwhile
+      if (bytesRead === 0) throw changed(path) // it became shorter
       yield piece.subarray(0, bytesRead)
       at += bytesRead
     }
+    if (versionOf(await file.stat()) !== version) throw changed(path)
   } finally {
     await file.close()
   }
 }
 
 /** Says in a sentence why a file cannot be read. */
-async function readable<T>(path: string, read: () => Promise<T>): Promise<T> {
+export async function readable<T>(path: string, read: () => Promise<T>): Promise<T> {
   try {
     return await read()
   } catch (error) {

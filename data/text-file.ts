@@ -1,13 +1,14 @@
 import { basename, resolve } from 'node:path'
 import { UserError } from '../run/errors.ts'
-import { findFile, readPieces } from './local-file.ts'
-import type { Source } from './text.ts'
+import { findFile, readPieces, type LocalFile } from './local-file.ts'
+import { fileText, type Source } from './text.ts'
 
 const heldOut = 0.05
 
 /** Any text file: its last 5% are held out for validation. */
 export async function openTextFile(path: string, sequenceLength: number): Promise<Source> {
-  const { size, version } = await findFile(path)
+  const file = await findFile(path)
+  const { size, version } = file
   const validationLength = Math.floor(size * heldOut)
   const windowLength = sequenceLength + 1 // each token of a window is predicted from the ones before it
   if (validationLength < windowLength) {
@@ -17,19 +18,19 @@ export async function openTextFile(path: string, sequenceLength: number): Promis
         `${count(Math.ceil(windowLength / heldOut))} bytes, or a shorter sequence length.`,
     )
   }
-  const cut = await characterStart(path, size - validationLength)
+  const cut = await characterStart(file, size - validationLength)
   return {
     name: basename(path),
     place: resolve(path),
     version,
-    train: { size: cut, pieces: () => readPieces(path, 0, cut) },
-    validation: { size: size - cut, pieces: () => readPieces(path, cut, size) },
+    train: fileText(file, 0, cut),
+    validation: fileText(file, cut, size),
   }
 }
 
 /** Where the UTF-8 character that a byte belongs to begins. */
-async function characterStart(path: string, place: number): Promise<number> {
-  for await (const bytes of readPieces(path, Math.max(0, place - 3), place + 1)) {
+async function characterStart(file: LocalFile, place: number): Promise<number> {
+  for await (const bytes of readPieces(file, Math.max(0, place - 3), place + 1)) {
     const start = bytes.findLastIndex(byte => (byte & 0xc0) !== 0x80)
     if (start >= 0) return place - (bytes.length - 1 - start)
   }
