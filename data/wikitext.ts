@@ -3,7 +3,6 @@ import { join } from 'node:path'
 import { UserError } from '../run/errors.ts'
 import { createProgress, type Screen } from '../run/progress.ts'
 import { download, DownloadError, isIntact, type Patience, type PublishedFile } from './download.ts'
-import { openHalves } from './halves.ts'
 import { openParquet } from './parquet.ts'
 import type { Source, Text } from './text.ts'
 import { shortened } from './whole-file.ts'
@@ -133,12 +132,7 @@ function waysTo(edition: Edition, folder: string, mirror: string | undefined): W
   const archive: Way = {
     url: new URL(zip.file.name, zip.url).href,
     files: [zip.file],
-    async open() {
-      const path = join(folder, zip.file.name)
-      const files = await openZip(path)
-      const [train, validation] = await openHalves(path, [...files.keys()], async name => files.get(name)!)
-      return { train, validation }
-    },
+    open: async () => await openZip(join(folder, zip.file.name)),
   }
   const table: Way = {
     url: parquet.url,
