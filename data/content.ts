@@ -3,8 +3,8 @@ import { createHash } from 'node:crypto'
 import { existsSync } from 'node:fs'
 import { readdir, rm } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
-import { UserError } from '../run/errors.ts'
-import { findFile, readPieces, type LocalFile } from './local-file.ts'
+import { createProgress, type Screen } from '../run/progress.ts'
+import { changed, findFile, readPieces, type LocalFile } from './local-file.ts'
 import { openRegular, readable, readRegular, statRegular } from './regular-file.ts'
 import { writeWhole } from './whole-file.ts'
 
@@ -18,20 +18,23 @@ const sampleBytes = 4096
 /** Within a tick of the system's clock, a file can be changed twice and its times tell only once. */
 const tickMilliseconds = 2000
 
+/** Who is told what takes a while. */
+export type Telling = { report?: ((message: string) => void) | undefined; screen?: Screen | undefined }
+
 /** What is known of a file that was read: its hash, and what says that it is still that file. */
 type Note = { format: string; path: string; version: string; samples: string; sha256: string; seal: string }
 
 /**
  * The SHA-256 of a file, as hexadecimal digits. A large one is read whole the first time only. That is noted in the
  * cache, and holds as long as the size, the times of the last changes and 64 blocks spread over the file are the same.
- * `report` is told when a large file is read.
+ * `report` is told when a large file is read, and `screen` shows how far that is.
  */
 export async function contentOf(
   file: LocalFile,
   cacheFolder: string,
-  report: (message: string) => void = () => {},
+  { report = () => {}, screen }: Telling = {},
 ): Promise<string> {
-  if (file.size <= readAlways) return await hashWhole(file)
+  if (file.size <= readAlways) return await hashWhole(file, screen)
   const path = resolve(file.path)
   const notePath = join(cacheFolder, noteFolder, `${sha256(path).slice(0, 32)}.json`)
   const sampled = await hashSamples(file)
@@ -39,7 +42,7 @@ export async function contentOf(
   if (known?.path === path && known.version === file.version && known.samples === sampled) return known.sha256
   report(`Reading ${file.path} once, to know its content again.`)
   const started = Date.now()
-  const content = await hashWhole(file)
+  const content = await hashWhole(file, screen)
   if (started - (await statRegular(path)).ctimeMs > tickMilliseconds) {
     const note = { format, path, version: file.version, samples: sampled, sha256: content }
     await keepNote(join(cacheFolder, noteFolder), notePath, { ...note, seal: sealOf(note) })
@@ -51,18 +54,30 @@ export async function contentOf(
  * Throws a UserError when a file no longer has the content that it had: what was read of it since may be half old, half
  * new. Only a file whose times have changed is read for it.
  */
-export async function refuseChanged(before: LocalFile, content: string): Promise<void> {
+export async function refuseChanged(
+  before: LocalFile,
+  content: string,
+  { screen }: Telling = {},
+): Promise<void> {
   const now = await findFile(before.path)
-  if (now.version === before.version || (await hashWhole(now)) === content) return
-  throw new UserError(`${before.path} was changed while it was read: start again once it is complete.`)
+  if (now.version === before.version || (await hashWhole(now, screen)) === content) return
+  throw changed(before.path)
 }
 
-async function hashWhole({ path, size, version }: LocalFile): Promise<string> {
+async function hashWhole({ path, size, version }: LocalFile, screen: Screen | undefined): Promise<string> {
   const hash = createHash('sha256')
-  for await (const piece of readPieces(path, 0, size)) hash.update(piece)
-  if ((await findFile(path)).version !== version) {
-    throw new UserError(`${path} is being changed: start again once it is complete.`)
+  const progress = createProgress(screen)
+  let done = 0
+  try {
+    for await (const piece of readPieces(path, 0, size)) {
+      hash.update(piece)
+      done += piece.length
+      progress.update(done / size, `read ${(done / 1e6).toFixed(0)} of ${(size / 1e6).toFixed(0)} MB`)
+    }
+  } finally {
+    progress.clear()
   }
+  if ((await findFile(path)).version !== version) throw changed(path)
   return hash.digest('hex')
 }
 

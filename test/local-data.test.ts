@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, test } from 'node:test'
 import { parquetWriteBuffer } from 'hyparquet-writer'
+import { sampleBatch, validationBatches } from '../data/batches.ts'
 import { loadCorpus, type Corpus } from '../data/corpus.ts'
 import { gpt2 } from '../data/gpt2.ts'
 import { UserError } from '../run/errors.ts'
@@ -39,7 +40,7 @@ function refusal(message: RegExp): (error: unknown) => true {
   }
 }
 
-const textOf = (tokens: Uint8Array | Uint16Array) => gpt2.decoder()(tokens)
+const textOf = (tokens: Iterable<number>) => gpt2.decoder()(tokens)
 const uint16 = (values: Iterable<number>) => new Uint8Array(Uint16Array.from(values).buffer)
 const table = (columnData: Parameters<typeof parquetWriteBuffer>[0]['columnData'], rowGroupSize?: number) =>
   new Uint8Array(parquetWriteBuffer({ columnData, rowGroupSize }))
@@ -55,8 +56,8 @@ describe('--data FOLDER', () => {
       await make({ [`text/${first}`]: train, [`text/${second}`]: validation })
       const asBytes = await load('text')
       assert.equal(asBytes.name, 'text')
-      assert.equal(Buffer.from(asBytes.train).toString(), train)
-      assert.equal(Buffer.from(asBytes.validation).toString(), validation)
+      assert.equal(Buffer.from([...asBytes.train]).toString(), train)
+      assert.equal(Buffer.from([...asBytes.validation]).toString(), validation)
       const asTokens = await load('text', 'gpt2')
       assert.deepEqual([...asTokens.train], [...gpt2.encode(train)])
       assert.deepEqual([...asTokens.validation], [...gpt2.encode(validation)])
@@ -175,8 +176,8 @@ describe('--data FILE.parquet', () => {
       ),
     })
     const corpus = await load('a.parquet')
-    assert.equal(Buffer.from(corpus.train).toString(), rows.slice(0, 95).join('\n') + '\n')
-    assert.equal(Buffer.from(corpus.validation).toString(), rows.slice(95).join('\n') + '\n')
+    assert.equal(Buffer.from([...corpus.train]).toString(), rows.slice(0, 95).join('\n') + '\n')
+    assert.equal(Buffer.from([...corpus.validation]).toString(), rows.slice(95).join('\n') + '\n')
     assert.deepEqual(
       [...(await load('a.parquet', 'gpt2')).validation],
       [...gpt2.encode(rows.slice(95).join('\n') + '\n')],
@@ -224,7 +225,7 @@ describe('--data FILE.zip', () => {
   test('takes an archive of such a folder', async () => {
     await make({ 'a.zip': zipOf({ 'x/': '', 'x/wiki.train.raw': train, 'x/wiki.valid.raw': validation }) })
     const corpus = await load('a.zip')
-    assert.equal(Buffer.from(corpus.train).toString(), train)
+    assert.equal(Buffer.from([...corpus.train]).toString(), train)
     assert.deepEqual([...(await load('a.zip', 'gpt2')).validation], [...gpt2.encode(validation)])
   })
 
@@ -246,6 +247,126 @@ describe('--data FILE.zip', () => {
         await assert.rejects(load(name, tokenizer), refusal(/is not a \.zip archive, or is damaged \(.+\)/))
       }
     }
+  })
+})
+
+describe('--data FILE.zip', () => {
+  test('takes the last of several entries with one path', async () => {
+    const stale: [string, string] = ['train.txt', 'stale '.repeat(100)]
+    await make({ 'a.zip': zipOf([stale, ['valid.txt', validation], ['train.txt', train]]) })
+    const corpus = await load('a.zip')
+    assert.equal(Buffer.from([...corpus.train]).toString(), train)
+  })
+
+  test('refuses two texts of one name, and two pairs', async () => {
+    await make({
+      'folders.zip': zipOf({ 'train.txt': train, 'valid.txt': validation, 'old/train.txt': 'stale' }),
+      'pairs.zip': zipOf({ 'train.txt': train, 'valid.txt': validation, 'val.txt': validation }),
+      'pairs/train.txt': train,
+      'pairs/valid.txt': validation,
+      'pairs/wiki.train.raw': train,
+      'pairs/wiki.valid.raw': validation,
+    })
+    await assert.rejects(
+      load('folders.zip'),
+      refusal(/folders\.zip has train\.txt and old\/train\.txt: give/),
+    )
+    await assert.rejects(
+      load('pairs.zip'),
+      refusal(/train\.txt and valid\.txt, and train\.txt and val\.txt: one/),
+    )
+    await assert.rejects(load('pairs'), refusal(/wiki\.train\.raw and wiki\.valid\.raw, and train\.txt/))
+  })
+
+  test('says what it cannot unpack', async () => {
+    const files = { 'train.txt': train, 'valid.txt': validation }
+    await make({
+      'locked.zip': zipOf(files, { flags: 1 }),
+      'strong.zip': zipOf(files, { flags: 0x41 }),
+      'lzma.zip': zipOf(files, { method: 14 }),
+    })
+    await assert.rejects(load('locked.zip'), refusal(/locked\.zip is encrypted: unpack it/))
+    await assert.rejects(load('strong.zip'), refusal(/strong\.zip is encrypted: unpack it/))
+    await assert.rejects(load('lzma.zip'), refusal(/train\.txt in .*lzma\.zip is compressed by method 14/))
+  })
+
+  test('refuses an entry with more or less than it says', async () => {
+    for (const claim of [train.length - 100, train.length + 100]) {
+      const bytes = Buffer.from(zipOf({ 'train.txt': train, 'valid.txt': validation }))
+      bytes.writeUInt32LE(claim, bytes.indexOf('PK\x01\x02') + 24)
+      await make({ 'a.zip': bytes })
+      for (const tokenizer of ['bytes', 'gpt2']) {
+        await assert.rejects(load('a.zip', tokenizer), refusal(/a\.zip .* is damaged \(.+\)/))
+      }
+    }
+  })
+})
+
+describe('a text that is longer than what is kept in memory', () => {
+  const all = { 'train.txt': train, 'valid.txt': validation }
+  const loadFrom = (name: string, tokenizer: string, inMemory: number) =>
+    loadCorpus({
+      data: join(folder, name),
+      tokenizer,
+      sequenceLength: 32,
+      cacheFolder: join(folder, 'cache'),
+      inMemory,
+    })
+
+  for (const name of ['a', 'a.txt', 'a.zip', 'a.parquet']) {
+    for (const tokenizer of ['bytes', 'gpt2']) {
+      test(`gives the same batches (${name}, ${tokenizer})`, async () => {
+        await make({
+          'a/train.txt': train,
+          'a/valid.txt': validation,
+          'a.txt': train + validation,
+          'a.zip': zipOf(all),
+          'a.parquet': table([{ name: 'text', data: rows }]),
+        })
+        const short = await loadFrom(name, tokenizer, Infinity)
+        for (const again of [1, 2]) {
+          const long = await loadFrom(name, tokenizer, 100)
+          assert.ok(!(long.train instanceof Uint8Array || long.train instanceof Uint16Array), `time ${again}`)
+          assert.equal(long.bytesPerToken, short.bytesPerToken)
+          assert.match(long.fingerprint, /^[0-9a-f]{16}$/)
+          assert.equal(long.fingerprint, short.fingerprint)
+          assert.deepEqual([...long.train], [...short.train])
+          assert.deepEqual([...long.validation], [...short.validation])
+          for (const tokensSeen of [0, 96, 4096]) {
+            const batches = [short, long].map(corpus =>
+              sampleBatch(corpus.train, 3, 32, { seed: 5, tokensSeen }),
+            )
+            const [inMemory, fromFile] = batches.map(({ inputs, targets }) => [inputs.data, targets.data])
+            assert.deepEqual(fromFile, inMemory)
+          }
+          const [inMemory, fromFile] = [short, long].map(corpus =>
+            [...validationBatches(corpus.validation, 2, 32)].map(({ inputs, targets }) => [
+              inputs.data,
+              targets.data,
+            ]),
+          )
+          assert.deepEqual(fromFile, inMemory)
+        }
+      })
+    }
+  }
+
+  test('is refused once it changes', async () => {
+    await make({ 'a.txt': train })
+    const corpus = await loadFrom('a.txt', 'bytes', 100)
+    assert.equal(Buffer.from(corpus.train.slice(5, 9)).toString(), train.slice(5, 9))
+    const cut = train.slice(0, 3000)
+    await make({ 'a.txt': cut })
+    assert.throws(() => corpus.train.slice(5, 9), refusal(/a\.txt was changed while it was read/))
+    assert.throws(() => corpus.train.slice(3000, 3010), refusal(/a\.txt was changed while it was read/))
+  })
+
+  test('is read on when its file is deleted', { skip: process.platform === 'win32' }, async () => {
+    await make({ 'a.zip': zipOf(all) })
+    const corpus = await loadFrom('a.zip', 'bytes', 100)
+    await rm(join(folder, 'a.zip'))
+    await rm(join(folder, 'cache'), { recursive: true })
+    assert.equal(Buffer.from(corpus.train.slice(0, corpus.train.length)).toString(), train)
   })
 })
 
