@@ -95,11 +95,16 @@ export async function loadCorpus(options: CorpusOptions): Promise<Corpus> {
 }
 
 async function readCorpus(options: CorpusOptions): Promise<Corpus> {
-  const { data, cacheFolder = projectCache } = options
+  const { data, cacheFolder = projectCache, inMemory = inMemoryByDefault(), report, screen } = options
   const tokenizer = options.tokenizer === undefined ? undefined : tokenizerOf(options.tokenizer)
   const folder = data !== undefined && data !== wikitextName && (await isFolder(data)) ? data : undefined
   if (folder !== undefined) {
-    const ready = await openTokenFolder(folder, (tokenizer ?? gpt2).vocabularySize)
+    const ready = await openTokenFolder(folder, (tokenizer ?? gpt2).vocabularySize, {
+      inMemory,
+      cacheFolder,
+      report,
+      screen,
+    })
     if (ready) {
       const bytesPerToken = tokenizer === bytes ? 1 : countBytes(ready.validation) / ready.validation.length
       const { name, train, validation, files } = ready
@@ -225,7 +230,7 @@ async function cachedTokens(
     text: sha256(`${source.place} ${content}`),
     tokenizer: tokenizer.name,
   }
-  const read = async () => await readTokenFile(path, what, inMemory)
+  const read = async () => await readTokenFile(path, what, { inMemory, cacheFolder, report, screen })
   const waiting = () => report?.(`Another process ${does} ${source.name}: waiting for it.`)
   return (await read()) ?? (await inTurn(path, async () => (await read()) ?? (await make()), { waiting }))
 

@@ -48,9 +48,11 @@ export const gpt2 = {
 } satisfies Tokenizer
 
 /** How many bytes of text some GPT-2 tokens stand for. */
-export function countBytes(tokens: Uint16Array): number {
+export function countBytes(tokens: Iterable<number>): number {
   const lengths = Uint16Array.from({ length: gpt2.vocabularySize }, (_, token) => tokenBytes(token).length)
-  return tokens.reduce((sum, token) => sum + lengths[token]!, 0)
+  let bytes = 0
+  for (const token of tokens) bytes += lengths[token]!
+  return bytes
 }
 
 function encodeWord(word: string): readonly number[] {

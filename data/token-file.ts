@@ -1,5 +1,7 @@
 import type { FileHandle } from 'node:fs/promises'
 import { crc32 } from 'node:zlib'
+import { readOnce, type Telling } from './content.ts'
+import { findFile } from './local-file.ts'
 import { openRegular } from './regular-file.ts'
 import { openWindows } from './token-windows.ts'
 import type { TokenArray, Tokens } from './tokenizer.ts'
@@ -16,6 +18,13 @@ const widths = new Map<string, 1 | 2>([
   ['gpt2', 2],
 ])
 
+/** Whether tokens are in memory or in windows of their file, and where is noted what is known of a large file. */
+export type Reading = Telling & {
+  /** The most bytes of tokens that are in memory. */
+  inMemory: number
+  cacheFolder: string
+}
+
 /** What a file has the tokens of: a corpus by name, its text by a hash of what tells it from others. */
 export type TokensOf = { corpus: string; text: string; tokenizer: string }
 
@@ -31,7 +40,7 @@ type Header = TokensOf & { format: string; tokens: number; bytes: number; crc32:
 export async function readTokenFile(
   path: string,
   { text, tokenizer }: TokensOf,
-  inMemory: number,
+  { inMemory, cacheFolder, ...telling }: Reading,
 ): Promise<Counted | undefined> {
   let file: FileHandle | undefined
   try {
@@ -49,7 +58,11 @@ export async function readTokenFile(
       return crc32(bytesOf(tokens)) === header.crc32 ? { tokens, bytes } : undefined
     }
     const tokens = openWindows(file, { path, start: headerBytes, length, width })
-    if ((await checksumOf(file, headerBytes, stats.size)) !== header.crc32) return undefined
+    const handle = file
+    const check = async (show: (bytes: number) => void) =>
+      String(await checksumOf(handle, headerBytes, stats.size, show))
+    const checksum = await readOnce(await findFile(path), 'crc32', check, cacheFolder, telling)
+    if (checksum !== String(header.crc32)) return undefined
     file = undefined // it stays open
     return { tokens, bytes }
   } catch {
@@ -114,7 +127,12 @@ export async function readTokens(
 }
 
 /** The CRC-32 of a file's bytes from `start` to `end`. */
-async function checksumOf(file: FileHandle, start: number, end: number): Promise<number> {
+async function checksumOf(
+  file: FileHandle,
+  start: number,
+  end: number,
+  show: (bytes: number) => void,
+): Promise<number> {
   const piece = new Uint8Array(Math.min(pieceSize, end - start))
   let checksum = 0
   for (let at = start; at < end;) {
@@ -122,6 +140,7 @@ async function checksumOf(file: FileHandle, start: number, end: number): Promise
     if (bytesRead === 0) throw new RangeError(`it ends after ${at} bytes`)
     checksum = crc32(piece.subarray(0, bytesRead), checksum)
     at += bytesRead
+    show(at)
   }
   return checksum
 }

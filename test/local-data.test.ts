@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict'
-import { mkdtemp, mkdir, readdir, rm, utimes, writeFile } from 'node:fs/promises'
+import { appendFileSync, utimesSync } from 'node:fs'
+import { mkdir, mkdtemp, open, readdir, rm, utimes, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, test } from 'node:test'
@@ -350,6 +351,107 @@ describe('a text that is longer than what is kept in memory', () => {
       })
     }
   }
+
+  test("gives the same batches (nanoGPT's files)", async () => {
+    await make({ 'a/train.bin': uint16(gpt2.encode(train)), 'a/val.bin': uint16(gpt2.encode(validation)) })
+    const short = await loadFrom('a', 'gpt2', Infinity)
+    const long = await loadFrom('a', 'gpt2', 100)
+    assert.ok(!(long.train instanceof Uint16Array))
+    assert.equal(textOf(long.train), train)
+    assert.equal(textOf(long.validation), validation)
+    assert.equal(long.bytesPerToken, short.bytesPerToken)
+    assert.equal(long.fingerprint, short.fingerprint)
+  })
+
+  test("is refused when it has other numbers than nanoGPT's files", async () => {
+    const good = uint16(gpt2.encode(validation))
+    const wide = new Uint8Array(Uint32Array.from(gpt2.encode(train)).buffer)
+    await make({
+      'wide/train.bin': wide,
+      'wide/val.bin': good,
+      'other/train.bin': uint16([...gpt2.encode(train), 50257]),
+      'other/val.bin': good,
+    })
+    await assert.rejects(loadFrom('wide', 'gpt2', 100), refusal(/train\.bin has tokens of 32 bits/))
+    const count = gpt2.encode(train).length
+    await assert.rejects(
+      loadFrom('other', 'gpt2', 100),
+      refusal(new RegExp(`not of a vocabulary of 50257 .* number ${count} .* is 50257`)),
+    )
+  })
+
+  test('is read whole once, and again only when its file was altered', async () => {
+    const large = 'All of it. '.repeat(2_000_000)
+    await make({
+      'a.txt': large,
+      'a.zip': zipOf({ 'train.txt': large, 'valid.txt': validation }),
+      'a/train.bin': uint16({
+        *[Symbol.iterator]() {
+          for (let i = 0; i < 9_000_000; i++) yield i % 50257
+        },
+      }),
+      'a/val.bin': uint16(gpt2.encode(validation)),
+    })
+    const told: string[] = []
+    const loadAll = async () => {
+      told.length = 0
+      const corpora: Corpus[] = []
+      for (const data of ['a.txt', 'a.zip', 'a']) {
+        corpora.push(
+          await loadCorpus({
+            data: join(folder, data),
+            sequenceLength: 32,
+            cacheFolder: join(folder, 'cache'),
+            inMemory: 100,
+            report: message => told.push(message),
+          }),
+        )
+      }
+      return corpora
+    }
+    const soon = () => new Promise(done => setTimeout(done, 2100)) // until times tell another change
+    await soon()
+    await loadAll()
+    await soon()
+    await loadAll()
+    const [, zip] = await loadAll()
+    assert.deepEqual(told, [])
+    assert.equal(zip?.train.length, large.length)
+
+    const tokens = join(folder, 'cache/tokens')
+    const name = (await readdir(tokens)).find(name => /^a\.zip.*\.train\./.test(name))
+    assert.ok(name)
+    const file = await open(join(tokens, name), 'r+')
+    await file.write('X', 5000)
+    await file.close()
+    const again = await loadAll()
+    assert.match(told.join(), /Unpacking a\.zip/)
+    assert.equal(Buffer.from(again[1]?.train.slice(3970, 3990) ?? []).toString(), large.slice(3970, 3990))
+  })
+
+  test('is refused when it changes while it is unpacked, but not when it is only touched', async () => {
+    const large = 'All of it. '.repeat(2_000_000)
+    const path = join(folder, 'a.zip')
+    const loadAnd = async (act: () => void) =>
+      await loadCorpus({
+        data: path,
+        sequenceLength: 32,
+        cacheFolder: join(folder, 'cache'),
+        inMemory: 100,
+        report: message => {
+          if (message.startsWith('Unpacking')) act()
+        },
+      })
+    await make({ 'a.zip': zipOf({ 'train.txt': large, 'valid.txt': validation }) })
+    await assert.rejects(
+      loadAnd(() => appendFileSync(path, 'more')),
+      refusal(/a\.zip was changed while it was read/),
+    )
+    assert.deepEqual(await readdir(join(folder, 'cache/tokens')), [])
+    await make({ 'a.zip': zipOf({ 'train.txt': large, 'valid.txt': validation }) })
+    const corpus = await loadAnd(() => utimesSync(path, 1e9, 1e9))
+    assert.equal(corpus.train.length, large.length)
+  })
 
   test('is refused once it changes', async () => {
     await make({ 'a.txt': train })
