@@ -67,8 +67,9 @@ print([...torch, ours])
 async function writeTexts(): Promise<{ train: string; validation: string }> {
   const corpus = await loadCorpus({ sequenceLength: 256, report: message => progress.update(0, message) })
   const paths = { train: join(folder, 'train.txt'), validation: join(folder, 'validation.txt') }
-  await writeFile(paths.train, corpus.train)
-  await writeFile(paths.validation, corpus.validation)
+  const { train, validation } = corpus
+  await writeFile(paths.train, train.slice(0, train.length))
+  await writeFile(paths.validation, validation.slice(0, validation.length))
   return paths
 }
 

@@ -83,8 +83,9 @@ function readWindows(tokens: Tokens, starts: number[], sequenceLength: number): 
   const inputs = new Int32Array(starts.length * sequenceLength)
   const targets = new Int32Array(starts.length * sequenceLength)
   for (const [row, start] of starts.entries()) {
-    inputs.set(tokens.subarray(start, start + sequenceLength), row * sequenceLength)
-    targets.set(tokens.subarray(start + 1, start + 1 + sequenceLength), row * sequenceLength)
+    const window = tokens.slice(start, start + sequenceLength + 1)
+    inputs.set(window.subarray(0, sequenceLength), row * sequenceLength)
+    targets.set(window.subarray(1), row * sequenceLength)
   }
   const shape = [starts.length, sequenceLength]
   return { inputs: array(inputs, shape), targets: array(targets, shape) }

@@ -1,10 +1,10 @@
-/** Knows a file by its content: a hash that is found by reading it once, and looked up afterwards. */
+/** Knows a file by its content: what is found by reading it once is looked up afterwards. */
 import { createHash } from 'node:crypto'
 import { existsSync } from 'node:fs'
 import { readdir, rm } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
-import { UserError } from '../run/errors.ts'
-import { findFile, readPieces, type LocalFile } from './local-file.ts'
+import { createProgress, type Screen } from '../run/progress.ts'
+import { changed, findFile, readPieces, type LocalFile } from './local-file.ts'
 import { openRegular, readable, readRegular, statRegular } from './regular-file.ts'
 import { writeWhole } from './whole-file.ts'
 
@@ -18,50 +18,101 @@ const sampleBytes = 4096
 /** Within a tick of the system's clock, a file can be changed twice and its times tell only once. */
 const tickMilliseconds = 2000
 
-/** What is known of a file that was read: its hash, and what says that it is still that file. */
-type Note = { format: string; path: string; version: string; samples: string; sha256: string; seal: string }
+/** Who is told what takes a while. */
+export type Telling = { report?: ((message: string) => void) | undefined; screen?: Screen | undefined }
 
-/**
- * The SHA-256 of a file, as hexadecimal digits. A large one is read whole the first time only. That is noted in the
- * cache, and holds as long as the size, the times of the last changes and 64 blocks spread over the file are the same.
- * `report` is told when a large file is read.
- */
+/** What is known of a file that was read: what was found in it, and what says that it is still that file. */
+type Note = {
+  format: string
+  path: string
+  what: string
+  version: string
+  samples: string
+  found: string
+  seal: string
+}
+
+/** The SHA-256 of a file, as hexadecimal digits: see readOnce. */
 export async function contentOf(
   file: LocalFile,
   cacheFolder: string,
-  report: (message: string) => void = () => {},
+  telling: Telling = {},
 ): Promise<string> {
-  if (file.size <= readAlways) return await hashWhole(file)
+  return await readOnce(file, 'sha256', show => hashWhole(file, show), cacheFolder, telling)
+}
+
+/**
+ * What reading a file tells, by the name of `what`. A large file is read the first time only. What `read` found is noted
+ * in the cache, and holds as long as the size, the times of the last changes and 64 blocks spread over the file are the
+ * same. `read` tells `show` how many bytes it has read. A file that changes meanwhile is a UserError. `report` is told
+ * when a large file is read, and `screen` shows how far that is.
+ */
+export async function readOnce(
+  file: LocalFile,
+  what: string,
+  read: (show: (bytes: number) => void) => Promise<string>,
+  cacheFolder: string,
+  { report, screen }: Telling = {},
+): Promise<string> {
+  if (file.size <= readAlways) return await readUnchanged(file, read, screen)
   const path = resolve(file.path)
-  const notePath = join(cacheFolder, noteFolder, `${sha256(path).slice(0, 32)}.json`)
+  const { version } = file
+  const folder = join(cacheFolder, noteFolder)
+  const notePath = join(folder, `${sha256(`${what} ${path}`).slice(0, 32)}.json`)
   const sampled = await hashSamples(file)
   const known = await readNote(notePath)
-  if (known?.path === path && known.version === file.version && known.samples === sampled) return known.sha256
-  report(`Reading ${file.path} once, to know its content again.`)
+  const isSame = known?.path === path && known.version === version && known.samples === sampled
+  if (known?.what === what && isSame) return known.found
+  report?.(`Reading ${file.path} once, to know its content again.`)
   const started = Date.now()
-  const content = await hashWhole(file)
+  const found = await readUnchanged(file, read, screen)
   if (started - (await statRegular(path)).ctimeMs > tickMilliseconds) {
-    const note = { format, path, version: file.version, samples: sampled, sha256: content }
-    await keepNote(join(cacheFolder, noteFolder), notePath, { ...note, seal: sealOf(note) })
+    const note = { format, path, what, version, samples: sampled, found }
+    await keepNote(folder, notePath, { ...note, seal: sealOf(note) })
   }
-  return content
+  return found
 }
 
 /**
  * Throws a UserError when a file no longer has the content that it had: what was read of it since may be half old, half
  * new. Only a file whose times have changed is read for it.
  */
-export async function refuseChanged(before: LocalFile, content: string): Promise<void> {
+export async function refuseChanged(
+  before: LocalFile,
+  content: string,
+  { screen }: Telling = {},
+): Promise<void> {
   const now = await findFile(before.path)
-  if (now.version === before.version || (await hashWhole(now)) === content) return
-  throw new UserError(`${before.path} was changed while it was read: start again once it is complete.`)
+  if (now.version === before.version) return
+  if ((await readUnchanged(now, show => hashWhole(now, show), screen)) !== content) throw changed(before.path)
 }
 
-async function hashWhole({ path, size, version }: LocalFile): Promise<string> {
+/** Reads a file, with progress; a UserError if it changes meanwhile. */
+async function readUnchanged(
+  { path, size, version }: LocalFile,
+  read: (show: (bytes: number) => void) => Promise<string>,
+  screen: Screen | undefined,
+): Promise<string> {
+  const progress = createProgress(screen)
+  const megabytes = (bytes: number) => (bytes / 1e6).toFixed(0)
+  try {
+    const found = await read(bytes =>
+      progress.update(bytes / size, `read ${megabytes(bytes)} of ${megabytes(size)} MB`),
+    )
+    if ((await findFile(path)).version !== version) throw changed(path)
+    return found
+  } finally {
+    progress.clear()
+  }
+}
+
+async function hashWhole({ path, size }: LocalFile, show: (bytes: number) => void): Promise<string> {
   const hash = createHash('sha256')
-  for await (const piece of readPieces(path, 0, size)) hash.update(piece)
-  if ((await findFile(path)).version !== version) {
-    throw new UserError(`${path} is being changed: start again once it is complete.`)
+  let done = 0
+  for await (const piece of readPieces(path, 0, size)) {
+    hash.update(piece)
+    done += piece.length
+    show(done)
   }
   return hash.digest('hex')
 }
@@ -106,14 +157,14 @@ async function readNote(path: string): Promise<Note | undefined> {
   }
 }
 
-function sealOf({ format, path, version, samples, sha256: content }: Omit<Note, 'seal'>): string {
-  return sha256(JSON.stringify([format, path, version, samples, content]))
+function sealOf({ format, path, what, version, samples, found }: Omit<Note, 'seal'>): string {
+  return sha256(JSON.stringify([format, path, what, version, samples, found]))
 }
 
 function isNote(value: unknown): value is Note {
   if (typeof value !== 'object' || value === null) return false
   const entries = new Map<string, unknown>(Object.entries(value))
-  const names = ['format', 'path', 'version', 'samples', 'sha256', 'seal']
+  const names = ['format', 'path', 'what', 'version', 'samples', 'found', 'seal']
   return names.every(name => typeof entries.get(name) === 'string')
 }
 

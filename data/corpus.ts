@@ -1,4 +1,5 @@
 import { createHash } from 'node:crypto'
+import { freemem } from 'node:os'
 import { basename, extname, join, resolve } from 'node:path'
 import { UserError } from '../run/errors.ts'
 import { createProgress, type Screen } from '../run/progress.ts'
@@ -10,17 +11,19 @@ import { inTurn } from './in-turn.ts'
 import { removeLeftovers } from './leftovers.ts'
 import { isFolder, wikitextName, type LocalFile } from './local-file.ts'
 import { openParquetFile } from './parquet.ts'
+import { openRegular } from './regular-file.ts'
 import { openStateOfTheUnion } from './state-of-the-union.ts'
 import { openTextFile } from './text-file.ts'
-import { readWhole, type Source, type Text } from './text.ts'
+import { readShort, type Source } from './text.ts'
 import { readTokenFile, writeTokenFile, type Counted } from './token-file.ts'
 import { openTokenFolder } from './token-folder.ts'
-import { bytes, type Tokenizer, type Tokens } from './tokenizer.ts'
+import { openWindows } from './token-windows.ts'
+import { bytes, type TokenArray, type Tokenizer, type Tokens } from './tokenizer.ts'
 import { tokenize } from './tokenize.ts'
 import { openWikitext, type Edition } from './wikitext.ts'
 import { openZipFile } from './zip.ts'
 
-/** A text to train on, as flat arrays of token ids. */
+/** A text to train on, as token ids. */
 export type Corpus = {
   /** What it is called in the run's header. */
   name: string
@@ -49,6 +52,8 @@ export type CorpusOptions = {
   cacheFolder?: string | undefined
   /** Is told what takes a while. */
   report?: ((message: string) => void) | undefined
+  /** Bytes of tokens up to which a half of the text is in memory; of a longer one, windows are read from its file. */
+  inMemory?: number | undefined
   /** Where progress is drawn. */
   screen?: Screen | undefined
   /** Which WikiText: the tests have small ones. */
@@ -59,6 +64,8 @@ export type CorpusOptions = {
 /** What --tokenizer takes. */
 export const tokenizerNames = ['bytes', 'gpt2'] as const
 
+/** WikiText-103 as GPT-2's tokens fits, unless the machine is small. */
+const inMemoryByDefault = () => Math.min(2 ** 28, (process.availableMemory?.() ?? freemem()) / 16)
 const projectCache = resolve(import.meta.dirname, '../.cache')
 
 /** Gets the text to train on, as tokens: from the user's files, the cache, or the network. */
@@ -88,11 +95,16 @@ export async function loadCorpus(options: CorpusOptions): Promise<Corpus> {
 }
 
 async function readCorpus(options: CorpusOptions): Promise<Corpus> {
-  const { data, cacheFolder = projectCache } = options
+  const { data, cacheFolder = projectCache, inMemory = inMemoryByDefault(), report, screen } = options
   const tokenizer = options.tokenizer === undefined ? undefined : tokenizerOf(options.tokenizer)
   const folder = data !== undefined && data !== wikitextName && (await isFolder(data)) ? data : undefined
   if (folder !== undefined) {
-    const ready = await openTokenFolder(folder, (tokenizer ?? gpt2).vocabularySize)
+    const ready = await openTokenFolder(folder, (tokenizer ?? gpt2).vocabularySize, {
+      inMemory,
+      cacheFolder,
+      report,
+      screen,
+    })
     if (ready) {
       const bytesPerToken = tokenizer === bytes ? 1 : countBytes(ready.validation) / ready.validation.length
       const { name, train, validation, files } = ready
@@ -132,12 +144,9 @@ async function tokenized(source: Source, tokenizer: Tokenizer, options: CorpusOp
     typeof version === 'string'
       ? { content: version, verify: async () => {} }
       : await contentOfAll(version, options)
-  const read = async (half: 'train' | 'validation'): Promise<{ tokens: Tokens; bytes: number }> => {
-    if (tokenizer === gpt2) return await cachedTokens(source, half, { ...options, content, verify })
-    const tokens = await readWhole(source[half])
-    return { tokens, bytes: tokens.length }
-  }
-  const [train, validation] = [await read('train'), await read('validation')]
+  const read = tokenizer === bytes ? bytesOf : gpt2TokensOf
+  const train = await read(source, 'train', { ...options, content, verify })
+  const validation = await read(source, 'validation', { ...options, content, verify })
   await verify()
   const fingerprint = fingerprintOf(content)
   const bytesPerToken = validation.bytes / validation.tokens.length
@@ -145,16 +154,14 @@ async function tokenized(source: Source, tokenizer: Tokenizer, options: CorpusOp
 }
 
 /** What files contain, as their hashes, and what throws a UserError once it is something else. */
-async function contentOfAll(
-  files: readonly LocalFile[],
-  { cacheFolder = projectCache, report }: CorpusOptions,
-) {
+async function contentOfAll(files: readonly LocalFile[], options: CorpusOptions): Promise<Known> {
+  const { cacheFolder = projectCache } = options
   const hashes: string[] = []
-  for (const file of files) hashes.push(await contentOf(file, cacheFolder, report))
+  for (const file of files) hashes.push(await contentOf(file, cacheFolder, options))
   return {
     content: hashes.join(),
     async verify() {
-      for (const [i, file] of files.entries()) await refuseChanged(file, hashes[i] ?? '')
+      for (const [i, file] of files.entries()) await refuseChanged(file, hashes[i] ?? '', options)
     },
   }
 }
@@ -162,35 +169,87 @@ async function contentOfAll(
 const sha256 = (text: string): string => createHash('sha256').update(text).digest('hex')
 const fingerprintOf = (content: string): string => sha256(content).slice(0, 16)
 
-/** One half of a text as GPT-2 tokens: from its file in the cache, else made and put there. */
+type Half = 'train' | 'validation'
+
+/** What stands for the content of a source, and what throws a UserError once that is another. */
+type Known = { content: string; verify: () => Promise<void> }
+
+/** One half of a text as bytes: in memory if it is short, else read from its own file, or from one in the cache. */
+async function bytesOf(source: Source, half: Half, options: CorpusOptions & Known): Promise<Counted> {
+  const { inMemory = inMemoryByDefault() } = options
+  const text = source[half]
+  if (text.size <= inMemory) {
+    const whole = await readShort(text, inMemory)
+    if (whole) return { tokens: whole, bytes: whole.length }
+  }
+  if (text.place) {
+    const { path, start, end } = text.place
+    const length = end - start
+    return { tokens: openWindows(await openRegular(path), { path, start, length, width: 1 }), bytes: length }
+  }
+  return await cachedTokens(source, half, unpacking, options, async function* (progress) {
+    let done = 0
+    for await (const piece of text.pieces()) {
+      done += piece.length
+      yield piece
+      progress(done)
+    }
+  })
+}
+
+/** One half of a text as GPT-2 tokens. */
+async function gpt2TokensOf(source: Source, half: Half, options: CorpusOptions & Known): Promise<Counted> {
+  return await cachedTokens(source, half, tokenizing, options, progress =>
+    tokenize(source[half], { progress }),
+  )
+}
+
+/** How tokens are made, and what that is called. */
+type Making = { tokenizer: Tokenizer; doing: string; does: string }
+
+const unpacking: Making = { tokenizer: bytes, doing: 'Unpacking', does: 'unpacks' }
+const tokenizing: Making = { tokenizer: gpt2, doing: 'Tokenizing', does: 'tokenizes' }
+
+/** One half of a text as tokens: from their file in the cache, else made and put there. */
 async function cachedTokens(
   source: Source,
-  half: 'train' | 'validation',
-  options: CorpusOptions & { content: string; verify: () => Promise<void> },
+  half: Half,
+  { tokenizer, doing, does }: Making,
+  options: CorpusOptions & Known,
+  makeTokens: (progress: (bytes: number) => void) => AsyncIterable<TokenArray>,
 ): Promise<Counted> {
-  const { cacheFolder = projectCache, report, screen, content, verify } = options
+  const { cacheFolder = projectCache, inMemory = inMemoryByDefault(), report, screen } = options
+  const { content, verify } = options
   const readable = basename(source.place)
     .replaceAll(/[^\w.-]/g, '_')
     .slice(0, 80)
-  const path = join(cacheFolder, 'tokens', `${readable}-${sha256(source.place).slice(0, 8)}.gpt2.${half}.bin`)
-  const what = { corpus: source.name, text: sha256(`${source.place} ${content}`), tokenizer: gpt2.name }
-  const read = async () => await readTokenFile(path, what)
-  const waiting = () => report?.(`Another process tokenizes ${source.name}: waiting for it.`)
+  const file = `${readable}-${sha256(source.place).slice(0, 8)}.${tokenizer.name}.${half}.bin`
+  const path = join(cacheFolder, 'tokens', file)
+  const what = {
+    corpus: source.name,
+    text: sha256(`${source.place} ${content}`),
+    tokenizer: tokenizer.name,
+  }
+  const read = async () => await readTokenFile(path, what, { inMemory, cacheFolder, report, screen })
+  const waiting = () => report?.(`Another process ${does} ${source.name}: waiting for it.`)
   return (await read()) ?? (await inTurn(path, async () => (await read()) ?? (await make()), { waiting }))
 
   async function make(): Promise<Counted> {
-    const text: Text = source[half]
+    const { size } = source[half]
     const progress = createProgress(screen)
     const start = performance.now()
     let done = 0
     const show = (bytes: number): void => {
-      if (done === 0 && text.size > 2e7) report?.(`Tokenizing ${source.name}, once.`)
+      if (done === 0 && size > 2e7) report?.(`${doing} ${source.name}, once.`)
       done = bytes
       const rate = bytes / 1000 / (performance.now() - start)
-      progress.update(bytes / text.size, `tokenized ${(bytes / 1e6).toFixed(0)} MB, ${rate.toFixed(0)} MB/s`)
+      progress.update(
+        bytes / size,
+        `${doing.toLowerCase()}: ${(bytes / 1e6).toFixed(0)} MB, ${rate.toFixed(0)} MB/s`,
+      )
     }
     async function* tokens() {
-      yield* tokenize(text, { progress: show })
+      yield* makeTokens(show)
       await verify() // before the file gets its name
     }
     try {

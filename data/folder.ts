@@ -1,8 +1,8 @@
 import { basename, join, resolve } from 'node:path'
 import { openHalves } from './halves.ts'
-import { findFile, readPieces, type LocalFile } from './local-file.ts'
+import { findFile } from './local-file.ts'
 import { namesIn } from './regular-file.ts'
-import type { Source, Text } from './text.ts'
+import { fileText, type Source } from './text.ts'
 
 /** A folder with a text in two files. */
 export async function openFolder(folder: string): Promise<Source> {
@@ -11,12 +11,11 @@ export async function openFolder(folder: string): Promise<Source> {
     await namesIn(folder),
     async name => await findFile(join(folder, name)),
   )
-  const fileText = ({ path, size }: LocalFile): Text => ({ size, pieces: () => readPieces(path, 0, size) })
   return {
     name: basename(resolve(folder)),
     place: resolve(folder),
     version: [train, validation],
-    train: fileText(train),
-    validation: fileText(validation),
+    train: fileText(train, 0, train.size),
+    validation: fileText(validation, 0, validation.size),
   }
 }

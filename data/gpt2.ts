@@ -11,6 +11,7 @@ const words =
 const endOfText = 50256
 const longestWord = 20_000 // a merge looks at the whole word, so time grows with the square of it
 const rememberedWords = 2 ** 18
+const longestRemembered = 100 // what is longer hardly comes again
 
 const bpe = new BytePairEncodingCore({
   bytePairRankDecoder: ranks,
@@ -47,23 +48,32 @@ export const gpt2 = {
 } satisfies Tokenizer
 
 /** How many bytes of text some GPT-2 tokens stand for. */
-export function countBytes(tokens: Uint16Array): number {
+export function countBytes(tokens: Iterable<number>): number {
   const lengths = Uint16Array.from({ length: gpt2.vocabularySize }, (_, token) => tokenBytes(token).length)
-  return tokens.reduce((sum, token) => sum + lengths[token]!, 0)
+  let bytes = 0
+  for (const token of tokens) bytes += lengths[token]!
+  return bytes
 }
 
 function encodeWord(word: string): readonly number[] {
   const before = known.get(word)
   if (before) return before
   if (word.length > longestWord) {
+    const length = word.length.toLocaleString('en')
+    const what = word.trim() ? `${length} characters without a space between` : `${length} spaces in a row`
     throw new UserError(
-      `The text has ${word.length.toLocaleString('en')} characters without a space between, which GPT-2's ` +
-        'tokenizer would take hours for: is it text at all? --tokenizer bytes takes it.',
+      `The text has ${what}, which GPT-2's tokenizer would take hours for: is it text at all? ` +
+        '--tokenizer bytes takes it.',
     )
   }
   const encoded = bpe.encodeNative(word)
-  if (known.size < rememberedWords) known.set(word, encoded)
+  if (known.size < rememberedWords && word.length <= longestRemembered) known.set(copyOf(word), encoded)
   return encoded
+}
+
+/** A match refers to the text that it is of, which would stay in memory as long as the word is remembered. */
+function copyOf(word: string): string {
+  return new TextDecoder('utf-8', { ignoreBOM: true }).decode(new TextEncoder().encode(word))
 }
 
 function tokenBytes(token: number): Uint8Array {

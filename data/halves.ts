@@ -19,7 +19,11 @@ export async function openHalves<T>(
   names: readonly string[],
   openFile: (name: string) => Promise<T>,
 ): Promise<[train: T, validation: T]> {
-  const pair = textNames.find(pair => pair.every(name => names.includes(name)))
+  const [pair, other] = textNames.filter(pair => pair.every(name => names.includes(name)))
+  if (pair && other) {
+    const both = `${pair.join(' and ')}, and ${other.join(' and ')}`
+    throw new UserError(`${where} has ${both}: one of them has to go, since either may be meant.`)
+  }
   if (pair) return [await openFile(pair[0]), await openFile(pair[1])]
   const half = textNames.find(pair => pair.some(name => names.includes(name)))
   if (!half) throw new UserError(`${where} has no text to train on: --data takes one with ${expected}.`)

@@ -29,8 +29,13 @@ export async function findFile(path: string): Promise<LocalFile> {
  * the time that programs can set (mtime) and by the one that only the system sets (ctime). Both are as fine as the disk
  * has them, to a thousandth of a millisecond.
  */
-export function versionOf({ size, ino, mtimeMs, ctimeMs }: Stats): string {
+function versionOf({ size, ino, mtimeMs, ctimeMs }: Stats): string {
   return [size, ino, mtimeMs, ctimeMs].join(' ')
+}
+
+/** What to say when a file that is being read is written to. */
+export function changed(path: string): UserError {
+  return new UserError(`${path} was changed while it was read: start again once it is complete.`)
 }
 
 /** Whether a path that the user names is a folder; a UserError if there is no such path. */
@@ -44,14 +49,17 @@ export async function isFolder(path: string): Promise<boolean> {
   ).isDirectory()
 }
 
-/** The bytes of a file from `start` to `end`, in pieces. */
+/**
+ * The bytes of a file from `start` to `end`, in pieces. Whether they are those of one and the same file is for the caller
+ * to find out once it has all that it reads (refuseChanged in content.ts).
+ */
 export async function* readPieces(path: string, start: number, end: number): AsyncGenerator<Uint8Array> {
   const file = await openRegular(path)
   try {
     for (let at = start; at < end;) {
       const piece = new Uint8Array(Math.min(pieceSize, end - at))
       const { bytesRead } = await readable(path, async () => await file.read(piece, 0, piece.length, at))
-      if (bytesRead === 0) return // it became shorter meanwhile
+      if (bytesRead === 0) throw changed(path) // it became shorter
       yield piece.subarray(0, bytesRead)
       at += bytesRead
     }

@@ -1,7 +1,7 @@
 import { basename, resolve } from 'node:path'
 import { UserError } from '../run/errors.ts'
 import { findFile, readPieces } from './local-file.ts'
-import type { Source } from './text.ts'
+import { fileText, type Source } from './text.ts'
 
 const heldOut = 0.05
 
@@ -23,8 +23,8 @@ export async function openTextFile(path: string, sequenceLength: number): Promis
     name: basename(path),
     place: resolve(path),
     version: [file],
-    train: { size: cut, pieces: () => readPieces(path, 0, cut) },
-    validation: { size: size - cut, pieces: () => readPieces(path, cut, size) },
+    train: fileText(file, 0, cut),
+    validation: fileText(file, cut, size),
   }
 }
 

@@ -1,10 +1,12 @@
-import type { LocalFile } from './local-file.ts'
+import { readPieces, type LocalFile } from './local-file.ts'
 
 /** A text that need never be in memory as a whole: its UTF-8 bytes, in pieces cut anywhere. */
 export type Text = {
   /** About how many bytes it has: for progress alone. */
   size: number
   pieces(): AsyncIterable<Uint8Array> | Iterable<Uint8Array>
+  /** Where its bytes lie one after another in a file, if they do: then any of them can be read there. */
+  place?: { path: string; start: number; end: number }
 }
 
 /** What a corpus is made of, before it is tokenized. */
@@ -24,16 +26,19 @@ export function textOf(bytes: Uint8Array): Text {
   return { size: bytes.length, pieces: () => [bytes] }
 }
 
-/** The whole text, where it has to be in memory after all. */
-export async function readWhole(text: Text): Promise<Uint8Array> {
+/** A text that is the bytes of a file from `start` to `end`. */
+export function fileText({ path }: LocalFile, start: number, end: number): Text {
+  return { size: end - start, pieces: () => readPieces(path, start, end), place: { path, start, end } }
+}
+
+/** The whole text, unless it has more than `limit` bytes. */
+export async function readShort(text: Text, limit: number): Promise<Uint8Array | undefined> {
   const pieces: Uint8Array[] = []
-  for await (const piece of text.pieces()) pieces.push(piece)
-  if (pieces.length === 1) return pieces[0]!
-  const whole = new Uint8Array(pieces.reduce((sum, piece) => sum + piece.length, 0))
   let length = 0
-  for (const piece of pieces) {
-    whole.set(piece, length)
+  for await (const piece of text.pieces()) {
+    pieces.push(piece)
     length += piece.length
+    if (length > limit) return undefined
   }
-  return whole
+  return pieces.length === 1 ? pieces[0] : Buffer.concat(pieces)
 }

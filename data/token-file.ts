@@ -1,24 +1,46 @@
 import type { FileHandle } from 'node:fs/promises'
 import { crc32 } from 'node:zlib'
+import { readOnce, type Telling } from './content.ts'
+import { findFile } from './local-file.ts'
 import { openRegular } from './regular-file.ts'
+import { openWindows } from './token-windows.ts'
+import type { TokenArray, Tokens } from './tokenizer.ts'
 import { writeWhole } from './whole-file.ts'
 
-// A line of JSON filled up with spaces, then the tokens as little-endian uint16, as in nanoGPT's files.
+// A line of JSON filled up with spaces, then the tokens: little-endian uint16 as in nanoGPT's files, or bytes.
 const headerBytes = 1024
 const format = 'hlb-gpt tokens 1'
+const pieceSize = 2 ** 24
+
+/** Bytes of a token, for each tokenizer. */
+const widths = new Map<string, 1 | 2>([
+  ['bytes', 1],
+  ['gpt2', 2],
+])
+
+/** Whether tokens are in memory or in windows of their file, and where is noted what is known of a large file. */
+export type Reading = Telling & {
+  /** The most bytes of tokens that are in memory. */
+  inMemory: number
+  cacheFolder: string
+}
 
 /** What a file has the tokens of: a corpus by name, its text by a hash of what tells it from others. */
 export type TokensOf = { corpus: string; text: string; tokenizer: string }
 
 /** Tokens, and how many bytes of text they stand for. */
-export type Counted = { tokens: Uint16Array; bytes: number }
+export type Counted = { tokens: Tokens; bytes: number }
 
 type Header = TokensOf & { format: string; tokens: number; bytes: number; crc32: number }
 
-/** The tokens in a file; nothing if it is not there, not whole, altered, or of another text or tokenizer. */
+/**
+ * The tokens in a file: in memory, or as windows of the file where they take more than `inMemory` bytes. Nothing if it
+ * is not there, not whole, altered, or of another text or tokenizer.
+ */
 export async function readTokenFile(
   path: string,
   { text, tokenizer }: TokensOf,
+  { inMemory, cacheFolder, ...telling }: Reading,
 ): Promise<Counted | undefined> {
   let file: FileHandle | undefined
   try {
@@ -26,11 +48,23 @@ export async function readTokenFile(
     const start = new Uint8Array(headerBytes)
     await file.read(start, 0, headerBytes, 0)
     const header = readHeader(new TextDecoder().decode(start))
-    if (header?.text !== text || header.tokenizer !== tokenizer) return undefined
-    const { size } = await file.stat()
-    if (size !== headerBytes + 2 * header.tokens) return undefined
-    const tokens = await readTokens(file, headerBytes, header.tokens)
-    return crc32(bytesOf(tokens)) === header.crc32 ? { tokens, bytes: header.bytes } : undefined
+    const width = widths.get(tokenizer)
+    if (header?.text !== text || header.tokenizer !== tokenizer || width === undefined) return undefined
+    const { tokens: length, bytes } = header
+    const stats = await file.stat()
+    if (stats.size !== headerBytes + width * length) return undefined
+    if (width * length <= inMemory) {
+      const tokens = await readTokens(file, headerBytes, length, width)
+      return crc32(bytesOf(tokens)) === header.crc32 ? { tokens, bytes } : undefined
+    }
+    const tokens = openWindows(file, { path, start: headerBytes, length, width })
+    const handle = file
+    const check = async (show: (bytes: number) => void) =>
+      String(await checksumOf(handle, headerBytes, stats.size, show))
+    const checksum = await readOnce(await findFile(path), 'crc32', check, cacheFolder, telling)
+    if (checksum !== String(header.crc32)) return undefined
+    file = undefined // it stays open
+    return { tokens, bytes }
   } catch {
     return undefined // what cannot be read is made again
   } finally {
@@ -42,16 +76,17 @@ export async function readTokenFile(
 export async function writeTokenFile(
   path: string,
   { corpus, text, tokenizer }: TokensOf,
-  pieces: AsyncIterable<Uint16Array>,
+  pieces: AsyncIterable<TokenArray>,
   countBytes: () => number,
 ): Promise<void> {
   await writeWhole(path, async file => {
-    let [tokens, checksum] = [0, 0]
+    let [tokens, checksum, end] = [0, 0, headerBytes]
     for await (const piece of pieces) {
       const bytes = bytesOf(piece)
-      await writeAll(file, bytes, headerBytes + 2 * tokens)
+      await writeAll(file, bytes, end)
       checksum = crc32(bytes, checksum)
       tokens += piece.length
+      end += bytes.length
     }
     const named = { format, corpus: corpus.slice(0, 100), text, tokenizer }
     const header: Header = { ...named, tokens, bytes: countBytes(), crc32: checksum }
@@ -63,8 +98,20 @@ export async function writeTokenFile(
 }
 
 /** So many tokens from a place in a file. */
-export async function readTokens(file: FileHandle, at: number, count: number): Promise<Uint16Array> {
-  const tokens = new Uint16Array(count)
+export async function readTokens(file: FileHandle, at: number, count: number): Promise<Uint16Array>
+export async function readTokens(
+  file: FileHandle,
+  at: number,
+  count: number,
+  width: 1 | 2,
+): Promise<TokenArray>
+export async function readTokens(
+  file: FileHandle,
+  at: number,
+  count: number,
+  width: 1 | 2 = 2,
+): Promise<TokenArray> {
+  const tokens = width === 1 ? new Uint8Array(count) : new Uint16Array(count)
   const bytes = bytesOf(tokens)
   for (let length = 0; length < bytes.length;) {
     const { bytesRead } = await file.read(
@@ -79,7 +126,26 @@ export async function readTokens(file: FileHandle, at: number, count: number): P
   return tokens
 }
 
-function bytesOf(tokens: Uint16Array): Uint8Array {
+/** The CRC-32 of a file's bytes from `start` to `end`. */
+async function checksumOf(
+  file: FileHandle,
+  start: number,
+  end: number,
+  show: (bytes: number) => void,
+): Promise<number> {
+  const piece = new Uint8Array(Math.min(pieceSize, end - start))
+  let checksum = 0
+  for (let at = start; at < end;) {
+    const { bytesRead } = await file.read(piece, 0, Math.min(piece.length, end - at), at)
+    if (bytesRead === 0) throw new RangeError(`it ends after ${at} bytes`)
+    checksum = crc32(piece.subarray(0, bytesRead), checksum)
+    at += bytesRead
+    show(at)
+  }
+  return checksum
+}
+
+function bytesOf(tokens: TokenArray): Uint8Array {
   return new Uint8Array(tokens.buffer, tokens.byteOffset, tokens.byteLength)
 }
 

@@ -1,11 +1,21 @@
-/** Token ids, one after another: a byte each where the vocabulary allows it. */
-export type Tokens = Uint8Array | Uint16Array
+/** Token ids in memory: a byte each where the vocabulary allows it. */
+export type TokenArray = Uint8Array | Uint16Array
+
+/**
+ * A text as token ids, of which stretches are read. An array in memory is one; a text that is too long for memory
+ * is read from its file (token-windows.ts).
+ */
+export type Tokens = Iterable<number> & {
+  readonly length: number
+  /** The tokens from `start` up to `end`, in an array of their own. */
+  slice(start: number, end: number): TokenArray
+}
 
 /** How text becomes token ids, and back. */
 export type Tokenizer = {
   name: string
   vocabularySize: number
-  encode(text: string): Tokens
+  encode(text: string): TokenArray
   /** A function that turns token ids, as they come, into the text that they complete. */
   decoder(): (tokens: Iterable<number>) => string
 }

@@ -2,9 +2,10 @@ import { access, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { UserError } from '../run/errors.ts'
 import { createProgress, type Screen } from '../run/progress.ts'
+import { refuseChanged } from './content.ts'
 import { download, DownloadError, isIntact, type Patience, type PublishedFile } from './download.ts'
-import { openHalves } from './halves.ts'
 import { inTurn } from './in-turn.ts'
+import { findFile, type LocalFile } from './local-file.ts'
 import { openParquet } from './parquet.ts'
 import type { Source, Text } from './text.ts'
 import { shortened } from './whole-file.ts'
@@ -72,6 +73,9 @@ export type WikitextOptions = {
   patience?: Patience | undefined
 }
 
+/** The text, and the files that it is read from. */
+type Found = { train: Text; validation: Text; files: { file: LocalFile; sha256: string }[] }
+
 /** One of the two ways to get the text. */
 type Way = { url: string; files: PublishedFile[]; open: () => Promise<{ train: Text; validation: Text }> }
 
@@ -83,12 +87,14 @@ export function openWikitext(options: WikitextOptions): Source {
   const { cacheFolder, mirror, edition = wikitext103 } = options
   const { name, folder, parquet } = edition
   const ways = waysTo(edition, join(cacheFolder, folder), mirror)
-  let found: Promise<{ train: Text; validation: Text }> | undefined
+  let found: Promise<Found> | undefined
   const half = (which: 'train' | 'validation', size: number): Text => ({
     size,
     async *pieces() {
       found ??= findText(ways, options)
-      yield* (await found)[which].pieces()
+      const text = await found
+      yield* text[which].pieces()
+      for (const { file, sha256 } of text.files) await refuseChanged(file, sha256)
     },
   })
   const bytesARow = 300
@@ -107,7 +113,7 @@ export function openWikitext(options: WikitextOptions): Source {
 async function findText(
   ways: readonly Way[],
   { cacheFolder, report = () => {}, edition = wikitext103, ...options }: WikitextOptions,
-): Promise<{ train: Text; validation: Text }> {
+): Promise<Found> {
   const folder = join(cacheFolder, edition.folder)
   const there = async () => {
     for (const way of ways) if (await allThere(folder, way.files)) return way
@@ -137,7 +143,13 @@ async function findText(
   const way =
     (await there()) ??
     (await inTurn(join(folder, 'fetch'), async () => (await there()) ?? (await fetched()), { waiting }))
-  if (way) return await way.open()
+  if (way) {
+    const files = way.files.map(async ({ name, sha256 }) => ({
+      file: await findFile(join(folder, name)),
+      sha256,
+    }))
+    return { files: await Promise.all(files), ...(await way.open()) }
+  }
   const lists = ways.map(({ files }) => files.map(file => file.name).join(', '))
   throw new UserError(
     `${edition.name} could not be fetched ${failures.join(' or ')}: connect to a network and start again, which ` +
@@ -151,12 +163,7 @@ function waysTo(edition: Edition, folder: string, mirror: string | undefined): W
   const archive: Way = {
     url: new URL(zip.file.name, zip.url).href,
     files: [zip.file],
-    async open() {
-      const path = join(folder, zip.file.name)
-      const files = await openZip(path)
-      const [train, validation] = await openHalves(path, [...files.keys()], async name => files.get(name)!)
-      return { train, validation }
-    },
+    open: async () => await openZip(join(folder, zip.file.name)),
   }
   const table: Way = {
     url: parquet.url,

@@ -35,16 +35,18 @@ export function createProgress(
   let drawn = false
 
   function clear(): void {
-    if (drawn) screen.write(eraseLine)
+    if (!drawn) return
+    screen.write(eraseLine)
+    process.off('uncaughtExceptionMonitor', clear)
     drawn = false
   }
-  // An error ends the run with the line still there: its message must not be written into it.
-  if (isShown) process.on('uncaughtExceptionMonitor', clear)
 
   return {
     update(done, status) {
       if (!isShown || now() - lastDraw < secondsBetweenDraws) return
       lastDraw = now()
+      // An error ends the run with the line still there: its message must not be written into it.
+      if (!drawn) process.on('uncaughtExceptionMonitor', clear)
       drawn = true
       const room = (columnsOf(screen) ?? 80) - 1
       screen.write(eraseLine + progressLine(done, status, now() - start).slice(0, room))

@@ -21,7 +21,7 @@ afterEach(() => rm(folder, { recursive: true, force: true }))
 const size = 20_000_000
 const hashOf = (content: Uint8Array) => createHash('sha256').update(content).digest('hex')
 const content = async () =>
-  await contentOf(await findFile(path), join(folder, 'cache'), message => reads.push(message))
+  await contentOf(await findFile(path), join(folder, 'cache'), { report: message => reads.push(message) })
 
 /** Writes a large file, and waits until its times would tell another change. */
 async function write(byte: number): Promise<string> {

@@ -30,7 +30,7 @@ function refusal(message: RegExp): (error: unknown) => true {
 }
 
 function sha256(content: Tokens): string {
-  return createHash('sha256').update(content).digest('hex')
+  return createHash('sha256').update(content.slice(0, content.length)).digest('hex')
 }
 
 /** Runs with some environment variables set, and puts back what was there. */
@@ -87,7 +87,7 @@ describe('the default corpus', () => {
     const second = await withEnvironment({ ...(await offline()), PATH: '' }, () =>
       loadCorpus({ sequenceLength: 256 }),
     )
-    assert.ok(Buffer.from(first.train).equals(Buffer.from(second.train)))
+    assert.equal(sha256(first.train), sha256(second.train))
   })
 
   test('notices a cached text that is not whole', async () => {
@@ -160,8 +160,8 @@ describe('--data FILE', () => {
     await writeFile(file, 'x'.repeat(950) + 'y'.repeat(50))
     const corpus = await loadCorpus({ data: file, sequenceLength: 32 })
     assert.equal(corpus.name, 'text.txt')
-    assert.equal(Buffer.from(corpus.train).toString(), 'x'.repeat(950))
-    assert.equal(Buffer.from(corpus.validation).toString(), 'y'.repeat(50))
+    assert.equal(Buffer.from([...corpus.train]).toString(), 'x'.repeat(950))
+    assert.equal(Buffer.from([...corpus.validation]).toString(), 'y'.repeat(50))
   })
 
   test('takes exactly as little as it says', async () => {

@@ -4,7 +4,7 @@ import { before, describe, test } from 'node:test'
 import { chunksOf } from '../data/chunks.ts'
 import { loadCorpus } from '../data/corpus.ts'
 import { countBytes, gpt2 } from '../data/gpt2.ts'
-import { readWhole, textOf, type Text } from '../data/text.ts'
+import { readShort, textOf, type Text } from '../data/text.ts'
 import { tokenize } from '../data/tokenize.ts'
 import { UserError } from '../run/errors.ts'
 
@@ -115,7 +115,66 @@ describe('a text in chunks', () => {
       for (let i = 0; i < bytes.length; i += 7) yield bytes.subarray(i, i + 7)
     }
     const again = { size: bytes.length, pieces: () => chunksOf({ size: bytes.length, pieces }, 100) }
-    assert.ok(Buffer.from(await readWhole(again)).equals(bytes))
+    assert.ok(Buffer.from((await readShort(again, bytes.length)) ?? []).equals(bytes))
+  })
+
+  test('has the tokens of the whole without a space, with line ends of Windows, and in any mixture', async () => {
+    const kinds = [
+      'a',
+      's',
+      'é',
+      '合',
+      '🙂',
+      '1',
+      '²',
+      'Ⅷ',
+      '١',
+      '.',
+      "'",
+      '’',
+      "'s",
+      "'re",
+      "'ll",
+      '\u0301',
+      '\0',
+    ]
+    const white = [' ', '\n', '\r\n', '\r', '\t', '\u00a0', '\u0085', '\u3000']
+    let state = 1
+    const draw = (limit: number) => {
+      state = (Math.imul(state, 1664525) + 1013904223) >>> 0
+      return Math.floor((state / 2 ** 32) * limit)
+    }
+    for (const all of [kinds, white, [...kinds, '\r\n'], [...kinds, ...white]]) {
+      for (let i = 0; i < 50; i++) {
+        const some = Array.from({ length: 2 + draw(8) }, () => all[draw(all.length)]!)
+        const text = Array.from({ length: 300 }, () => some[draw(some.length)]!).join('')
+        const inChunks: number[] = []
+        for await (const chunk of chunksOf(textOf(new TextEncoder().encode(text)), 1 + draw(20))) {
+          inChunks.push(
+            ...gpt2.encode(new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(chunk)),
+          )
+        }
+        assert.deepEqual(inChunks, [...gpt2.encode(text)], JSON.stringify(text))
+      }
+    }
+  })
+
+  test('is cut where no space is', async () => {
+    for (const row of ['1.234,-0.5,7\r\n', '合衆国。合衆国、', 'one\ttwo\t', 'a1', 'x=y;']) {
+      const bytes = new TextEncoder().encode(row.repeat(1000))
+      const sizes = (await Array.fromAsync(chunksOf(textOf(bytes), 100))).map(chunk => chunk.length)
+      assert.ok(Math.max(...sizes) <= 100, `${row}: ${Math.max(...sizes)} bytes`)
+    }
+  })
+
+  test('is refused when a megabyte has no place to cut, whatever its size', async () => {
+    const pieces = function* () {
+      for (let i = 0; ; i++) yield Buffer.from('ACGT'.repeat(2 ** 16))
+    }
+    await assert.rejects(
+      tokensOf({ size: 1e12, pieces }, 2 ** 16),
+      /more than 1,048,576 bytes without a place between two words.*--tokenizer bytes/,
+    )
   })
 
   test('stays whole where there is no place to cut', async () => {

@@ -1,9 +1,11 @@
 import assert from 'node:assert/strict'
-import { mkdtemp, mkdir, readdir, rm, utimes, writeFile } from 'node:fs/promises'
+import { appendFileSync, utimesSync } from 'node:fs'
+import { mkdir, mkdtemp, open, readdir, rm, utimes, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, test } from 'node:test'
 import { parquetWriteBuffer } from 'hyparquet-writer'
+import { sampleBatch, validationBatches } from '../data/batches.ts'
 import { loadCorpus, type Corpus } from '../data/corpus.ts'
 import { gpt2 } from '../data/gpt2.ts'
 import { UserError } from '../run/errors.ts'
@@ -39,7 +41,7 @@ function refusal(message: RegExp): (error: unknown) => true {
   }
 }
 
-const textOf = (tokens: Uint8Array | Uint16Array) => gpt2.decoder()(tokens)
+const textOf = (tokens: Iterable<number>) => gpt2.decoder()(tokens)
 const uint16 = (values: Iterable<number>) => new Uint8Array(Uint16Array.from(values).buffer)
 const table = (columnData: Parameters<typeof parquetWriteBuffer>[0]['columnData'], rowGroupSize?: number) =>
   new Uint8Array(parquetWriteBuffer({ columnData, rowGroupSize }))
@@ -55,8 +57,8 @@ describe('--data FOLDER', () => {
       await make({ [`text/${first}`]: train, [`text/${second}`]: validation })
       const asBytes = await load('text')
       assert.equal(asBytes.name, 'text')
-      assert.equal(Buffer.from(asBytes.train).toString(), train)
-      assert.equal(Buffer.from(asBytes.validation).toString(), validation)
+      assert.equal(Buffer.from([...asBytes.train]).toString(), train)
+      assert.equal(Buffer.from([...asBytes.validation]).toString(), validation)
       const asTokens = await load('text', 'gpt2')
       assert.deepEqual([...asTokens.train], [...gpt2.encode(train)])
       assert.deepEqual([...asTokens.validation], [...gpt2.encode(validation)])
@@ -175,8 +177,8 @@ describe('--data FILE.parquet', () => {
       ),
     })
     const corpus = await load('a.parquet')
-    assert.equal(Buffer.from(corpus.train).toString(), rows.slice(0, 95).join('\n') + '\n')
-    assert.equal(Buffer.from(corpus.validation).toString(), rows.slice(95).join('\n') + '\n')
+    assert.equal(Buffer.from([...corpus.train]).toString(), rows.slice(0, 95).join('\n') + '\n')
+    assert.equal(Buffer.from([...corpus.validation]).toString(), rows.slice(95).join('\n') + '\n')
     assert.deepEqual(
       [...(await load('a.parquet', 'gpt2')).validation],
       [...gpt2.encode(rows.slice(95).join('\n') + '\n')],
@@ -224,7 +226,7 @@ describe('--data FILE.zip', () => {
   test('takes an archive of such a folder', async () => {
     await make({ 'a.zip': zipOf({ 'x/': '', 'x/wiki.train.raw': train, 'x/wiki.valid.raw': validation }) })
     const corpus = await load('a.zip')
-    assert.equal(Buffer.from(corpus.train).toString(), train)
+    assert.equal(Buffer.from([...corpus.train]).toString(), train)
     assert.deepEqual([...(await load('a.zip', 'gpt2')).validation], [...gpt2.encode(validation)])
   })
 
@@ -246,6 +248,227 @@ describe('--data FILE.zip', () => {
         await assert.rejects(load(name, tokenizer), refusal(/is not a \.zip archive, or is damaged \(.+\)/))
       }
     }
+  })
+})
+
+describe('--data FILE.zip', () => {
+  test('takes the last of several entries with one path', async () => {
+    const stale: [string, string] = ['train.txt', 'stale '.repeat(100)]
+    await make({ 'a.zip': zipOf([stale, ['valid.txt', validation], ['train.txt', train]]) })
+    const corpus = await load('a.zip')
+    assert.equal(Buffer.from([...corpus.train]).toString(), train)
+  })
+
+  test('refuses two texts of one name, and two pairs', async () => {
+    await make({
+      'folders.zip': zipOf({ 'train.txt': train, 'valid.txt': validation, 'old/train.txt': 'stale' }),
+      'pairs.zip': zipOf({ 'train.txt': train, 'valid.txt': validation, 'val.txt': validation }),
+      'pairs/train.txt': train,
+      'pairs/valid.txt': validation,
+      'pairs/wiki.train.raw': train,
+      'pairs/wiki.valid.raw': validation,
+    })
+    await assert.rejects(
+      load('folders.zip'),
+      refusal(/folders\.zip has train\.txt and old\/train\.txt: give/),
+    )
+    await assert.rejects(
+      load('pairs.zip'),
+      refusal(/train\.txt and valid\.txt, and train\.txt and val\.txt: one/),
+    )
+    await assert.rejects(load('pairs'), refusal(/wiki\.train\.raw and wiki\.valid\.raw, and train\.txt/))
+  })
+
+  test('says what it cannot unpack', async () => {
+    const files = { 'train.txt': train, 'valid.txt': validation }
+    await make({
+      'locked.zip': zipOf(files, { flags: 1 }),
+      'strong.zip': zipOf(files, { flags: 0x41 }),
+      'lzma.zip': zipOf(files, { method: 14 }),
+    })
+    await assert.rejects(load('locked.zip'), refusal(/locked\.zip is encrypted: unpack it/))
+    await assert.rejects(load('strong.zip'), refusal(/strong\.zip is encrypted: unpack it/))
+    await assert.rejects(load('lzma.zip'), refusal(/train\.txt in .*lzma\.zip is compressed by method 14/))
+  })
+
+  test('refuses an entry with more or less than it says', async () => {
+    for (const claim of [train.length - 100, train.length + 100]) {
+      const bytes = Buffer.from(zipOf({ 'train.txt': train, 'valid.txt': validation }))
+      bytes.writeUInt32LE(claim, bytes.indexOf('PK\x01\x02') + 24)
+      await make({ 'a.zip': bytes })
+      for (const tokenizer of ['bytes', 'gpt2']) {
+        await assert.rejects(load('a.zip', tokenizer), refusal(/a\.zip .* is damaged \(.+\)/))
+      }
+    }
+  })
+})
+
+describe('a text that is longer than what is kept in memory', () => {
+  const all = { 'train.txt': train, 'valid.txt': validation }
+  const loadFrom = (name: string, tokenizer: string, inMemory: number) =>
+    loadCorpus({
+      data: join(folder, name),
+      tokenizer,
+      sequenceLength: 32,
+      cacheFolder: join(folder, 'cache'),
+      inMemory,
+    })
+
+  for (const name of ['a', 'a.txt', 'a.zip', 'a.parquet']) {
+    for (const tokenizer of ['bytes', 'gpt2']) {
+      test(`gives the same batches (${name}, ${tokenizer})`, async () => {
+        await make({
+          'a/train.txt': train,
+          'a/valid.txt': validation,
+          'a.txt': train + validation,
+          'a.zip': zipOf(all),
+          'a.parquet': table([{ name: 'text', data: rows }]),
+        })
+        const short = await loadFrom(name, tokenizer, Infinity)
+        for (const again of [1, 2]) {
+          const long = await loadFrom(name, tokenizer, 100)
+          assert.ok(!(long.train instanceof Uint8Array || long.train instanceof Uint16Array), `time ${again}`)
+          assert.equal(long.bytesPerToken, short.bytesPerToken)
+          assert.match(long.fingerprint, /^[0-9a-f]{16}$/)
+          assert.equal(long.fingerprint, short.fingerprint)
+          assert.deepEqual([...long.train], [...short.train])
+          assert.deepEqual([...long.validation], [...short.validation])
+          for (const tokensSeen of [0, 96, 4096]) {
+            const batches = [short, long].map(corpus =>
+              sampleBatch(corpus.train, 3, 32, { seed: 5, tokensSeen }),
+            )
+            const [inMemory, fromFile] = batches.map(({ inputs, targets }) => [inputs.data, targets.data])
+            assert.deepEqual(fromFile, inMemory)
+          }
+          const [inMemory, fromFile] = [short, long].map(corpus =>
+            [...validationBatches(corpus.validation, 2, 32)].map(({ inputs, targets }) => [
+              inputs.data,
+              targets.data,
+            ]),
+          )
+          assert.deepEqual(fromFile, inMemory)
+        }
+      })
+    }
+  }
+
+  test("gives the same batches (nanoGPT's files)", async () => {
+    await make({ 'a/train.bin': uint16(gpt2.encode(train)), 'a/val.bin': uint16(gpt2.encode(validation)) })
+    const short = await loadFrom('a', 'gpt2', Infinity)
+    const long = await loadFrom('a', 'gpt2', 100)
+    assert.ok(!(long.train instanceof Uint16Array))
+    assert.equal(textOf(long.train), train)
+    assert.equal(textOf(long.validation), validation)
+    assert.equal(long.bytesPerToken, short.bytesPerToken)
+    assert.equal(long.fingerprint, short.fingerprint)
+  })
+
+  test("is refused when it has other numbers than nanoGPT's files", async () => {
+    const good = uint16(gpt2.encode(validation))
+    const wide = new Uint8Array(Uint32Array.from(gpt2.encode(train)).buffer)
+    await make({
+      'wide/train.bin': wide,
+      'wide/val.bin': good,
+      'other/train.bin': uint16([...gpt2.encode(train), 50257]),
+      'other/val.bin': good,
+    })
+    await assert.rejects(loadFrom('wide', 'gpt2', 100), refusal(/train\.bin has tokens of 32 bits/))
+    const count = gpt2.encode(train).length
+    await assert.rejects(
+      loadFrom('other', 'gpt2', 100),
+      refusal(new RegExp(`not of a vocabulary of 50257 .* number ${count} .* is 50257`)),
+    )
+  })
+
+  test('is read whole once, and again only when its file was altered', async () => {
+    const large = 'All of it. '.repeat(2_000_000)
+    await make({
+      'a.txt': large,
+      'a.zip': zipOf({ 'train.txt': large, 'valid.txt': validation }),
+      'a/train.bin': uint16({
+        *[Symbol.iterator]() {
+          for (let i = 0; i < 9_000_000; i++) yield i % 50257
+        },
+      }),
+      'a/val.bin': uint16(gpt2.encode(validation)),
+    })
+    const told: string[] = []
+    const loadAll = async () => {
+      told.length = 0
+      const corpora: Corpus[] = []
+      for (const data of ['a.txt', 'a.zip', 'a']) {
+        corpora.push(
+          await loadCorpus({
+            data: join(folder, data),
+            sequenceLength: 32,
+            cacheFolder: join(folder, 'cache'),
+            inMemory: 100,
+            report: message => told.push(message),
+          }),
+        )
+      }
+      return corpora
+    }
+    const soon = () => new Promise(done => setTimeout(done, 2100)) // until times tell another change
+    await soon()
+    await loadAll()
+    await soon()
+    await loadAll()
+    const [, zip] = await loadAll()
+    assert.deepEqual(told, [])
+    assert.equal(zip?.train.length, large.length)
+
+    const tokens = join(folder, 'cache/tokens')
+    const name = (await readdir(tokens)).find(name => /^a\.zip.*\.train\./.test(name))
+    assert.ok(name)
+    const file = await open(join(tokens, name), 'r+')
+    await file.write('X', 5000)
+    await file.close()
+    const again = await loadAll()
+    assert.match(told.join(), /Unpacking a\.zip/)
+    assert.equal(Buffer.from(again[1]?.train.slice(3970, 3990) ?? []).toString(), large.slice(3970, 3990))
+  })
+
+  test('is refused when it changes while it is unpacked, but not when it is only touched', async () => {
+    const large = 'All of it. '.repeat(2_000_000)
+    const path = join(folder, 'a.zip')
+    const loadAnd = async (act: () => void) =>
+      await loadCorpus({
+        data: path,
+        sequenceLength: 32,
+        cacheFolder: join(folder, 'cache'),
+        inMemory: 100,
+        report: message => {
+          if (message.startsWith('Unpacking')) act()
+        },
+      })
+    await make({ 'a.zip': zipOf({ 'train.txt': large, 'valid.txt': validation }) })
+    await assert.rejects(
+      loadAnd(() => appendFileSync(path, 'more')),
+      refusal(/a\.zip was changed while it was read/),
+    )
+    assert.deepEqual(await readdir(join(folder, 'cache/tokens')), [])
+    await make({ 'a.zip': zipOf({ 'train.txt': large, 'valid.txt': validation }) })
+    const corpus = await loadAnd(() => utimesSync(path, 1e9, 1e9))
+    assert.equal(corpus.train.length, large.length)
+  })
+
+  test('is refused once it changes', async () => {
+    await make({ 'a.txt': train })
+    const corpus = await loadFrom('a.txt', 'bytes', 100)
+    assert.equal(Buffer.from(corpus.train.slice(5, 9)).toString(), train.slice(5, 9))
+    const cut = train.slice(0, 3000)
+    await make({ 'a.txt': cut })
+    assert.throws(() => corpus.train.slice(5, 9), refusal(/a\.txt was changed while it was read/))
+    assert.throws(() => corpus.train.slice(3000, 3010), refusal(/a\.txt was changed while it was read/))
+  })
+
+  test('is read on when its file is deleted', { skip: process.platform === 'win32' }, async () => {
+    await make({ 'a.zip': zipOf(all) })
+    const corpus = await loadFrom('a.zip', 'bytes', 100)
+    await rm(join(folder, 'a.zip'))
+    await rm(join(folder, 'cache'), { recursive: true })
+    assert.equal(Buffer.from(corpus.train.slice(0, corpus.train.length)).toString(), train)
   })
 })
 

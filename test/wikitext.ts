@@ -21,18 +21,21 @@ export function parquetOf(lines: readonly string[], rowGroupSize = 100): Uint8Ar
   )
 }
 
-/** A .zip archive of files by their names. */
-export function zipOf(files: Record<string, string | Uint8Array>): Uint8Array {
+/** A .zip archive of files by their names, of which several may be the same. */
+export function zipOf(
+  files: Record<string, string | Uint8Array> | (readonly [name: string, content: string])[],
+  { flags = 0, method = 8 } = {},
+): Uint8Array {
   const parts: Buffer[] = []
   const directory: Buffer[] = []
   let offset = 0
-  for (const [name, content] of Object.entries(files)) {
+  for (const [name, content] of Array.isArray(files) ? files : Object.entries(files)) {
     const data = Buffer.from(content)
     const packed = deflateRawSync(data)
     const sizes = Buffer.alloc(26) // what the local header and the directory have in common
     sizes.writeUInt16LE(20, 0) // version
-    sizes.writeUInt16LE(0x800, 2) // names are UTF-8
-    sizes.writeUInt16LE(8, 4) // deflate
+    sizes.writeUInt16LE(0x800 | flags, 2) // names are UTF-8
+    sizes.writeUInt16LE(method, 4) // deflate
     sizes.writeUInt32LE(crc32(data), 10)
     sizes.writeUInt32LE(packed.length, 14)
     sizes.writeUInt32LE(data.length, 18)
