@@ -4,7 +4,7 @@
 // schedules, training, sampling. Change something and run it again: npm start
 import { sampleBatch, validationBatches } from './data/batches.ts'
 import { loadCorpus } from './data/corpus.ts'
-import { promptTokens } from './data/prompt.ts'
+import { promptTokens } from './data/tokens/prompt.ts'
 import { sampleToken } from './data/sample.ts'
 import {
   type Tensor,
@@ -31,14 +31,14 @@ import {
   variable,
 } from './engine/index.ts'
 import { compilerWithin } from './run/budget.ts'
-import { readOptions } from './run/command.ts'
+import { readOptions } from './run/options/command.ts'
 import { chooseBackend } from './run/device.ts'
 import { meanOver } from './run/mean.ts'
 import { memoryLimit, memoryText } from './run/memory.ts'
-import { bounded } from './run/options.ts'
+import { bounded } from './run/options/options.ts'
 import { profileStep } from './run/profile.ts'
 import { startRun } from './run/run.ts'
-import { textWriter } from './run/text-writer.ts'
+import { textWriter } from './run/terminal/text-writer.ts'
 
 // ---------- Hyperparameters: each is an option too, by its name, such as --net.dim 192 ----------
 

@@ -6,7 +6,7 @@
 // batch; the last step is always evaluated; microbatches have an upper bound; P stays in the equations' range.
 import { sampleBatch, validationBatches } from '../data/batches.ts'
 import { loadCorpus } from '../data/corpus.ts'
-import { promptTokens } from '../data/prompt.ts'
+import { promptTokens } from '../data/tokens/prompt.ts'
 import { sampleToken } from '../data/sample.ts'
 import { hash } from '../data/shuffle.ts'
 import {
@@ -33,15 +33,15 @@ import {
   variable,
 } from '../engine/index.ts'
 import { compilerWithin } from '../run/budget.ts'
-import { readOptions } from '../run/command.ts'
+import { readOptions } from '../run/options/command.ts'
 import { chooseBackend } from '../run/device.ts'
 import { meanOver } from '../run/mean.ts'
 import { memoryLimit, memoryText } from '../run/memory.ts'
-import { bounded } from '../run/options.ts'
+import { bounded } from '../run/options/options.ts'
 import { profileStep } from '../run/profile.ts'
 import { startRun } from '../run/run.ts'
-import { trainingColumns } from '../run/table.ts'
-import { textWriter } from '../run/text-writer.ts'
+import { trainingColumns } from '../run/terminal/table.ts'
+import { textWriter } from '../run/terminal/text-writer.ts'
 import {
   clampParameters,
   dither,

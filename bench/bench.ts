@@ -1,9 +1,9 @@
 // Speed beside the peers, in one run: npm run bench [-- OPTIONS], see --help.
 import { readFileSync } from 'node:fs'
 import { availableParallelism, cpus } from 'node:os'
-import { UserError, handleErrors } from '../run/errors.ts'
-import { parseOptions } from '../run/options.ts'
-import { createProgress } from '../run/progress.ts'
+import { UserError, handleErrors } from '../common/errors.ts'
+import { parseOptions } from '../run/options/options.ts'
+import { createProgress } from '../common/progress.ts'
 import {
   type Measurement,
   type Rival,

@@ -2,11 +2,11 @@
 // and how long it takes to compile one for sequences of another length.
 import { networkSize } from '../baselines/schedules-0.4.ts'
 import { parametersOf, useBackend } from '../engine/index.ts'
-import { openDevice } from '../engine/gpu/device.ts'
-import { nodeGpu } from '../engine/gpu/node.ts'
-import { bytesOf as elementBytes } from '../engine/gpu/kernel.ts'
-import { handleErrors } from '../run/errors.ts'
-import { createProgress } from '../run/progress.ts'
+import { openDevice } from '../engine/gpu/runtime/device.ts'
+import { nodeGpu } from '../engine/gpu/runtime/node.ts'
+import { bytesOf as elementBytes } from '../engine/gpu/kernels/kernel.ts'
+import { handleErrors } from '../common/errors.ts'
+import { createProgress } from '../common/progress.ts'
 import { trainingStep } from './latent.ts'
 import { Planner } from './planner.ts'
 import { table } from './show.ts'
@@ -34,7 +34,7 @@ async function planOf(work: Step, precision: 'f32' | 'f16') {
   const { temporaryBytes, variableBytes, dispatches, bytesMoved } = await compiled.prepare(inputs)
   const { plan } = planner
   if (!plan) throw new Error('nothing was planned')
-  const copies = [...plan.halves.values()].reduce((sum, { size }) => sum + size * elementBytes.f16, 0)
+  const copies = [...plan.halfCopies.values()].reduce((sum, { size }) => sum + size * elementBytes.f16, 0)
   const count = parametersOf(parameters).reduce((sum, [, { size }]) => sum + size, 0)
   return {
     plan,

@@ -1,10 +1,10 @@
-import type { Backend, Executable } from '../engine/backend.ts'
-import type { Precision } from '../engine/gpu/device.ts'
-import type { Target } from '../engine/gpu/kernel.ts'
-import { type Plan, logitsAtOnce, plan } from '../engine/gpu/plan.ts'
-import { Pipelines } from '../engine/gpu/pipelines.ts'
-import { withPauses } from '../engine/pauses.ts'
-import type { Program } from '../engine/program.ts'
+import type { Backend, Executable } from '../engine/runtime/backend.ts'
+import type { Precision } from '../engine/gpu/runtime/device.ts'
+import type { Target } from '../engine/gpu/kernels/kernel.ts'
+import { type DeviceProgram, logitsAtOnce, planProgram } from '../engine/gpu/passes/device-program.ts'
+import { Pipelines } from '../engine/gpu/runtime/pipelines.ts'
+import { withPauses } from '../engine/compiler/pauses.ts'
+import type { Program } from '../engine/compiler/program.ts'
 
 /** What Dawn offers of a GPU of NVIDIA's with tensor cores. */
 export const tensorCores: Target = {
@@ -27,7 +27,7 @@ export class Planner implements Backend {
   readonly logitsAtOnce: number
   readonly capacity = { most: Infinity, usual: Infinity }
   /** The last program's. */
-  plan: Plan | undefined
+  plan: DeviceProgram | undefined
   private readonly precision: Precision
   private readonly target: Target
   private readonly pipelines: Pipelines | undefined
@@ -54,7 +54,7 @@ export class Planner implements Backend {
   async write(): Promise<void> {}
 
   async load(program: Program): Promise<Executable> {
-    const made = await withPauses(plan(program, this.precision, this.target))
+    const made = await withPauses(planProgram(program, this.precision, this.target))
     this.plan = made
     await Promise.all(made.dispatches.map(({ kernel }) => this.pipelines?.get(kernel)))
     return {

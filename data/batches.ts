@@ -1,7 +1,7 @@
 import { type NDArray, array } from '../engine/index.ts'
-import { UserError } from '../run/errors.ts'
+import { UserError } from '../common/errors.ts'
 import { hash, shuffled } from './shuffle.ts'
-import type { Tokens } from './tokenizer.ts'
+import type { Tokens } from './tokens/tokenizer.ts'
 
 /** Windows of text, a row each, as int32 [batchSize, sequenceLength]: a target is the token that follows its input. */
 export type Batch = {

@@ -7,9 +7,9 @@ import {
   type Part,
   type Tensor,
   compile,
-  inPieces,
+  inMicrobatches,
 } from '../engine/index.ts'
-import { UserError } from './errors.ts'
+import { UserError } from '../common/errors.ts'
 import { showBytes } from './memory.ts'
 
 type Tensors = Readonly<Record<string, Tensor>>
@@ -44,7 +44,7 @@ export function compilerWithin(limit: number) {
     body: (inputs: Tensors, meansOf: MeansOf) => Outputs,
   ): WithinMemory<Outputs> => {
     const compileFor = (pieces: number): Compiled<Outputs> =>
-      compile(inputs => body(inputs, part => inPieces(pieces, part)))
+      compile(inputs => body(inputs, part => inMicrobatches(pieces, part)))
 
     /** Bytes that a function takes; Infinity if that is more than can be addressed. */
     async function bytesOf(compiled: Compiled<Outputs>, inputs: Inputs): Promise<number> {

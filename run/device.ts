@@ -1,9 +1,9 @@
 import { availableParallelism } from 'node:os'
 import { type Backend, GpuError, type Precision, cpuBackend, gpuBackend } from '../engine/index.ts'
-import { nodeGpu } from '../engine/gpu/node.ts'
-import { UserError, sentence } from './errors.ts'
-import type { Flag } from './options.ts'
-import { type Progress, createProgress } from './progress.ts'
+import { nodeGpu } from '../engine/gpu/runtime/node.ts'
+import { UserError, sentence } from '../common/errors.ts'
+import type { Flag } from './options/options.ts'
+import { type Progress, createProgress } from '../common/progress.ts'
 
 /** The options of every script that computes: what on. */
 export const deviceFlags = {

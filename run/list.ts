@@ -1,12 +1,12 @@
 /** What "npm run runs" prints: a line for each run, the newest last. */
 import { join } from 'node:path'
-import { UserError, handleErrors } from './errors.ts'
-import { type FoundRun, filesOf, listRuns } from './folders.ts'
-import { divergenceIn, evaluationsIn, readRows } from './metrics.ts'
-import { parseOptions } from './options.ts'
-import { printable, warn } from './printable.ts'
-import { duration } from './progress.ts'
-import { removeParts } from './whole-file.ts'
+import { UserError, handleErrors } from '../common/errors.ts'
+import { type FoundRun, filesOf, listRuns } from './record/folders.ts'
+import { divergenceIn, evaluationsIn, readRows } from './record/metrics.ts'
+import { parseOptions } from './options/options.ts'
+import { printable, warn } from '../common/printable.ts'
+import { duration } from '../common/progress.ts'
+import { removeParts } from './record/whole-file.ts'
 
 handleErrors()
 

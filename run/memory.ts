@@ -1,5 +1,5 @@
 import type { Backend } from '../engine/index.ts'
-import { UserError } from './errors.ts'
+import { UserError } from '../common/errors.ts'
 
 const units = new Map(
   ['', 'K', 'M', 'G', 'T'].flatMap((prefix, power) => [

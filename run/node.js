@@ -4,8 +4,8 @@
 import { createRequire } from 'node:module'
 import { dirname, join } from 'node:path'
 import { isMainThread } from 'node:worker_threads'
-import { prepareV8 } from '../engine/cpu/flags.js'
-import { followParent, runChild } from './parent.js'
+import { prepareV8 } from '../engine/cpu/runtime/flags.js'
+import { followParent, runChild } from './process/parent.js'
 
 const { platform, arch, versions } = process
 const require = createRequire(import.meta.url)

@@ -1,6 +1,6 @@
 import type { Backend, StepTime } from '../engine/index.ts'
-import { headerText } from './header.ts'
-import type { Flag } from './options.ts'
+import { headerText } from './terminal/header.ts'
+import type { Flag } from './options/options.ts'
 
 /** The option of scripts that can say where their time goes. */
 export const profileFlags = {

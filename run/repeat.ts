@@ -1,12 +1,12 @@
 import { existsSync } from 'node:fs'
 import { join } from 'node:path'
-import { UserError } from './errors.ts'
-import type { RunOptions } from './flags.ts'
-import { dateName, filesOf } from './folders.ts'
-import { headerText } from './header.ts'
-import { watchInterrupt } from './interrupt.ts'
-import { type MetricsRow, divergenceIn, evaluationsIn, firstToReach, readRows } from './metrics.ts'
-import { runChild } from './parent.js'
+import { UserError } from '../common/errors.ts'
+import type { RunOptions } from './options/flags.ts'
+import { dateName, filesOf } from './record/folders.ts'
+import { headerText } from './terminal/header.ts'
+import { watchInterrupt } from './process/interrupt.ts'
+import { type MetricsRow, divergenceIn, evaluationsIn, firstToReach, readRows } from './record/metrics.ts'
+import { runChild } from './process/parent.js'
 
 /** Runs this script once for each of --repeat seeds, one after another, compares them, and ends the process. */
 export async function repeatRun(options: RunOptions): Promise<never> {

@@ -1,13 +1,13 @@
 import type { Corpus } from '../data/corpus.ts'
 import type { Backend, Parameters } from '../engine/index.ts'
-import type { RunOptions } from './flags.ts'
-import { watchInterrupt } from './interrupt.ts'
-import { logTo } from './log.ts'
-import { type MetricsRow, whatDiverged } from './metrics.ts'
-import { warn } from './printable.ts'
-import { columnsOf, createProgress } from './progress.ts'
-import { openRecord } from './record.ts'
-import { type Column, createTable, trainingColumns } from './table.ts'
+import type { RunOptions } from './options/flags.ts'
+import { watchInterrupt } from './process/interrupt.ts'
+import { logTo } from './record/log.ts'
+import { type MetricsRow, whatDiverged } from './record/metrics.ts'
+import { warn } from '../common/printable.ts'
+import { columnsOf, createProgress } from '../common/progress.ts'
+import { openRecord } from './record/record.ts'
+import { type Column, createTable, trainingColumns } from './terminal/table.ts'
 
 /** How far a run is: from these numbers its batches and its schedules follow. */
 export type Counters = {

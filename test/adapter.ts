@@ -1,8 +1,8 @@
 /** What WebGPU finds on this machine. It is asked in a process of its own, which prints JSON: a driver may take that down. */
 import { execFile } from 'node:child_process'
 import { promisify } from 'node:util'
-import { GpuError, nameOf, openDevice } from '../engine/gpu/device.ts'
-import { nodeGpu } from '../engine/gpu/node.ts'
+import { GpuError, nameOf, openDevice } from '../engine/gpu/runtime/device.ts'
+import { nodeGpu } from '../engine/gpu/runtime/node.ts'
 
 /** The three ways in which the GPU's backend computes: float32; f16 products without, and with subgroup matrices. */
 export type GpuPrecision = 'f32' | 'f16' | 'matrix'

@@ -4,7 +4,7 @@
  * runner.
  */
 import { spawnSync } from 'node:child_process'
-import { isRevectorizing } from '../engine/cpu/flags.js'
+import { isRevectorizing } from '../engine/cpu/runtime/flags.js'
 import { adapterOf, ownDriver } from './adapter.ts'
 
 function run(files: string, environment: NodeJS.ProcessEnv = {}): number {

@@ -4,7 +4,7 @@ import { once } from 'node:events'
 import { readFileSync, readdirSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { after, test } from 'node:test'
-import { type MetricsRow, readRows } from '../run/metrics.ts'
+import { type MetricsRow, readRows } from '../run/record/metrics.ts'
 import { checkpointsOf, endOrKill, main, makeFolder, start } from './command.ts'
 
 const { folder, runs, fresh, again } = makeFolder()

@@ -26,7 +26,7 @@ import {
   variable,
   where,
 } from '../engine/index.ts'
-import { planMemory } from '../engine/plan.ts'
+import { planMemory } from '../engine/compiler/memory-plan.ts'
 import { gpuPrecision, makeBackend, startBackend } from './backend.ts'
 import { randomArray, seeded } from './reference.ts'
 import { expectNear, expectSmall, productsOf } from './tolerance.ts'
@@ -168,7 +168,7 @@ test('assign: a product into the variable, once everything has read the old valu
   })
   const { program } = await run.prepare({ x: identity8 })
   const targets = program.instructions.flatMap(({ work }) =>
-    work.kind === 'matmul' ? [work.c.buffer.root] : [],
+    work.kind === 'matmul' ? [work.c.buffer.allocation] : [],
   )
   assert.ok(
     targets.some(({ variable }) => variable === v),

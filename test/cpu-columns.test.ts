@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { after, test } from 'node:test'
-import { type Separated, separateColumns } from '../engine/cpu/columns.ts'
+import { type SplitInstruction, splitColumns } from '../engine/cpu/passes/column-layout.ts'
 import {
   type Compiled,
   type Inputs,
@@ -17,7 +17,7 @@ import {
   useBackend,
   variable,
 } from '../engine/index.ts'
-import type { Instruction, Program } from '../engine/program.ts'
+import type { Instruction, Program } from '../engine/compiler/program.ts'
 import { relativeError } from './golden/golden.ts'
 
 const backend = await cpuBackend({ threads: 2, alone: 0 })
@@ -71,10 +71,10 @@ function block(dim: number) {
 }
 
 /** The parts of a function's program. */
-async function partsOf(compiled: Compiled<unknown>, inputs: Inputs): Promise<readonly Separated[]> {
+async function partsOf(compiled: Compiled<unknown>, inputs: Inputs): Promise<readonly SplitInstruction[]> {
   await compiled.prepare(inputs)
   assert.ok(program)
-  return separateColumns(program, tileColumns)
+  return splitColumns(program, tileColumns)
 }
 
 /** Strides of operands that are pieces of longer rows. */

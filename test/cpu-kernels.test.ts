@@ -1,9 +1,9 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { attentionBackward, attentionForward } from '../engine/cpu/attention.ts'
-import type { Kernel } from '../engine/cpu/kernel.ts'
-import { compileOptimized, isRevectorizing } from '../engine/cpu/flags.js'
-import { chooseMicroKernel } from '../engine/cpu/probe.ts'
+import { attentionBackward, attentionForward } from '../engine/cpu/kernels/attention.ts'
+import type { Kernel } from '../engine/cpu/kernels/kernel.ts'
+import { compileOptimized, isRevectorizing } from '../engine/cpu/runtime/flags.js'
+import { chooseMicroKernel } from '../engine/cpu/runtime/probe.ts'
 import {
   type MatmulPlan,
   matmulKernel,
@@ -11,8 +11,8 @@ import {
   type MicroKernel,
   packedFloats,
   packKernel,
-} from '../engine/cpu/matmul.ts'
-import { fewRows, matrixVectorKernel } from '../engine/cpu/matrix-vector.ts'
+} from '../engine/cpu/kernels/matmul.ts'
+import { fewRows, matrixVectorKernel } from '../engine/cpu/kernels/matrix-vector.ts'
 
 // Every kernel beside plain JavaScript in doubles. Run again with HLB_SIMD=128 to test without AVX2.
 isRevectorizing()

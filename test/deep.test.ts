@@ -3,11 +3,11 @@ import assert from 'node:assert/strict'
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { test } from 'node:test'
-import { Dependencies } from '../engine/dependencies.ts'
-import type { Emitted } from '../engine/emit.ts'
-import { Heap } from '../engine/heap.ts'
+import { Dependencies } from '../engine/compiler/dependencies.ts'
+import type { LoweredInstruction } from '../engine/compiler/lower.ts'
+import { Heap } from '../engine/compiler/heap.ts'
 import { array, compile, grad } from '../engine/index.ts'
-import { Buffer } from '../engine/program.ts'
+import { Buffer } from '../engine/compiler/program.ts'
 import { startBackend } from './backend.ts'
 import { deepNetwork, deepStep } from './deep-network.ts'
 
@@ -91,14 +91,14 @@ test('a process that compiles can be interrupted', async () => {
 
 test('a buffer that took over memory from layer to layer knows whose it is, and that it gave it back', () => {
   const buffers = Array.from({ length: 50_000 }, () => new Buffer(1, 'float32'))
-  buffers.slice(1).forEach((buffer, i) => (buffer.shares = buffers[i]))
-  assert.equal(buffers[49_999].root, buffers[0])
-  assert.equal(buffers[30_000].root, buffers[0])
-  buffers[20_000].shares = undefined
-  assert.equal(buffers[49_999].root, buffers[20_000])
-  assert.equal(buffers[19_999].root, buffers[0])
-  buffers[0].shares = new Buffer(1, 'float32')
-  assert.equal(buffers[19_999].root, buffers[0].shares)
+  buffers.slice(1).forEach((buffer, i) => (buffer.aliasOf = buffers[i]))
+  assert.equal(buffers[49_999].allocation, buffers[0])
+  assert.equal(buffers[30_000].allocation, buffers[0])
+  buffers[20_000].aliasOf = undefined
+  assert.equal(buffers[49_999].allocation, buffers[20_000])
+  assert.equal(buffers[19_999].allocation, buffers[0])
+  buffers[0].aliasOf = new Buffer(1, 'float32')
+  assert.equal(buffers[19_999].allocation, buffers[0].aliasOf)
 })
 
 test('a heap gives out its items in their order', () => {
@@ -125,7 +125,7 @@ test('what an instruction depends on is known, however constraints are added', (
   for (let round = 0; round < 40; round++) {
     const count = 3 + random(25)
     const buffers = Array.from({ length: count }, () => new Buffer(1, 'float32'))
-    const instructions = buffers.map((made, i): Emitted => {
+    const instructions = buffers.map((made, i): LoweredInstruction => {
       const needs = Array.from({ length: random(3) }, () => buffers[random(Math.max(1, i))])
       const work = {
         kind: 'rows',
@@ -137,7 +137,7 @@ test('what an instruction depends on is known, however constraints are added', (
         columnSums: [],
       } as const
       const needed = needs.filter(need => need !== made)
-      const rest = { reads: [], writes: [], partition: undefined, rank: i, stage: 0, after: [] }
+      const rest = { reads: [], writes: [], partition: undefined, order: i, microbatch: 0, after: [] }
       return { work, needs: needed, makes: [made], ...rest }
     })
     const before = instructions.map(

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { chooseBackend } from '../run/device.ts'
-import { UserError } from '../run/errors.ts'
+import { UserError } from '../common/errors.ts'
 import { kernelTable } from '../run/profile.ts'
 
 /** The description of the backend that the options choose, which is closed again. */

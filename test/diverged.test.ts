@@ -4,11 +4,11 @@ import { existsSync, mkdtempSync, readFileSync, readdirSync, rmSync } from 'node
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, test } from 'node:test'
-import { bytes } from '../data/tokenizer.ts'
-import { UserError } from '../run/errors.ts'
-import { type RunOptions, runFlags } from '../run/flags.ts'
-import { divergenceIn, readRows } from '../run/metrics.ts'
-import { parseOptions } from '../run/options.ts'
+import { bytes } from '../data/tokens/tokenizer.ts'
+import { UserError } from '../common/errors.ts'
+import { type RunOptions, runFlags } from '../run/options/flags.ts'
+import { divergenceIn, readRows } from '../run/record/metrics.ts'
+import { parseOptions } from '../run/options/options.ts'
 import { startRun } from '../run/run.ts'
 
 const folder = mkdtempSync(join(tmpdir(), 'hlb-gpt-'))

@@ -1,12 +1,12 @@
 import assert from 'node:assert/strict'
 import { createHash } from 'node:crypto'
 import { before, describe, test } from 'node:test'
-import { chunksOf } from '../data/chunks.ts'
+import { chunksOf } from '../data/tokens/chunks.ts'
 import { loadCorpus } from '../data/corpus.ts'
-import { countBytes, gpt2 } from '../data/gpt2.ts'
-import { readShort, textOf, type Text } from '../data/text.ts'
-import { tokenize } from '../data/tokenize.ts'
-import { UserError } from '../run/errors.ts'
+import { countBytes, gpt2 } from '../data/tokens/gpt2.ts'
+import { readShort, textOf, type Text } from '../data/sources/text.ts'
+import { tokenize } from '../data/tokens/tokenize.ts'
+import { UserError } from '../common/errors.ts'
 
 /** As tiktoken's own Rust encodes them. */
 const encodings: [text: string, tokens: number[]][] = [

@@ -1,11 +1,17 @@
 import assert from 'node:assert/strict'
 import { after, test } from 'node:test'
-import { attentionDispatches } from '../engine/gpu/attention.ts'
-import { GpuError, type OpenDevice, openDevice } from '../engine/gpu/device.ts'
-import { type Dispatch, type ElementType, type Target, bytesOf, dimensionsOf } from '../engine/gpu/kernel.ts'
-import { storedBytes } from '../engine/gpu/memory.ts'
-import { Pipelines } from '../engine/gpu/pipelines.ts'
-import { type Attention, Buffer, type View } from '../engine/program.ts'
+import { attentionDispatches } from '../engine/gpu/kernels/attention/attention.ts'
+import { GpuError, type OpenDevice, openDevice } from '../engine/gpu/runtime/device.ts'
+import {
+  type Dispatch,
+  type ElementType,
+  type Target,
+  bytesOf,
+  dimensionsOf,
+} from '../engine/gpu/kernels/kernel.ts'
+import { storedBytes } from '../engine/gpu/runtime/memory.ts'
+import { Pipelines } from '../engine/gpu/runtime/pipelines.ts'
+import { type Attention, Buffer, type View } from '../engine/compiler/program.ts'
 import { testGpu } from './strict-gpu.ts'
 
 // Attention and its gradients on the GPU beside plain JavaScript in float64.

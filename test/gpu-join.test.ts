@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { after, test } from 'node:test'
-import { type GpuBackend, gpuBackend } from '../engine/gpu/backend.ts'
-import { GpuError } from '../engine/gpu/device.ts'
+import { type GpuBackend, gpuBackend } from '../engine/gpu/runtime/backend.ts'
+import { GpuError } from '../engine/gpu/runtime/device.ts'
 import {
   type Backend,
   type Compiled,

@@ -1,9 +1,9 @@
 import { after } from 'node:test'
-import { GpuError, type OpenDevice, openDevice } from '../engine/gpu/device.ts'
-import { type Dispatch, type ElementType, type Target, dimensionsOf } from '../engine/gpu/kernel.ts'
-import { storedBytes } from '../engine/gpu/memory.ts'
-import { Pipelines } from '../engine/gpu/pipelines.ts'
-import type { Buffer } from '../engine/program.ts'
+import { GpuError, type OpenDevice, openDevice } from '../engine/gpu/runtime/device.ts'
+import { type Dispatch, type ElementType, type Target, dimensionsOf } from '../engine/gpu/kernels/kernel.ts'
+import { storedBytes } from '../engine/gpu/runtime/memory.ts'
+import { Pipelines } from '../engine/gpu/runtime/pipelines.ts'
+import type { Buffer } from '../engine/compiler/program.ts'
 import { testGpu } from './strict-gpu.ts'
 
 /** A GPU that runs kernels by themselves; undefined where there is none. It is closed after the tests. */
@@ -34,11 +34,11 @@ export class Machine {
   }
 
   readonly typeOf = (buffer: Buffer): ElementType =>
-    this.types.get(buffer.root) ?? (buffer.root.dtype === 'float32' ? 'f32' : 'i32')
+    this.types.get(buffer.allocation) ?? (buffer.allocation.dtype === 'float32' ? 'f32' : 'i32')
 
   /** Fills a buffer; returns the numbers as they are stored. */
   write(buffer: Buffer, numbers: ArrayLike<number>): Float64Array {
-    const bytes = new ArrayBuffer(storedBytes(buffer.root, this.typeOf))
+    const bytes = new ArrayBuffer(storedBytes(buffer.allocation, this.typeOf))
     const stored = this.view(buffer, bytes)
     stored.set(numbers)
     this.device.queue.writeBuffer(this.place(buffer), 0, bytes)
@@ -67,7 +67,7 @@ export class Machine {
   }
 
   async read(buffer: Buffer): Promise<Float64Array> {
-    const size = storedBytes(buffer.root, this.typeOf)
+    const size = storedBytes(buffer.allocation, this.typeOf)
     const usage = GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST
     const staging = this.device.createBuffer({ size, usage })
     const encoder = this.device.createCommandEncoder()
@@ -91,12 +91,12 @@ export class Machine {
     this.device.destroy()
   }
 
-  private place({ root }: Buffer): GPUBuffer {
-    const known = this.memory.get(root)
+  private place({ allocation }: Buffer): GPUBuffer {
+    const known = this.memory.get(allocation)
     if (known) return known
     const usage = GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_SRC | GPUBufferUsage.COPY_DST
-    const made = this.device.createBuffer({ size: storedBytes(root, this.typeOf), usage })
-    this.memory.set(root, made)
+    const made = this.device.createBuffer({ size: storedBytes(allocation, this.typeOf), usage })
+    this.memory.set(allocation, made)
     return made
   }
 

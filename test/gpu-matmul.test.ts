@@ -1,11 +1,11 @@
 import assert from 'node:assert/strict'
 import { after, test } from 'node:test'
-import { GpuError, type OpenDevice, openDevice } from '../engine/gpu/device.ts'
-import { type ElementType, type Target, dimensionsOf } from '../engine/gpu/kernel.ts'
-import { matmulDispatches } from '../engine/gpu/matmul.ts'
-import { type MatmulPlan, type Tile, matmulPlan } from '../engine/gpu/matmul-plan.ts'
-import { Pipelines } from '../engine/gpu/pipelines.ts'
-import { Buffer, type Matmul, type Matrix } from '../engine/program.ts'
+import { GpuError, type OpenDevice, openDevice } from '../engine/gpu/runtime/device.ts'
+import { type ElementType, type Target, dimensionsOf } from '../engine/gpu/kernels/kernel.ts'
+import { matmulDispatches } from '../engine/gpu/kernels/matmul/matmul.ts'
+import { type MatmulPlan, type Tile, matmulPlan } from '../engine/gpu/kernels/matmul/tiling.ts'
+import { Pipelines } from '../engine/gpu/runtime/pipelines.ts'
+import { Buffer, type Matmul, type Matrix } from '../engine/compiler/program.ts'
 import { testGpu } from './strict-gpu.ts'
 
 // Every form of the matrix product beside plain JavaScript in doubles, in all shapes and types of its operands.
@@ -115,14 +115,14 @@ async function check(
       : residual === 'c itself'
         ? c
         : place(m, n, batch, residual === 'transposed', gap)
-  const work: Matmul = { kind: 'matmul', batch, m, n, k, a, b, c, ...(sum && { residual: sum }) }
+  const work: Matmul = { kind: 'matmul', batch, m, n, k, a, b, c, ...(sum && { addend: sum }) }
   const typeNames = new Map([
     [a.buffer, types[0]],
     [b.buffer, types[1]],
     ...(sum ? [[sum.buffer, types[3]] as const] : []),
     [c.buffer, types[2]],
   ])
-  const typeOf = (buffer: Buffer): ElementType => typeNames.get(buffer.root) ?? 'f32'
+  const typeOf = (buffer: Buffer): ElementType => typeNames.get(buffer.allocation) ?? 'f32'
   const dispatches = matmulDispatches(work, typeOf, target, how.plan?.(work))
 
   // Memory, filled with numbers as they are stored.

@@ -1,11 +1,11 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import type { Target } from '../engine/gpu/kernel.ts'
-import { RowBuilder } from '../engine/gpu/row-programs.ts'
-import { rowDispatches } from '../engine/gpu/rows.ts'
-import type { BinaryName, UnaryName } from '../engine/graph.ts'
-import { overwritable } from '../engine/overwrite.ts'
-import { type Access, Buffer, type RowProgram } from '../engine/program.ts'
+import type { Target } from '../engine/gpu/kernels/kernel.ts'
+import { RowBuilder } from '../engine/gpu/passes/row-programs.ts'
+import { rowDispatches } from '../engine/gpu/kernels/rows/rows.ts'
+import type { BinaryName, UnaryName } from '../engine/graph/operations.ts'
+import { canStoreInPlace } from '../engine/compiler/in-place.ts'
+import { type Access, Buffer, type RowProgram } from '../engine/compiler/program.ts'
 import { openMachine } from './gpu-machine.ts'
 import { erf, seeded } from './reference.ts'
 
@@ -62,9 +62,9 @@ function loaded(memory: Memory, access: Access, row: number, column: number): nu
   return access.buffer ? contents(memory, access.buffer)[address] : address
 }
 
-function contents(memory: Memory, { root }: Buffer): Float64Array {
-  const known = memory.get(root) ?? new Float64Array(root.size)
-  memory.set(root, known)
+function contents(memory: Memory, { allocation }: Buffer): Float64Array {
+  const known = memory.get(allocation) ?? new Float64Array(allocation.size)
+  memory.set(allocation, known)
   return known
 }
 
@@ -365,11 +365,11 @@ function randomProgram(random: Random): Writer {
     buffer =>
       access.buffer?.size === buffer.size &&
       buffer.dtype === 'float32' &&
-      overwritable(writer.work, buffer, access, value),
+      canStoreInPlace(writer.work, buffer, access, value),
   )
   if (access.buffer && overwritten && random() < 0.5) {
     writer.halves.delete(access.buffer)
-    access.buffer.shares = overwritten
+    access.buffer.aliasOf = overwritten
   }
   return writer
 }
@@ -474,7 +474,7 @@ test('more operands than an adapter takes, some of them overwritten', { skip }, 
     writer.store(writer.binary('multiply', writer.binary('subtract', sum, largest), input))
     const { operation } = writer.builder.values[input]
     const { buffer } = writer.stores[writer.stores.length - 1].access
-    if (operation.kind === 'load' && buffer) buffer.shares = operation.access.buffer
+    if (operation.kind === 'load' && buffer) buffer.aliasOf = operation.access.buffer
   }
   writer.columnSum(sum)
   await check(writer, { bindings: 5 })

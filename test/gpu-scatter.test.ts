@@ -1,10 +1,10 @@
 import assert from 'node:assert/strict'
 import { after, test } from 'node:test'
-import { gpuBackend } from '../engine/gpu/backend.ts'
-import { GpuError } from '../engine/gpu/device.ts'
-import { ScatterOrders } from '../engine/gpu/scatter.ts'
-import { Buffer, type Program, type ScatterAdd, type View } from '../engine/program.ts'
-import { wholeView } from '../engine/views.ts'
+import { gpuBackend } from '../engine/gpu/runtime/backend.ts'
+import { GpuError } from '../engine/gpu/runtime/device.ts'
+import { ScatterOrders } from '../engine/gpu/kernels/scatter/scatter.ts'
+import { Buffer, type Program, type ScatterAdd, type View } from '../engine/compiler/program.ts'
+import { wholeView } from '../engine/compiler/views.ts'
 import { testGpu } from './strict-gpu.ts'
 
 // Scatters by themselves, beside plain JavaScript in doubles.
@@ -42,7 +42,7 @@ function scatterOf(
 ): ScatterAdd {
   const out = matrix(rows, columns)
   const base = matrix(rows, columns)
-  if (start === 'itself') out.buffer.shares = base.buffer
+  if (start === 'itself') out.buffer.aliasOf = base.buffer
   const width = columns + gap
   const values = {
     buffer: new Buffer(offset + count * width, 'float32'),
@@ -63,7 +63,7 @@ function programOf(works: readonly ScatterAdd[], rowOf: (position: number) => nu
       work,
       reads: [work.values.buffer, indices.buffer, ...(work.base ? [work.base.buffer] : [])],
       writes: [work.out.buffer],
-      joins: false,
+      sharesRowBlocks: false,
     })),
     inputs: [indices.buffer, ...operands],
     outputs: works.map(({ out }) => out),

@@ -5,8 +5,8 @@ import { mkdir, mkdtemp, readdir, readFile, rm, utimes, writeFile } from 'node:f
 import { hostname, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, test } from 'node:test'
-import { inTurn } from '../data/in-turn.ts'
-import { besideName, removeLeftovers } from '../data/leftovers.ts'
+import { inTurn } from '../data/cache/in-turn.ts'
+import { besideName, removeLeftovers } from '../data/cache/leftovers.ts'
 
 let folder = ''
 let path = ''
@@ -41,7 +41,7 @@ describe('of those who want the same work', () => {
 
   test('a process that is killed holds nobody up', async () => {
     const held = `
-      import { inTurn } from '${new URL('../data/in-turn.ts', import.meta.url).href}'
+      import { inTurn } from '${new URL('../data/cache/in-turn.ts', import.meta.url).href}'
       await inTurn(${JSON.stringify(path)}, async () => { console.log('held'); setInterval(() => {}, 1000); await new Promise(() => {}) })`
     const child = spawn(process.execPath, ['--input-type=module', '-e', held], {
       stdio: ['ignore', 'pipe', 'inherit'],

@@ -8,7 +8,7 @@ import { once } from 'node:events'
 import { access, mkdir, readFile, readdir, rename, rm, stat, writeFile } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
 import { createInterface } from 'node:readline'
-import { UserError, codeOf, reasonOf } from '../run/errors.ts'
+import { UserError, codeOf, reasonOf } from '../common/errors.ts'
 import type { Driver } from './adapter.ts'
 
 /** Debian's releases, the first that will do: subgroup matrices came with Mesa 26. */

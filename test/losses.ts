@@ -4,7 +4,7 @@ import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { promisify } from 'node:util'
-import { type Evaluation, evaluationsIn, readRows } from '../run/metrics.ts'
+import { type Evaluation, evaluationsIn, readRows } from '../run/record/metrics.ts'
 import type { Driver } from './adapter.ts'
 
 const project = resolve(import.meta.dirname, '..')

@@ -3,8 +3,8 @@ import { spawnSync } from 'node:child_process'
 import { resolve } from 'node:path'
 import { describe, test } from 'node:test'
 import { pathToFileURL } from 'node:url'
-import { UserError } from '../run/errors.ts'
-import { bounded, parseOptions } from '../run/options.ts'
+import { UserError } from '../common/errors.ts'
+import { bounded, parseOptions } from '../run/options/options.ts'
 
 const command = {
   summary: 'Trains.',
@@ -159,7 +159,7 @@ test('a default says which numbers its hyperparameter takes, unless a rule does'
 /** What a command prints for these arguments. */
 function printed(args: readonly string[], command: object): string {
   const script = `
-    import { parseOptions } from '${pathToFileURL(resolve(import.meta.dirname, '../run/options.ts'))}'
+    import { parseOptions } from '${pathToFileURL(resolve(import.meta.dirname, '../run/options/options.ts'))}'
     parseOptions(${JSON.stringify(args)}, ${JSON.stringify(command)})
     console.log('not reached')`
   const { status, stdout } = spawnSync(process.execPath, ['--input-type=module', '--eval', script], {

@@ -4,8 +4,8 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, test } from 'node:test'
 import { loadCorpus } from '../data/corpus.ts'
-import { openParquet } from '../data/parquet.ts'
-import { UserError } from '../run/errors.ts'
+import { openParquet } from '../data/sources/parquet/parquet.ts'
+import { UserError } from '../common/errors.ts'
 
 const golden = join(import.meta.dirname, 'golden/parquet')
 const lines = (await readFile(join(golden, 'rows.txt'), 'utf8')).trimEnd().split('\n')

@@ -7,7 +7,7 @@ import {
   attention,
   compile,
   grad,
-  inPieces,
+  inMicrobatches,
   linearCrossEntropy,
   randomNormal,
   rmsNorm,
@@ -42,7 +42,7 @@ function lossOf(x: Tensor, targets: Tensor) {
 
 const step = (pieces: number) =>
   compile(({ x, targets }) => {
-    const { loss, accuracy } = inPieces(pieces, part => lossOf(part(x), part(targets)))
+    const { loss, accuracy } = inMicrobatches(pieces, part => lossOf(part(x), part(targets)))
     const variables = [x, output, ...layers.flatMap(({ gain, expand, project }) => [gain, expand, project])]
     const gradients = grad(loss, variables)
     return {

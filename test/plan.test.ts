@@ -2,14 +2,17 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { Planner, tensorCores } from '../bench/planner.ts'
 import { trainingStep } from '../bench/latent.ts'
-import type { Plan } from '../engine/gpu/plan.ts'
+import type { DeviceProgram } from '../engine/gpu/passes/device-program.ts'
 import { array, compile, randomNormal, useBackend, variable } from '../engine/index.ts'
 
 // What a GPU would do, without one.
 
 const work = { kind: 'step', dim: 64, blocks: 2, vocabulary: 512, length: 32, batch: 4, steps: 1 } as const
 
-async function planOf(precision: 'f32' | 'f16', bindings: number = tensorCores.bindings): Promise<Plan> {
+async function planOf(
+  precision: 'f32' | 'f16',
+  bindings: number = tensorCores.bindings,
+): Promise<DeviceProgram> {
   const planner = new Planner(precision, { target: { ...tensorCores, bindings } })
   useBackend(planner)
   const { compiled, inputs } = trainingStep(work)
@@ -18,7 +21,7 @@ async function planOf(precision: 'f32' | 'f16', bindings: number = tensorCores.b
   return planner.plan
 }
 
-const typesOf = ({ dispatches, typeOf }: Plan, pattern: RegExp) =>
+const typesOf = ({ dispatches, typeOf }: DeviceProgram, pattern: RegExp) =>
   dispatches
     .filter(({ kernel }) => pattern.test(kernel.name))
     .map(({ buffers, writes }) =>

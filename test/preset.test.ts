@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { after, test } from 'node:test'
-import { readOptions } from '../run/command.ts'
-import { bounded } from '../run/options.ts'
+import { readOptions } from '../run/options/command.ts'
+import { bounded } from '../run/options/options.ts'
 
 const { argv } = process
 after(() => void (process.argv = argv))

@@ -6,9 +6,9 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
 import { loadCorpus } from '../data/corpus.ts'
-import { openRegular, readRegular } from '../data/regular-file.ts'
-import { UserError } from '../run/errors.ts'
-import { openSafetensors } from '../run/safetensors.ts'
+import { openRegular, readRegular } from '../common/regular-file.ts'
+import { UserError } from '../common/errors.ts'
+import { openSafetensors } from '../run/record/safetensors.ts'
 
 let folder = ''
 const server = createServer()

@@ -6,18 +6,18 @@ import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { describe, test } from 'node:test'
 import { pathToFileURL } from 'node:url'
-import { headerText } from '../run/header.ts'
-import { nearestName } from '../run/names.ts'
-import { makeFolders } from '../run/make-folders.ts'
-import { createProgress, duration, type Screen } from '../run/progress.ts'
-import { createTable, trainingColumns } from '../run/table.ts'
-import { wrapText } from '../run/wrap.ts'
+import { headerText } from '../run/terminal/header.ts'
+import { nearestName } from '../common/nearest-name.ts'
+import { makeFolders } from '../common/make-folders.ts'
+import { createProgress, duration, type Screen } from '../common/progress.ts'
+import { createTable, trainingColumns } from '../run/terminal/table.ts'
+import { wrapText } from '../run/terminal/wrap.ts'
 
-const runFolder = pathToFileURL(resolve(import.meta.dirname, '../run')).href
+const project = pathToFileURL(resolve(import.meta.dirname, '..')).href
 
-/** The arguments that make Node run a script whose imports from 'run/' are this project's. */
+/** The arguments that make Node run a script whose imports from 'project/' are this project's. */
 function nodeArguments(script: string): string[] {
-  return ['--input-type=module', '--eval', script.replaceAll("'run/", `'${runFolder}/`)]
+  return ['--input-type=module', '--eval', script.replaceAll("'project/", `'${project}/`)]
 }
 
 describe('the table', () => {
@@ -236,7 +236,7 @@ test('the nearest name is the likely one, or none', () => {
 
 describe('errors', () => {
   function runScript(script: string): { status: number | null; stderr: string } {
-    const code = `import { handleErrors, UserError } from 'run/errors.ts'; handleErrors(); ${script}`
+    const code = `import { handleErrors, UserError } from 'project/common/errors.ts'; handleErrors(); ${script}`
     const { status, stderr } = spawnSync(process.execPath, nodeArguments(code), { encoding: 'utf8' })
     return { status, stderr }
   }
@@ -255,7 +255,7 @@ describe('errors', () => {
 
   test('a reader that goes away ends the run quietly', async () => {
     const script = `
-      import { handleErrors } from 'run/errors.ts'
+      import { handleErrors } from 'project/common/errors.ts'
       handleErrors()
       setInterval(() => console.log('row'), 5)`
     const child = spawn(process.execPath, nodeArguments(script), { stdio: ['ignore', 'pipe', 'pipe'] })
@@ -274,7 +274,7 @@ test(
   { skip: !existsSync('/dev/full') },
   () => {
     const script = `
-    import { handleErrors } from 'run/errors.ts'
+    import { handleErrors } from 'project/common/errors.ts'
     handleErrors()
     console.log('row')
     setTimeout(() => (console.log('row'), process.exitCode = 7), 20)`
@@ -290,7 +290,7 @@ test(
 describe('Ctrl-C', { skip: process.platform === 'win32' }, () => {
   const script = `
     import { existsSync } from 'node:fs'
-    import { watchInterrupt } from 'run/interrupt.ts'
+    import { watchInterrupt } from 'project/run/process/interrupt.ts'
     const mode = process.argv[1]
     process.on('exit', () => console.log('cleaned up'))
     const interrupt = watchInterrupt(async () => {

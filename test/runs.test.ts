@@ -12,7 +12,7 @@ import {
 } from 'node:fs'
 import { join, resolve } from 'node:path'
 import { after, before, describe, test } from 'node:test'
-import { showConfig } from '../run/config.ts'
+import { showConfig } from '../run/record/config.ts'
 import { summary } from '../run/repeat.ts'
 import { memoryLimit } from '../run/memory.ts'
 import { main, makeFolder, rowsOf, start } from './command.ts'

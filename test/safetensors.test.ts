@@ -4,8 +4,8 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, test } from 'node:test'
 import { type NDArray, array } from '../engine/index.ts'
-import { UserError } from '../run/errors.ts'
-import { openSafetensors, writeSafetensors } from '../run/safetensors.ts'
+import { UserError } from '../common/errors.ts'
+import { openSafetensors, writeSafetensors } from '../run/record/safetensors.ts'
 import { readGolden } from './golden/golden.ts'
 
 const folder = mkdtempSync(join(tmpdir(), 'hlb-gpt-'))

@@ -3,10 +3,10 @@ import assert from 'node:assert/strict'
 import { appendFileSync, mkdirSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { after, test } from 'node:test'
-import { gpt2 } from '../data/gpt2.ts'
-import { promptTokens } from '../data/prompt.ts'
+import { gpt2 } from '../data/tokens/gpt2.ts'
+import { promptTokens } from '../data/tokens/prompt.ts'
 import { sampleToken } from '../data/sample.ts'
-import { bytes } from '../data/tokenizer.ts'
+import { bytes } from '../data/tokens/tokenizer.ts'
 import {
   type Tensor,
   array,
@@ -20,8 +20,8 @@ import {
   softplus,
   variable,
 } from '../engine/index.ts'
-import { UserError } from '../run/errors.ts'
-import { writeSafetensors } from '../run/safetensors.ts'
+import { UserError } from '../common/errors.ts'
+import { writeSafetensors } from '../run/record/safetensors.ts'
 import { startBackend } from './backend.ts'
 import { main, makeFolder } from './command.ts'
 

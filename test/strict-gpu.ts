@@ -4,7 +4,7 @@
  */
 import assert from 'node:assert/strict'
 import { after } from 'node:test'
-import { nodeGpu } from '../engine/gpu/node.ts'
+import { nodeGpu } from '../engine/gpu/runtime/node.ts'
 import { over } from './over.ts'
 
 /** Kernels that a device can tell apart; the first word says whether any was wrong. */

@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict'
 import { appendFileSync } from 'node:fs'
 import type { Compiled, Inputs } from '../engine/index.ts'
-import type { Buffer } from '../engine/program.ts'
+import type { Buffer } from '../engine/compiler/program.ts'
 import { gpuPrecision } from './backend.ts'
 
 /** What is compared. Losses, and what is trained, have been through up to twenty updates. */
@@ -103,8 +103,9 @@ export async function productsOf<Outputs>(run: Compiled<Outputs>, inputs: Inputs
   const behind = new Map<Buffer, number>()
   const own = { rows: 0, scatterAdd: 0, matmul: 1, attention: 2, attentionGradient: 3 }
   for (const { work, reads, writes } of program.instructions) {
-    const before = Math.max(0, ...reads.map(({ root }) => behind.get(root) ?? 0))
-    for (const { root } of writes) behind.set(root, Math.max(behind.get(root) ?? 0, before + own[work.kind]))
+    const before = Math.max(0, ...reads.map(({ allocation }) => behind.get(allocation) ?? 0))
+    for (const { allocation } of writes)
+      behind.set(allocation, Math.max(behind.get(allocation) ?? 0, before + own[work.kind]))
   }
   return Math.max(0, ...behind.values())
 }

@@ -4,8 +4,8 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, test } from 'node:test'
 import { full, variable } from '../engine/index.ts'
-import { UserError } from '../run/errors.ts'
-import { loadWeights } from '../run/weights.ts'
+import { UserError } from '../common/errors.ts'
+import { loadWeights } from '../run/record/weights.ts'
 import { startBackend } from './backend.ts'
 
 await startBackend()

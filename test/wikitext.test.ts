@@ -6,9 +6,9 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, afterEach, before, beforeEach, describe, test } from 'node:test'
 import { loadCorpus, type Corpus, type CorpusOptions } from '../data/corpus.ts'
-import { gpt2 } from '../data/gpt2.ts'
-import { wikitext103, type Edition } from '../data/wikitext.ts'
-import { UserError } from '../run/errors.ts'
+import { gpt2 } from '../data/tokens/gpt2.ts'
+import { wikitext103, type Edition } from '../data/sources/wikitext.ts'
+import { UserError } from '../common/errors.ts'
 import { smallWikitext } from './wikitext.ts'
 
 const { text, files, edition } = smallWikitext()

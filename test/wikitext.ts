@@ -1,8 +1,8 @@
 import { createHash } from 'node:crypto'
 import { crc32, deflateRawSync } from 'node:zlib'
 import { parquetWriteBuffer } from 'hyparquet-writer'
-import type { PublishedFile } from '../data/download.ts'
-import type { Edition } from '../data/wikitext.ts'
+import type { PublishedFile } from '../data/sources/download.ts'
+import type { Edition } from '../data/sources/wikitext.ts'
 
 /** Lines as WikiText has them, of an article each time: a title, text, and lines of one space between. */
 export function articles(first: number, count: number): string[] {

@@ -1,0 +1,85 @@
+import { basename, resolve } from 'node:path'
+import { crc32 } from 'node:zlib'
+import { openPromise, type Entry } from 'yauzl'
+import { reasonOf, UserError } from '../../common/errors.ts'
+import { refusalOf } from './damage.ts'
+import { openHalves } from './splits.ts'
+import { findFile, type LocalFile } from './local-file.ts'
+import type { Source, Text } from './text.ts'
+
+/** The two halves of a text in a .zip archive, in whatever folders of it they are. */
+export async function openZip(path: string): Promise<{ train: Text; validation: Text }> {
+  const file = await findFile(path)
+  const entries = await listEntries(file)
+  const names = new Set([...entries.keys()].map(withoutFolders))
+  const [train, validation] = await openHalves(path, [...names], async name => {
+    const found = [...entries.values()].filter(entry => withoutFolders(entry.fileName) === name)
+    const [entry, other] = found
+    if (entry && !other) return openEntry(file, entry)
+    const places = found.map(({ fileName }) => fileName).join(' and ')
+    throw new UserError(
+      `${path} has ${places}: give an archive with one of them, or the folder that is meant.`,
+    )
+  })
+  return { train, validation }
+}
+
+/** A .zip archive with a text in two files. */
+export async function openZipFile(path: string): Promise<Source> {
+  const file = await findFile(path)
+  return { name: basename(path), place: resolve(path), version: [file], ...(await openZip(path)) }
+}
+
+/** The files in an archive. Of several entries with one path the last counts: it is what replaced the others. */
+async function listEntries(file: LocalFile): Promise<Map<string, Entry>> {
+  const entries = new Map<string, Entry>()
+  try {
+    for await (const entry of (await openPromise(file.path)).eachEntry()) {
+      if (!entry.fileName.endsWith('/')) entries.set(entry.fileName, entry)
+    }
+  } catch (error) {
+    if (reasonOf(error) === 'strong encryption is not supported') throw encrypted(file)
+    throw await refusalOf(file, '.zip archive', error)
+  }
+  return entries
+}
+
+function openEntry(file: LocalFile, entry: Entry): Text {
+  const { fileName, uncompressedSize, compressionMethod } = entry
+  if (entry.isEncrypted()) throw encrypted(file)
+  if (!entry.canDecodeFileData()) {
+    throw new UserError(
+      `${fileName} in ${file.path} is compressed by method ${compressionMethod}, which cannot be read here: unpack it, ` +
+        'and give the folder.',
+    )
+  }
+  return { size: uncompressedSize, pieces: () => readEntry(file, entry) }
+}
+
+/** What an entry holds. More bytes or fewer than its directory says, or others, are an error. */
+async function* readEntry(file: LocalFile, entry: Entry): AsyncGenerator<Uint8Array> {
+  try {
+    const archive = await openPromise(file.path, { autoClose: false })
+    try {
+      let checksum = 0
+      for await (const piece of await archive.openReadStreamPromise(entry)) {
+        if (!(piece instanceof Uint8Array)) throw new TypeError('a stream of strings')
+        checksum = crc32(piece, checksum)
+        yield piece
+      }
+      if (checksum !== entry.crc32) throw new Error(`the checksum of ${entry.fileName} differs`)
+    } finally {
+      archive.close()
+    }
+  } catch (error) {
+    throw await refusalOf(file, '.zip archive', error)
+  }
+}
+
+function encrypted({ path }: LocalFile): UserError {
+  return new UserError(`${path} is encrypted: unpack it, and give the folder.`)
+}
+
+function withoutFolders(path: string): string {
+  return path.slice(path.lastIndexOf('/') + 1)
+}

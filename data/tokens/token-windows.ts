@@ -1,0 +1,54 @@
+// Tokens that stay in a file: a stretch of them is read when it is asked for, so that a text may be larger than memory.
+import { fstatSync, readSync } from 'node:fs'
+import type { FileHandle } from 'node:fs/promises'
+import { reasonOf, UserError } from '../../common/errors.ts'
+import { changed } from '../sources/local-file.ts'
+import type { TokenArray, Tokens } from './tokenizer.ts'
+
+/** Where tokens lie in a file: `length` of them from byte `start` on, little-endian, `width` bytes each. */
+export type TokenPlace = { path: string; start: number; length: number; width: 1 | 2 }
+
+/** Closes files whose tokens nobody can reach any more. */
+const unreachable = new FinalizationRegistry<FileHandle>(file => void file.close().catch(() => {}))
+
+const tokensOfPiece = 2 ** 20
+
+/**
+ * The tokens in a file that is open. The system keeps in its page cache what is read often, as it does for memory-mapped
+ * files. The file stays open as long as the tokens are used: it may be renamed or deleted meanwhile. Once somebody writes
+ * to it, a read is a UserError: that is told by its size and time, since its content would take too long to read.
+ */
+export function openWindows(file: FileHandle, { path, start, length, width }: TokenPlace): Tokens {
+  const before = orRefuse(path, () => fstatSync(file.fd))
+  const tokens: Tokens = {
+    length,
+    slice(from, to) {
+      const count = Math.max(0, Math.min(to, length) - from)
+      const read: TokenArray = width === 1 ? new Uint8Array(count) : new Uint16Array(count)
+      const bytes = new Uint8Array(read.buffer)
+      for (let at = 0; at < bytes.length;) {
+        const place = start + from * width + at
+        const most = Math.min(bytes.length - at, 2 ** 30)
+        const bytesRead = orRefuse(path, () => readSync(file.fd, bytes, at, most, place))
+        if (bytesRead === 0) throw changed(path) // it became shorter
+        at += bytesRead
+      }
+      const { size, mtimeMs } = orRefuse(path, () => fstatSync(file.fd))
+      if (size !== before.size || mtimeMs !== before.mtimeMs) throw changed(path)
+      return read
+    },
+    *[Symbol.iterator]() {
+      for (let at = 0; at < length; at += tokensOfPiece) yield* tokens.slice(at, at + tokensOfPiece)
+    },
+  }
+  unreachable.register(tokens, file)
+  return tokens
+}
+
+function orRefuse<T>(path: string, action: () => T): T {
+  try {
+    return action()
+  } catch (error) {
+    throw new UserError(`${path} cannot be read (${reasonOf(error)}).`)
+  }
+}

@@ -1,0 +1,244 @@
+/** The order in which a program's instructions run. */
+import type { LoweredInstruction } from './lower.ts'
+import { Heap } from './heap.ts'
+import type { Pausing } from './pauses.ts'
+import type { Buffer, Instruction } from './program.ts'
+
+/** Elements of memory that count as none when instructions are ordered by the memory they leave. */
+const memoryGrain = 1 << 18
+
+/**
+ * Orders instructions. Of those that could run next, and of the earliest stage, one that continues the last one's blocks
+ * of rows goes first, then the one that leaves the least memory in use, then the one of the earliest node. That is what
+ * runs a chunk of the cross-entropy's gradient right after its loss.
+ *
+ * before: what must have run before an instruction; isTemporary: whether a buffer's memory is free when its last reader
+ * has run.
+ */
+export function* inOrder(
+  instructions: readonly LoweredInstruction[],
+  before: (instruction: LoweredInstruction) => ReadonlySet<LoweredInstruction>,
+  isTemporary: (root: Buffer) => boolean,
+): Pausing<Instruction[]> {
+  const remaining = new Map<LoweredInstruction, number>()
+  const followers = new Map<LoweredInstruction, LoweredInstruction[]>()
+  for (const instruction of instructions) {
+    const others = before(instruction)
+    remaining.set(instruction, others.size)
+    for (const other of others) append(followers, other, instruction)
+  }
+  const queue = new Queue(instructions, isTemporary)
+  for (const instruction of instructions) if (remaining.get(instruction) === 0) queue.add(instruction)
+  const ordered: Instruction[] = []
+  for (let next = queue.take(); next; next = queue.take()) {
+    yield
+    const { instruction, joins } = next
+    const { work, reads, writes } = instruction
+    ordered.push({ work, reads, writes, sharesRowBlocks: joins })
+    for (const follower of followers.get(instruction) ?? []) {
+      const left = (remaining.get(follower) ?? 0) - 1
+      remaining.set(follower, left)
+      if (left === 0) queue.add(follower)
+    }
+  }
+  if (ordered.length !== instructions.length)
+    throw new Error('the instructions depend on each other in a circle')
+  return ordered
+}
+
+/** An instruction that could run, and what speaks for it. */
+interface Choice {
+  readonly instruction: LoweredInstruction
+  /** Memory in use after it, less that before, in grains. */
+  readonly growth: number
+  /** How many could run before it could. */
+  readonly number: number
+}
+
+function isBetter(a: Choice, b: Choice): boolean {
+  const [first, second] = [a.instruction, b.instruction]
+  if (first.microbatch !== second.microbatch) return first.microbatch < second.microbatch
+  if (a.growth !== b.growth) return a.growth < b.growth
+  if (first.order !== second.order) return first.order < second.order
+  return a.number < b.number
+}
+
+/** Instructions that could run, the best of which can be taken without looking at them all. */
+class Queue {
+  private readonly isTemporary: (root: Buffer) => boolean
+  /** What could run. A choice in a heap that is not the one here is out of date. */
+  private readonly choices = new Map<LoweredInstruction, Choice>()
+  private readonly all = new Heap(isBetter)
+  /** Those that continued the phase when they were last looked at: one that does not never does again. */
+  private readonly joining = new Heap(isBetter)
+  private readonly isJoining = new Map<LoweredInstruction, boolean>()
+  /** What could run and reads, or writes, some memory. */
+  private readonly readers = new Map<Buffer, Set<LoweredInstruction>>()
+  private readonly writers = new Map<Buffer, Set<LoweredInstruction>>()
+  /** Reads of a buffer that are to come. */
+  private readonly readsLeft = new Map<Buffer, number>()
+  private readonly allocated = new Set<Buffer>()
+  private phase = new RowBlockChain()
+  private added = 0
+
+  constructor(instructions: readonly LoweredInstruction[], isTemporary: (root: Buffer) => boolean) {
+    this.isTemporary = isTemporary
+    for (const { reads } of instructions)
+      for (const { allocation } of reads)
+        this.readsLeft.set(allocation, (this.readsLeft.get(allocation) ?? 0) + 1)
+  }
+
+  add(instruction: LoweredInstruction): void {
+    this.choose(instruction, this.added++)
+    for (const { allocation } of instruction.reads) addTo(this.readers, allocation, instruction)
+    for (const { allocation } of instruction.writes) addTo(this.writers, allocation, instruction)
+    this.consider(instruction)
+  }
+
+  /** Takes out what runs next. */
+  take(): { readonly instruction: LoweredInstruction; readonly joins: boolean } | undefined {
+    const best = this.firstOf(this.all)
+    if (!best) return undefined
+    const joining = this.firstJoining(best.instruction.microbatch)
+    const { instruction } = joining ?? best
+    this.run(instruction, joining !== undefined)
+    return { instruction, joins: joining !== undefined }
+  }
+
+  /** The best of a stage that continues the phase. */
+  private firstJoining(stage: number): Choice | undefined {
+    for (let choice = this.firstOf(this.joining); choice; choice = this.firstOf(this.joining)) {
+      if (choice.instruction.microbatch !== stage) return undefined
+      if (this.phase.continues(choice.instruction)) return choice
+      this.joining.pop()
+      this.isJoining.set(choice.instruction, false)
+    }
+    return undefined
+  }
+
+  private firstOf(heap: Heap<Choice>): Choice | undefined {
+    while (heap.first && this.choices.get(heap.first.instruction) !== heap.first) heap.pop()
+    return heap.first
+  }
+
+  private run(instruction: LoweredInstruction, joins: boolean): void {
+    const { reads, writes } = instruction
+    this.choices.delete(instruction)
+    for (const { allocation } of reads) this.readers.get(allocation)?.delete(instruction)
+    for (const { allocation } of writes) this.writers.get(allocation)?.delete(instruction)
+    if (!joins) {
+      this.phase = new RowBlockChain()
+      this.joining.clear()
+      this.isJoining.clear()
+    }
+    this.phase.add(instruction)
+
+    const changed = new Set<LoweredInstruction>()
+    for (const { allocation } of writes) {
+      if (this.allocated.has(allocation)) continue
+      this.allocated.add(allocation)
+      if (this.isTemporary(allocation))
+        for (const other of this.writers.get(allocation) ?? []) changed.add(other)
+    }
+    for (const { allocation } of reads)
+      this.readsLeft.set(allocation, (this.readsLeft.get(allocation) ?? 0) - 1)
+    for (const { allocation } of reads) {
+      if (this.readsLeft.get(allocation) === 1 && this.isTemporary(allocation))
+        for (const other of this.readers.get(allocation) ?? []) changed.add(other)
+    }
+    for (const other of changed) {
+      this.choose(other, this.choices.get(other)?.number ?? 0)
+      const choice = this.choices.get(other)
+      if (choice && this.isJoining.get(other)) this.joining.push(choice)
+    }
+    for (const { allocation } of writes)
+      for (const other of this.readers.get(allocation) ?? []) this.consider(other)
+  }
+
+  private choose(instruction: LoweredInstruction, number: number): void {
+    const choice = { instruction, growth: this.growth(instruction), number }
+    this.choices.set(instruction, choice)
+    this.all.push(choice)
+  }
+
+  /** Looks whether an instruction continues the phase, once it reads what that has written. */
+  private consider(instruction: LoweredInstruction): void {
+    const choice = this.choices.get(instruction)
+    if (!choice || this.isJoining.has(instruction) || !this.phase.feeds(instruction)) return
+    const continues = this.phase.continues(instruction)
+    this.isJoining.set(instruction, continues)
+    if (continues) this.joining.push(choice)
+  }
+
+  /** Memory in use after an instruction, less that before it. */
+  private growth({ reads, writes }: LoweredInstruction): number {
+    let elements = 0
+    for (const { allocation } of writes)
+      if (this.isTemporary(allocation) && !this.allocated.has(allocation)) elements += allocation.size
+    for (const { allocation } of reads)
+      if (this.isTemporary(allocation) && this.readsLeft.get(allocation) === 1) elements -= allocation.size
+    return Math.round(elements / memoryGrain)
+  }
+}
+
+/** Instructions that run one after the other on each block of rows. */
+class RowBlockChain {
+  private rows = 0
+  private rowBlock = 0
+  /** Memory touched so far: how its rows lie, and whether it was written. */
+  private readonly touched = new Map<
+    Buffer,
+    { readonly key: string | undefined; readonly written: boolean }
+  >()
+
+  /** Whether an instruction reads what this phase wrote. */
+  feeds({ reads }: LoweredInstruction): boolean {
+    return reads.some(({ allocation }) => this.touched.get(allocation)?.written)
+  }
+
+  /** Whether an instruction takes up what this phase wrote, each block from the same block. */
+  continues(instruction: LoweredInstruction): boolean {
+    const { partition, reads, writes } = instruction
+    if (!partition || partition.rows !== this.rows || partition.rowBlock !== this.rowBlock) return false
+    const agrees = (buffer: Buffer, writing: boolean) => {
+      const before = this.touched.get(buffer.allocation)
+      return (
+        !before ||
+        !(writing || before.written) ||
+        (before.key !== undefined && before.key === partition.aligned.get(buffer))
+      )
+    }
+    return (
+      this.feeds(instruction) &&
+      reads.every(buffer => agrees(buffer, false)) &&
+      writes.every(buffer => agrees(buffer, true))
+    )
+  }
+
+  add({ partition, reads, writes }: LoweredInstruction): void {
+    if (partition) [this.rows, this.rowBlock] = [partition.rows, partition.rowBlock]
+    const touch = (buffer: Buffer, writes: boolean) => {
+      const key = partition?.aligned.get(buffer)
+      const before = this.touched.get(buffer.allocation)
+      const same = !before || before.key === key
+      this.touched.set(buffer.allocation, {
+        key: same ? key : undefined,
+        written: writes || (before?.written ?? false),
+      })
+    }
+    for (const buffer of reads) touch(buffer, false)
+    for (const buffer of writes) touch(buffer, true)
+  }
+}
+
+function addTo<K, V>(sets: Map<K, Set<V>>, key: K, value: V): void {
+  const set = sets.get(key)
+  if (set) set.add(value)
+  else sets.set(key, new Set([value]))
+}
+
+function append<K, V>(lists: Map<K, V[]>, key: K, value: V): void {
+  const list = lists.get(key)
+  if (list) list.push(value)
+  else lists.set(key, [value])
+}

@@ -1,0 +1,186 @@
+import { Buffer, type Instruction, type Matrix, type Program } from '../../compiler/program.ts'
+import type { ElementType, Target, TypeOf } from '../kernels/kernel.ts'
+import { rootsOf } from './row-programs.ts'
+
+/** A program whose products read f16 where that can be. */
+export interface TypedProgram {
+  readonly program: Program
+  readonly typeOf: TypeOf
+  /** For variables that products read: an f16 copy, which outlives runs as the variable does. */
+  readonly halfCopies: ReadonlyMap<Buffer, Buffer>
+  /** The variables among them that the program assigns, and their copies too. */
+  readonly kept: ReadonlySet<Buffer>
+}
+
+/**
+ * Decides what is stored as f16: temporaries between products, and copies of what products read that is f32 all the same.
+ * Copies of variables outlive runs; the kernel that assigns the variable writes them as well. All else is f32, sums
+ * within kernels too.
+ */
+export function assignPrecision(
+  program: Program,
+  f16: boolean,
+  { bindings }: Pick<Target, 'bindings'>,
+): TypedProgram {
+  if (!f16) return { program, typeOf: plainType, halfCopies: new Map(), kept: new Set() }
+  const halves = halvesOfVariables(program)
+  const kept = new Set<Buffer>()
+  const ofVariables = program.instructions.map(instruction =>
+    storing(
+      reading(instruction, ({ allocation }) => halves.get(allocation)),
+      ({ allocation }) => {
+        if (halves.has(allocation)) kept.add(allocation)
+        return halves.get(allocation)
+      },
+    ),
+  )
+  const temporaries = new Set(halfTemporaries({ ...program, instructions: ofVariables }))
+  const copies = halvesOfTemporaries(ofVariables, temporaries, bindings)
+  const instructions = ofVariables.map(instruction => {
+    const copyOf = (buffer: Buffer) => copies.get(buffer)
+    return storing(reading(instruction, copyOf), copyOf)
+  })
+  const half = new Set([...halves.values(), ...temporaries, ...copies.values()])
+  const typeOf = (buffer: Buffer): ElementType => (half.has(buffer.allocation) ? 'f16' : plainType(buffer))
+  return { program: { ...program, instructions }, typeOf, halfCopies: halves, kept }
+}
+
+/** Memory for copies of the variables that products read. */
+function halvesOfVariables({ instructions }: Program): Map<Buffer, Buffer> {
+  // What a product adds to is f32 alone, and read as such.
+  const summed = new Set(
+    instructions.flatMap(({ work, writes }) =>
+      work.kind === 'rows' ? [] : writes.map(({ allocation }) => allocation),
+    ),
+  )
+  const read = instructions.flatMap(({ work }) =>
+    work.kind === 'matmul' ? [work.a.buffer.allocation, work.b.buffer.allocation] : [],
+  )
+  const wanted = read.filter(root => root.variable && root.dtype === 'float32' && !summed.has(root))
+  return new Map(wanted.map(root => [root, new Buffer(root.size, 'float32')]))
+}
+
+/**
+ * Memory for copies of other f32 that several products read, such as gradients of the residual stream: to write one
+ * costs as much as one of them saves, and more where its kernel uses as many buffers as it may.
+ */
+function halvesOfTemporaries(
+  instructions: readonly Instruction[],
+  isHalf: ReadonlySet<Buffer>,
+  bindings: number,
+): Map<Buffer, Buffer> {
+  const reads = new Map<Buffer, number>()
+  const writers = new Map<Buffer, Instruction[]>()
+  for (const instruction of instructions) {
+    const { work, writes } = instruction
+    for (const buffer of writes) {
+      const known = writers.get(buffer)
+      if (known) known.push(instruction)
+      else writers.set(buffer, [instruction])
+    }
+    if (work.kind !== 'matmul') continue
+    for (const { buffer } of [work.a, work.b]) reads.set(buffer, (reads.get(buffer) ?? 0) + 1)
+  }
+  const wanted = [...reads].flatMap(([buffer, count]) => {
+    const { allocation, dtype } = buffer
+    const [writer, other] = writers.get(buffer) ?? []
+    const isPlain = !allocation.variable && dtype === 'float32' && !isHalf.has(allocation)
+    const isAlone = writer?.work.kind === 'rows' && !other && rootsOf(writer.work).size < bindings
+    return count > 1 && isPlain && isAlone ? [buffer] : []
+  })
+  return new Map(wanted.map(buffer => [buffer, new Buffer(buffer.size, 'float32')]))
+}
+
+/** A product that reads copies where there are any. */
+function reading(instruction: Instruction, copyOf: (buffer: Buffer) => Buffer | undefined): Instruction {
+  const { work } = instruction
+  if (work.kind !== 'matmul') return instruction
+  const copied = (matrix: Matrix): Matrix => ({ ...matrix, buffer: copyOf(matrix.buffer) ?? matrix.buffer })
+  const changed = { ...work, a: copied(work.a), b: copied(work.b) }
+  const { a, b, addend } = changed
+  const reads = [...new Set([a.buffer, b.buffer, ...(addend ? [addend.buffer] : [])])]
+  return { ...instruction, work: changed, reads }
+}
+
+/** A row program that writes copies, too, of what it stores. */
+function storing(instruction: Instruction, copyOf: (buffer: Buffer) => Buffer | undefined): Instruction {
+  const { work, writes } = instruction
+  if (work.kind !== 'rows') return instruction
+  const copies = work.stores.flatMap(({ access, value }) => {
+    const copy = access.buffer && copyOf(access.buffer)
+    return copy ? [{ value, access: { ...access, buffer: copy } }] : []
+  })
+  return {
+    ...instruction,
+    work: { ...work, stores: [...work.stores, ...copies] },
+    writes: [...writes, ...copies.map(({ access }) => access.buffer)],
+  }
+}
+
+/** bool is stored as 0 or −1. */
+const plainType: TypeOf = ({ dtype }) => (dtype === 'float32' ? 'f32' : 'i32')
+
+/**
+ * Temporaries that may be f16: what nothing but products and attention reads; and what products of activations make,
+ * whoever reads it, as in mixed precision everywhere (Micikevicius et al. 2018). Sums that go on in memory, such as
+ * gradients of weights and the residual stream, stay f32.
+ */
+function halfTemporaries({ instructions, inputs, outputs }: Program): Buffer[] {
+  const wide = new Set<Buffer>([...inputs, ...outputs.map(({ buffer }) => buffer)])
+  const loaded = new Set<Buffer>()
+  const multiplied = new Set<Buffer>()
+  const produced = new Set<Buffer>()
+  const add = (set: Set<Buffer>, ...buffers: (Buffer | undefined)[]) => {
+    for (const buffer of buffers) if (buffer) set.add(buffer)
+  }
+  for (const { work } of instructions) {
+    switch (work.kind) {
+      case 'rows':
+        for (const { operation } of work.values) {
+          if (operation.kind !== 'load') continue
+          add(loaded, operation.access.buffer)
+          add(wide, operation.access.gather?.indices.buffer)
+        }
+        add(wide, ...work.columnSums.map(({ buffer }) => buffer))
+        break
+      case 'matmul':
+        add(multiplied, work.a.buffer, work.b.buffer)
+        add(wide, work.addend?.buffer)
+        // Of rows of a as they are stored: a product of the transposed is a gradient of weights.
+        if (!work.addend && !work.a.transposed) produced.add(work.c.buffer)
+        break
+      case 'scatterAdd':
+        add(wide, work.values.buffer, work.indices.buffer, work.base?.buffer, work.out.buffer)
+        break
+      case 'attention':
+      case 'attentionGradient': {
+        const { operands, results, slope, kind } = work
+        const rest = kind === 'attention' ? [] : operands.slice(slope ? 4 : 3)
+        const [out, logSumExp, gradient] = rest.map(({ buffer }) => buffer)
+        add(multiplied, ...operands.slice(0, 3).map(({ buffer }) => buffer), out, gradient)
+        if (slope) add(wide, operands[3].buffer)
+        // logSumExp; of the gradient's results the slopes'. The others are sums of products.
+        const products = kind === 'attention' ? 1 : 3
+        add(produced, ...results.slice(0, products).map(({ buffer }) => buffer))
+        add(wide, logSumExp, results.at(products)?.buffer)
+      }
+    }
+  }
+  const mayBeHalf = (buffer: Buffer) =>
+    !buffer.allocation.variable &&
+    buffer.dtype === 'float32' &&
+    !wide.has(buffer) &&
+    (produced.has(buffer) || (multiplied.has(buffer) && !loaded.has(buffer)))
+  // Memory has one type. What is stored otherwise than what it would take over has its own.
+  for (const { writes } of instructions) {
+    for (const buffer of writes)
+      if (buffer.aliasOf && !buffer.allocation.variable && mayBeHalf(buffer) !== mayBeHalf(buffer.aliasOf))
+        buffer.aliasOf = undefined
+  }
+  const roots = new Map<Buffer, boolean>()
+  for (const { reads, writes } of instructions) {
+    for (const buffer of [...reads, ...writes])
+      roots.set(buffer.allocation, (roots.get(buffer.allocation) ?? true) && mayBeHalf(buffer))
+  }
+  return [...roots].flatMap(([root, isHalf]) => (isHalf ? [root] : []))
+}

@@ -1,0 +1,138 @@
+/** The runs in a folder of runs. */
+import { lstat, readdir } from 'node:fs/promises'
+import { join } from 'node:path'
+import { type Config, configOf } from './config.ts'
+import { UserError, codeOf, reasonOf } from '../../common/errors.ts'
+import { nearestName } from '../../common/nearest-name.ts'
+import { lastNotes } from './notes.ts'
+import { readOwn } from './own-file.ts'
+import { unseal } from './sealed.ts'
+
+/** The files in the folder of a run. */
+export const filesOf = (folder: string) => ({
+  config: join(folder, 'config.json'),
+  metrics: join(folder, 'metrics.jsonl'),
+  checkpoints: join(folder, 'checkpoints'),
+  sample: join(folder, 'sample.txt'),
+  report: join(folder, 'report.html'),
+})
+
+/** A run by its folder. */
+export type FoundRun = {
+  readonly name: string
+  /** When it was started, in milliseconds since 1970: what sorts the runs. Infinity: it says that it is yet to be. */
+  readonly time: number
+  /** Undefined where it cannot be told. */
+  readonly config: Config | undefined
+  /** A sentence: why there is no config, or where it comes from if it is not config.json. */
+  readonly problem: string | undefined
+}
+
+/** Date and time here, as a name that sorts: 2026-03-31-235959. */
+export const dateName = (date = new Date()): string =>
+  date.toLocaleString('sv').replace(' ', '-').replaceAll(':', '')
+
+// Clocks of machines that share a disk differ.
+const clockError = 3_600_000
+
+/**
+ * All runs in a folder of runs, the one that was started first ahead; those that say they were started in the future
+ * come before all others, and those whose config cannot be read are sorted by its time of change.
+ */
+export async function listRuns(runs: string): Promise<FoundRun[]> {
+  const found = await Promise.all((await namesIn(runs)).map(name => lookAt(runs, name)))
+  const order = ({ time }: FoundRun) => (time === Infinity ? -Infinity : time)
+  return found.flatMap(run => run ?? []).toSorted((a, b) => order(a) - order(b) || (a.name < b.name ? -1 : 1))
+}
+
+/**
+ * The run of this name, or the one that was started last. `warn` is told what is unusual about it. Throws UserError when
+ * there is none, when its config cannot be read, and when one whose config cannot be read may be the last.
+ */
+export async function findRun(
+  runs: string,
+  name: string | undefined,
+  warn: (message: string) => void = () => {},
+): Promise<Config> {
+  const all = await listRuns(runs)
+  const found = name === undefined ? newest(all, warn) : all.find(run => run.name === name)
+  if (found?.config) {
+    if (found.problem !== undefined) warn(found.problem)
+    return found.config
+  }
+  if (found?.problem !== undefined) throw new UserError(found.problem)
+  if (name === undefined || all.length === 0) throw new UserError(`There is no run in ${runs} yet.`)
+  const nearest = nearestName(
+    name,
+    all.map(run => run.name),
+  )
+  throw new UserError(
+    `There is no run ${name} in ${runs}: ${nearest ? `did you mean ${nearest}?` : 'npm run runs lists them.'}`,
+  )
+}
+
+function newest(all: readonly FoundRun[], warn: (message: string) => void): FoundRun | undefined {
+  const last = all.findLast(({ config }) => config !== undefined)
+  if (!last) return all.at(-1)
+  const unclear = all.at(-1)
+  if (unclear?.config === undefined && unclear?.problem !== undefined) {
+    throw new UserError(
+      `${unclear.problem} It may be the newest run: name the one that you mean, such as ${last.name}.`,
+    )
+  }
+  for (const { name, time, config } of all) {
+    if (time === Infinity && name !== last.name)
+      warn(`The run ${name} says that it was started on ${config?.started}: it is not taken for the newest.`)
+  }
+  return last
+}
+
+/** What the folder of this name has of a run; undefined if it is no run's. */
+async function lookAt(runs: string, name: string): Promise<FoundRun | undefined> {
+  const files = filesOf(join(runs, name))
+  const asWritten = await readConfig(files.config, name)
+  if (typeof asWritten === 'object')
+    return { name, time: startOf(asWritten), config: asWritten, problem: undefined }
+  const notes = await lastNotes(files.checkpoints)
+  if (asWritten === undefined && !notes?.config) return undefined
+  const problem = asWritten ?? `${files.config} is missing`
+  if (notes?.config) {
+    const config = { ...notes.config, name }
+    const from = `what the checkpoint of step ${notes.step} says of the run is taken instead`
+    return { name, time: startOf(config), config, problem: `${problem}: ${from}.` }
+  }
+  const changed = await lstat(files.config).then(
+    ({ mtimeMs }) => mtimeMs,
+    () => 0,
+  )
+  return { name, time: changed, config: undefined, problem: `${problem}.` }
+}
+
+/** The config in a file, undefined if there is none; or a sentence, without its period, that says what is wrong with it. */
+async function readConfig(path: string, name: string): Promise<Config | string | undefined> {
+  try {
+    const text = await readOwn(path)
+    if (text === undefined) return undefined
+    const unsealed = unseal(text)
+    const config = typeof unsealed === 'string' ? unsealed : configOf(unsealed.content, name)
+    return typeof config === 'string' ? `${path} ${config}` : config
+  } catch (error) {
+    if (error instanceof UserError) return error.message.replace(/\.$/, '')
+    throw error
+  }
+}
+
+function startOf({ started }: Config): number {
+  const time = Date.parse(started)
+  return time > Date.now() + clockError ? Infinity : time
+}
+
+async function namesIn(runs: string): Promise<string[]> {
+  try {
+    const entries = await readdir(runs, { withFileTypes: true })
+    return entries.filter(entry => entry.isDirectory()).map(entry => entry.name)
+  } catch (error) {
+    if (codeOf(error) === 'ENOENT') return []
+    throw new UserError(`${runs} cannot be read (${reasonOf(error)}).`)
+  }
+}

@@ -1,0 +1,249 @@
+/** What a run leaves behind in its folder, and where it goes on from. */
+import { existsSync } from 'node:fs'
+import { join } from 'node:path'
+import { DivergedError, type State, checkpointsIn } from './checkpoint.ts'
+import { type Config, keptArguments, showConfig } from './config.ts'
+import { environment } from './environment.ts'
+import { UserError, adviseWhenLost, isOfMachine, reasonOf } from '../../common/errors.ts'
+import { type RunOptions, runFlags } from '../options/flags.ts'
+import { filesOf, findRun } from './folders.ts'
+import { headerText } from '../terminal/header.ts'
+import { readHistory } from './history.ts'
+import { lockFolder } from './lock.ts'
+import {
+  type MetricsRow,
+  appendRow,
+  divergenceIn,
+  evaluationsIn,
+  firstToReach,
+  whatDiverged,
+  writeRows,
+} from './metrics.ts'
+import { makeFolder, refuseTaken } from './new-folder.ts'
+import { argumentsOf } from '../options/options.ts'
+import { printable, warn } from '../../common/printable.ts'
+import { reportHtml } from './report.ts'
+import { loadWeights } from './weights.ts'
+import { removeParts, writeWhole } from './whole-file.ts'
+
+/** A run in its folder. */
+export type RunRecord = {
+  /** Whether there is something to train: not for a sample only, once the target is reached, or after it has diverged. */
+  readonly trains: boolean
+  /** The rows so far; a run that goes on has its earlier ones. */
+  readonly rows: readonly MetricsRow[]
+  /** Prints what the run is, and notes it. A new run gets its folder here. */
+  begin(about: Readonly<Record<string, string>>): Promise<void>
+  /** Notes a row of the table; where it has a validation loss, writes a checkpoint if one is due. */
+  add(row: MetricsRow): Promise<void>
+  /** What to do about a row whose loss is NaN or infinite, after which the run stops. */
+  divergence(row: MetricsRow): UserError
+  /** The end of training, an early one too: writes the last checkpoint, unless the last loss was NaN or infinite. */
+  trained(loss: number): Promise<void>
+  /** Notes the sample. */
+  sampled(text: string): Promise<void>
+}
+
+/**
+ * Opens the folder of a run that was there (--resume), whose state gets the values of the last checkpoint, or prepares a
+ * new one. All that a run is made of is in `state`: it goes on from there to the last bit. `text` stands for the text
+ * that it is trained on.
+ */
+export async function openRecord(
+  options: RunOptions,
+  state: State,
+  text: string | undefined,
+): Promise<RunRecord> {
+  const { runs, resume, init, target, train } = options
+  if (resume !== undefined && options.run !== undefined && options.run !== resume) {
+    throw new UserError(`--resume ${resume} goes on under that name: leave --run ${options.run} out.`)
+  }
+  const before = resume === undefined ? undefined : await findRun(runs, resume)
+  if (!before) await refuseTaken(runs, options.run)
+  if (!before && init !== undefined) await loadWeights(init, state.network)
+  const place = environment()
+  const rows: MetricsRow[] = []
+  let config: Config = {
+    name: before?.name ?? options.run ?? '',
+    started: before?.started ?? new Date().toISOString(),
+    arguments: keptArguments(argumentsOf(options)),
+    environment: place,
+    ...(text !== undefined && { text }),
+    about: {},
+  }
+  let sample = ''
+  let folder = join(runs, config.name)
+  let files = filesOf(folder)
+  let checkpoints = checkpointsIn(files.checkpoints, warn)
+
+  let lock = before && train ? await lockFolder(folder) : undefined
+  if (before && train) {
+    // While the folder is this process's own, nobody writes there but those who want the lock.
+    await removeParts(folder, 0, name => !name.startsWith('lock-'))
+    await removeParts(files.checkpoints, 0)
+  }
+  // A sample takes the network alone.
+  const needed = train ? state : { ...state, optimizer: {} }
+  const from = before && (await checkpoints.load(needed))
+  if (before && from?.config && from.config.started !== before.started) {
+    throw new UserError(
+      `${files.config} is of another run than ${files.checkpoints}: it was started at ${before.started}, and that ` +
+        `one at ${from.config.started}. Remove the one that does not belong there.`,
+    )
+  }
+  if (before && train) warnOfChanges(folder, before, config)
+  if (!from && !train)
+    throw new UserError(`${folder} has no checkpoint yet: there is nothing to sample from.`)
+
+  const history = before && train ? await readHistory(files.metrics, from, warn) : []
+  const diverged = divergenceIn(history)
+  const again = before && diverged && !mayDiffer(options, before, config)
+  if (again) {
+    const how = `would again: ${remedy()}`
+    const sentence = `${folder} diverged at step ${diverged.step} (its ${whatDiverged(diverged)}), and ${how}`
+    if (!from) throw new UserError(sentence)
+    warn(sentence)
+  }
+  if (before && !from && init !== undefined) await loadWeights(init, state.network)
+  if (before && train) {
+    rows.push(...(again ? history : history.filter(({ step }) => step <= state.at.step)))
+    // What came after the checkpoint is found anew.
+    if (!again) await write(() => writeRows(files.metrics, rows))
+  }
+
+  /** Writes to the run's folder; what goes wrong there, such as a full disk, is not the program's fault. */
+  async function write(action: () => Promise<void>): Promise<void> {
+    try {
+      await lock?.confirm()
+      await action()
+    } catch (error) {
+      if (error instanceof UserError || isOfMachine(error)) throw error
+      const { last } = checkpoints
+      const left = last === undefined ? 'it has no checkpoint' : `its checkpoint of step ${last} is there`
+      throw new UserError(`${folder} cannot be written to (${reasonOf(error)}); ${left}.`)
+    }
+  }
+  function command(more: string): string {
+    const where = runs === runFlags.runs.default ? '' : ` --runs ${runs}`
+    return `npm start -- --resume ${config.name}${where}${more}`
+  }
+  /** How to go on with a run that has diverged. */
+  function remedy(): string {
+    const { last } = checkpoints
+    if (last === undefined) return 'it has no checkpoint to go on from. Start a new run with other options.'
+    return (
+      `go on from the last good checkpoint, of step ${last}, with other options, such as a lower learning rate: ` +
+      `${command(' --optimizer.rate ...')}`
+    )
+  }
+  const report = () => writeWhole(files.report, reportHtml({ config, options, rows, sample }))
+  adviseWhenLost(() => {
+    // A run can be named once it has a config.
+    if (!train || !existsSync(files.config)) return 'start again.'
+    const { last } = checkpoints
+    return last === undefined
+      ? `the run has no checkpoint yet, and starts anew with ${command('')}`
+      : `go on from step ${last} with ${command('')}`
+  })
+
+  /** Writes a checkpoint, but never one with NaN in it. */
+  async function save(): Promise<void> {
+    const { hyperparameters, ...others } = options
+    const notes = { config, rows, options: others, hyperparameters, code: place.code }
+    try {
+      await write(() => checkpoints.save(state, notes))
+    } catch (error) {
+      if (!(error instanceof DivergedError)) throw error
+      const message = `There is no checkpoint of step ${state.at.step}, since ${error.message}`
+      if (options.onNan !== 'go')
+        throw new UserError(`${message}: the run has diverged. It stops: ${remedy()}`)
+      warn(`${message}.`)
+    }
+  }
+
+  return {
+    rows,
+    get trains() {
+      return train && !again && (target === undefined || firstToReach(target, rows) === undefined)
+    },
+
+    async begin(about) {
+      if (!before) {
+        config = { ...config, name: await makeFolder(runs, options.run) }
+        folder = join(runs, config.name)
+        files = filesOf(folder)
+        checkpoints = checkpointsIn(files.checkpoints, warn)
+        lock = await lockFolder(folder)
+      }
+      config = { ...config, about }
+      await write(() => writeWhole(files.config, showConfig(config)))
+      const { step, done } = state.at
+      const goesOn =
+        from === undefined
+          ? ''
+          : done >= 1
+            ? `, done after ${step} steps: more --steps or --seconds go on with it`
+            : `, from step ${step} on`
+      console.log(headerText({ ...about, run: `${printable(folder)}${goesOn}` }))
+    },
+
+    async add(row) {
+      rows.push(row)
+      await write(() => appendRow(files.metrics, row))
+      if (row.valLoss === undefined && whatDiverged(row) === undefined) return
+      const isDue = options.checkpoint > 0 && evaluationsIn(rows).length % options.checkpoint === 0
+      if (isDue && whatDiverged(row) === undefined) await save()
+      await write(report)
+    },
+
+    divergence(row) {
+      return new UserError(
+        `The ${whatDiverged(row)} at step ${row.step}: the run has diverged. It stops, since --on-nan is stop; ${remedy()}`,
+      )
+    },
+
+    async trained(loss) {
+      if (!train || state.at.step === 0) return
+      if (options.checkpoint > 0 && Number.isFinite(loss)) await save()
+      if (target !== undefined) console.log(targetText(target, rows))
+    },
+
+    async sampled(text) {
+      sample = text
+      if (!train) return
+      await write(async () => {
+        await writeWhole(files.sample, `${text}\n`)
+        await report()
+      })
+    },
+  }
+}
+
+/** Says what the results of a run depend on and is no more as it was when the run was started. */
+function warnOfChanges(folder: string, before: Config, now: Config): void {
+  const may = 'it may not go on as it would have.'
+  if (before.environment.code !== now.environment.code)
+    warn(`The code has changed since ${folder} was started: ${may}`)
+  if (before.text !== undefined && now.text !== undefined && before.text !== now.text)
+    warn(`The text to train on has changed since ${folder} was started: ${may}`)
+}
+
+/** Options that say how long a run takes, what it shows, or how much it may take, and not what it computes. */
+const lengths = ['seconds', 'steps', 'prompt', 'sample', 'target', 'checkpoint', 'log', 'memory', 'threads']
+
+/** Whether a run that diverged may fare better when it goes on. */
+function mayDiffer({ onNan }: RunOptions, before: Config, now: Config): boolean {
+  if (onNan === 'go' || before.environment.code !== now.environment.code) return true
+  const of = (name: string) => (argument: string) => argument.startsWith(`--${name}=`)
+  return before.arguments.some(
+    argument => !lengths.some(name => of(name)(argument)) && !now.arguments.includes(argument),
+  )
+}
+
+function targetText(target: number, rows: readonly MetricsRow[]): string {
+  const first = firstToReach(target, rows)
+  const last = evaluationsIn(rows).at(-1)
+  if (first)
+    return `val_loss ${target} was reached after ${first.seconds.toFixed(1)} seconds, at step ${first.step}.`
+  return `val_loss ${target} was not reached${last ? `: it is ${last.valLoss.toFixed(4)} after ${last.seconds.toFixed(1)} seconds` : ''}.`
+}

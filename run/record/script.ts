@@ -1,0 +1,62 @@
+/** Which script a command line starts. A run's folder may be somebody else's: no code is taken from there. */
+import { realpathSync, statSync } from 'node:fs'
+import { basename, join, relative, resolve, sep } from 'node:path'
+import { UserError } from '../../common/errors.ts'
+
+const project = resolve(import.meta.dirname, '../..')
+
+/** The script that a command line names ahead of its options, and its place there. */
+export function namedScript(args: readonly string[]): { path: string; place: number } | undefined {
+  // npm run sample puts --no-train first.
+  const place = args[0] === '--no-train' ? 1 : 0
+  const path = args.at(place)
+  return path !== undefined && !path.startsWith('-') && path.endsWith('.ts') ? { path, place } : undefined
+}
+
+/** The path of a script that the user names. Throws UserError if it is no file. */
+export function scriptAt(path: string): string {
+  if (isFile(resolve(path))) return resolve(path)
+  throw new UserError(`There is no experiment ${path}: main.ts is one, and baselines/ has others.`)
+}
+
+/**
+ * The path of the script that a run's folder says it is one of, by its name in this project. Throws UserError if there
+ * is no such script in the project: a run cannot say where else its code is, only the user can.
+ */
+export function scriptOf(run: string, script: string, runs: string): string {
+  if (!isName(script) || isWithin(runs, script)) {
+    throw new UserError(
+      `The run ${run} says that it is one of ${script}, which is no script of this project: to go on with it, or to ` +
+        `sample from it, name the script ahead of all options, as in npm start -- path/to/script.ts --resume ${run}`,
+    )
+  }
+  const path = join(project, script)
+  if (!isFile(path)) throw new UserError(`The run ${run} is one of ${script}, which is there no more.`)
+  if (realpathSync.native(path) !== join(realpathSync.native(project), script)) {
+    throw new UserError(
+      `The run ${run} is one of ${script}, which is a link: name the script ahead of all options, as in npm start -- ` +
+        `${script} --resume ${run}`,
+    )
+  }
+  return path
+}
+
+/** Whether a run of one script may go on with another: the same one, at another place outside of the project. */
+export const isSameScript = (saved: string, now: string): boolean =>
+  saved === now || (!isName(saved) && basename(saved) === basename(now))
+
+/** Whether this is the name of a script of the project: main.ts, baselines/hlb-gpt-0.1.ts, ideas/wide.ts. */
+function isName(script: string): boolean {
+  const parts = script.split('/')
+  const isPlain = parts.every(part => /^[^.\\:\p{Cc}][^\\:\p{Cc}]*$/u.test(part) && part !== 'node_modules')
+  return isPlain && parts[0] !== 'runs' && script.endsWith('.ts')
+}
+
+/** Whether a script is among the runs, wherever these are. The project's own are not, even if it holds the runs. */
+function isWithin(runs: string, script: string): boolean {
+  if (script === 'main.ts' || script.startsWith('baselines/')) return false
+  const path = relative(resolve(runs), join(project, script))
+  return path !== '..' && !path.startsWith(`..${sep}`)
+}
+
+const isFile = (path: string): boolean => statSync(path, { throwIfNoEntry: false })?.isFile() ?? false
