@@ -99,6 +99,12 @@ function distances(form: Form, isOfQueries: boolean): string {
   })
 }
 
+/** The scores of a vector of products, as powers of two. The fma is for all kernels to round them alike. */
+const scaled = (product: string, vector: number, { scale, slope }: Heads): string => {
+  const score = `${product} * ${float(scale * log2e)}`
+  return slope ? `fma(vec4f(slope), distance${vector}, ${score})` : score
+}
+
 /** The slope of a head, as a power of two. */
 const slopeOf = (heads: Heads, bindings: Bindings): string =>
   heads.slope
@@ -111,7 +117,7 @@ const slopeOf = (heads: Heads, bindings: Bindings): string =>
  * of a row by itself; only in the end are these put together, in the order of the invocations.
  */
 export function logSumExpCall(given: Heads, out: View, typeOf: TypeOf, target: Target): Call {
-  const { batch, heads, length, scale } = given
+  const { batch, heads, length } = given
   const form = formOf(length, target, [])
   const bindings = new Bindings(typeOf)
   const place = { bindings, length, rows: form.rows, loads: form.loads }
@@ -144,8 +150,7 @@ export function logSumExpCall(given: Heads, out: View, typeOf: TypeOf, target: T
     ${form.product('score', query, key)}
     ${distances(form, true)}
     ${lines(vectors.length, v => {
-      const bias = given.slope ? ` + slope * distance${v}` : ''
-      return `score${v} = select(vec4f(${masked}), score${v} * ${float(scale * log2e)}${bias}, distance${v} <= vec4f());`
+      return `score${v} = select(vec4f(${masked}), ${scaled(`score${v}`, v, given)}, distance${v} <= vec4f());`
     })}
     ${lines(ownRows.length, row => {
       const largest = inRow(row)
@@ -208,7 +213,7 @@ export function sumsCall(
   typeOf: TypeOf,
   target: Target,
 ): Call {
-  const { batch, heads, length, scale, keyDim, valueDim } = given
+  const { batch, heads, length, keyDim, valueDim } = given
   const isOfQueries = rows === 'queries'
   const matrices: Record<string, Omit<Matrices, 'name'>> = {
     query: { view: given.query, width: keyDim },
@@ -304,10 +309,8 @@ export function sumsCall(
     ${lines(vectors.length, v => {
       // The score as in logSumExpCall. A compiler may round it differently here, by much where it is large, so that it
       // would be above its logSumExp. NaN stays NaN.
-      const bias = given.slope ? ` + slope * distance${v}` : ''
-      const score = `probability${v} * ${float(scale * log2e)}${bias}`
       return `
-    let exponent${v} = ${score} - ${ofVector(v, 'x')};
+    let exponent${v} = ${scaled(`probability${v}`, v, given)} - ${ofVector(v, 'x')};
     let over${v} = exponent${v} > vec4f();
     probability${v} = select(vec4f(), exp2(select(exponent${v}, vec4f(), over${v})), distance${v} <= vec4f());`
     })}
