@@ -266,19 +266,19 @@ const sums: Case['of'] = ['largest', 'largest', 'largest']
 family(
   'rows',
   {
-    sum: { apply: x => x.sum(-1), ulps: [2, 0, 0], of: [4, 'each', 'each'] },
-    mean: { apply: x => x.mean(-1), ulps: [2, 0, 0], of: [1, 'each', 'each'] },
+    sum: { apply: x => x.sum(-1), ulps: [1, 0, 0], of: [4, 'each', 'each'] },
+    mean: { apply: x => x.mean(-1), ulps: [1, 0, 0], of: [1, 'each', 'each'] },
     max: { apply: x => x.max(-1), ulps: [0, 0, 0] },
-    'sum of columns': { apply: x => x.T.sum(0), ulps: [2, 0, 0], of: [4, 'each', 'each'] },
-    'mean of columns': { apply: x => x.T.mean(0), ulps: [2, 0, 0], of: [1, 'each', 'each'] },
+    'sum of columns': { apply: x => x.T.sum(0), ulps: [1, 0, 0], of: [4, 'each', 'each'] },
+    'mean of columns': { apply: x => x.T.mean(0), ulps: [1, 0, 0], of: [1, 'each', 'each'] },
     'max of columns': { apply: x => x.T.max(0), ulps: [0, 0, 0] },
-    'sum of the middle': { apply: x => middle(x).sum(1), ulps: [2, 0, 0], of: [4, 'each', 'each'] },
-    'mean of the middle': { apply: x => middle(x).mean(1), ulps: [2, 0, 0], of: [1, 'each', 'each'] },
+    'sum of the middle': { apply: x => middle(x).sum(1), ulps: [1, 0, 0], of: [4, 'each', 'each'] },
+    'mean of the middle': { apply: x => middle(x).mean(1), ulps: [1, 0, 0], of: [1, 'each', 'each'] },
     'max of the middle': { apply: x => middle(x).max(1), ulps: [0, 0, 0] },
     softmax: { apply: softmax, ulps: [2, 1, 1], of: ['each', 4, 16] },
     layerNorm: {
       apply: x => layerNorm(x),
-      ulps: [4, 4, 4],
+      ulps: [1, 2, 3],
       of: sums,
       differences: ['', 'd_x'].map(kind => ({
         kind,
@@ -289,7 +289,7 @@ family(
     },
     rmsNorm: {
       apply: x => rmsNorm(x),
-      ulps: [2, 2, 4],
+      ulps: [1, 1, 4],
       of: sums,
       differences: [
         {
@@ -308,10 +308,10 @@ family(
 family(
   'scalars',
   {
-    sum: { apply: x => x.sum(), ulps: [2, 0, 0], of: [4, 'each', 'each'] },
-    mean: { apply: x => x.mean(), ulps: [2, 0, 0], of: [1, 'each', 'each'] },
+    sum: { apply: x => x.sum(), ulps: [1, 0, 0], of: [4, 'each', 'each'] },
+    mean: { apply: x => x.mean(), ulps: [1, 0, 0], of: [1, 'each', 'each'] },
     max: { apply: x => x.max(), ulps: [0, 0, 0] },
-    norm: { apply: x => norm([x]), ulps: [2, 4, 4], of: sums },
+    norm: { apply: x => norm([x]), ulps: [1, 1, 1], of: sums },
   },
   ['x'],
   'call',
