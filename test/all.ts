@@ -21,5 +21,5 @@ if (!adapter)
   console.log('The GPU tests are left out: there is no driver here. npm run test:gpu brings one along.')
 process.exitCode = run(adapter ? '**/*.test.ts' : '**/!(gpu-*).test.ts')
 const engine =
-  '{attention,attention-cache,compile,cpu-kernels,elementwise,fuzz,gradients,indices,network,numerics,pieces,random,sums}.test.ts'
+  '{attention,attention-cache,compile,cpu-kernels,elementwise,fuzz,gradients,indices,network,numerics,pieces,random,sums,sweep}.test.ts'
 if (isRevectorizing()) process.exitCode ||= run(engine, { HLB_SIMD: '128' })

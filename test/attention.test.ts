@@ -112,15 +112,40 @@ for (const largest of isHalf ? [1e3] : [1e4, 1e20, 1e32])
         const inputs = inputsOf(size, largest)
         // No score of the first key's is near another: all weight is on one key.
         const both = [attention, plain].map(attend =>
-          compile(({ q, k, v }) => ({
-            out: attend(q.abs(), k.abs().neg(), v, { heads: size.heads, scale }),
-          })),
+          compile(({ q, k, v, weights }) => {
+            const out = attend(q.abs(), k.abs().neg(), v, { heads: size.heads, scale })
+            return { out, dv: grad(out.mul(weights).sum(), [v])[0] }
+          }),
         )
         const [fused, expected] = await Promise.all(both.map(run => run(inputs)))
-        if (isHalf) assert.ok(fused.out.data.every(Number.isFinite))
-        else expectNear(`out of ${size.length}`, fused.out.data, expected.out.data, 1e-5, 'values')
+        if (isHalf) {
+          assert.ok([...fused.out.data, ...fused.dv.data].every(Number.isFinite))
+          continue
+        }
+        expectNear(`out of ${size.length}`, fused.out.data, expected.out.data, 1e-5, 'values')
+        // The logarithm of a sum of exponentials is rounded as a score is: to within 5e-4 if it is around 10,000.
+        expectNear(`dv of ${size.length}`, fused.dv.data, expected.dv.data, 1e-3, 'gradients')
       }
   })
+
+test('gradients where one score is far above all others', { skip: isHalf }, async () => {
+  for (const largest of gpuPrecision ? [1e6, 1e9] : [1e6, 1e20, 1e36])
+    for (const size of sizes) {
+      const inputs = inputsOf(size)
+      const both = [attention, plain].map(attend =>
+        compile(({ q, k, v, slope, weights }) => {
+          // The first key's score is around the largest, and others' are not: all weight is on that key.
+          const isFirst = arange(size.length).reshape(1, size.length, 1).equal(0)
+          const key = where(isFirst, k.abs().add(1).mul(largest), k)
+          const out = attend(q.abs().add(0.5), key, v, { heads: size.heads, scale: 0.3, slope })
+          return { out, dv: grad(out.mul(weights).sum(), [v])[0] }
+        }),
+      )
+      const [fused, expected] = await Promise.all(both.map(run => run(inputs)))
+      expectNear(`out of ${size.length}`, fused.out.data, expected.out.data, 1e-5, 'values')
+      expectNear(`dv of ${size.length}`, fused.dv.data, expected.dv.data, 1e-5, 'gradients')
+    }
+})
 
 test('attention refuses a scale that is not finite, and operands that are not float32', async () => {
   const refused = (body: (q: Tensor, t: Tensor) => Tensor) =>

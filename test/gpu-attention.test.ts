@@ -118,7 +118,7 @@ type Names =
 
 const gradientNames = ['queryGradient', 'keyGradient', 'valueGradient'] as const
 
-/** Plain attention: all numbers in float64, matrices [batch * length, heads * width]. */
+/** Plain attention: all numbers in float64, matrices [batch * length, heads * width]; logSumExp is to base 2. */
 function reference(
   { batch, heads, length, keyDim, valueDim, slope }: Shape,
   scale: number,
@@ -147,7 +147,7 @@ function reference(
         )
         const top = Math.max(...scores)
         const total = scores.reduce((sum, score) => sum + Math.exp(score - top), 0)
-        logSumExp[(b * heads + h) * length + i] = top + Math.log(total)
+        logSumExp[(b * heads + h) * length + i] = top / Math.LN2 + Math.log2(total)
         const weights = scores.map(score => Math.exp(score - top) / total)
         for (let j = 0; j <= i; j++)
           for (let c = 0; c < valueDim; c++) out[valueAt(i) + c] += weights[j] * value[valueAt(j) + c]

@@ -54,7 +54,7 @@ const filesOf = (pattern: RegExp) =>
   readdirSync(folder).filter(name => pattern.test(name) && name.includes(file))
 const kernelFiles = filesOf(/^gpu-.*\.test\.ts$/)
 const engineFiles = filesOf(
-  /^(attention|attention-cache|compile|elementwise|fuzz|gradients|indices|network|numerics|pieces|random|sums)\.test\.ts$/,
+  /^(attention|attention-cache|compile|elementwise|fuzz|gradients|indices|network|numerics|pieces|random|sums|sweep)\.test\.ts$/,
 )
 
 const found = await findDriver()

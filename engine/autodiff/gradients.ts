@@ -198,7 +198,7 @@ function contributionsOf(tensor: Tensor, g: Tensor, asked: ReadonlySet<Tensor>):
           return [to(a, g.div(b)), to(b, g.mul(tensor).div(b).neg())]
         case 'power': {
           const power = constantValue(b)
-          return power === undefined ? [] : [to(a, g.mul(a.pow(power - 1).mul(power)))]
+          return power === undefined ? [] : [to(a, g.mul(nextPower(tensor, a, power).mul(power)))]
         }
         case 'maximum':
         case 'minimum': {
@@ -296,6 +296,16 @@ function contributionsOf(tensor: Tensor, g: Tensor, asked: ReadonlySet<Tensor>):
     default:
       throw withoutRule(tensor, operation satisfies never)
   }
+}
+
+/**
+ * x to the power p - 1, given x to the power p. Where p - 1 is no float32, as of 1/3, the error of rounding it would be
+ * multiplied by log(x): such a power is the given one divided by x.
+ */
+function nextPower(result: Tensor, x: Tensor, power: number): Tensor {
+  if (Math.fround(power - 1) === power - 1 || Math.abs(power) >= 1) return x.pow(power - 1)
+  const isInfinite = x.abs().equal(Infinity)
+  return where(x.equal(0), Infinity, where(isInfinite, 0, result.div(x)))
 }
 
 /** The same tensor as a node of its own, which no other way leads to: for derivatives with respect to one operand. */

@@ -33,14 +33,15 @@ export function crossEntropy(logits: Tensor, targets: Tensor): CrossEntropy {
   const isTarget = arange(vocabulary).equal(column)
   // A constant to the gradient, which does not depend on it.
   const largest = logits.max(-1, true).detach()
-  const logSumExp = logits.sub(largest).exp().sum(-1, true).log().add(largest)
+  const logSum = logits.sub(largest).exp().sum(-1, true).log()
   const chosen = where(isTarget, logits, 0).sum(-1, true)
   // Plus zero, of the kernel that goes through the logits: what is computed of the targets alone would be one more kernel.
   const target = column.add(largest.mul(0).toInt())
   const isInside = target.less(vocabulary).and(binary('less', -1, target))
   const otherwise = where(target.equal(ignoredTarget), 0, NaN)
   return {
-    loss: where(isInside, logSumExp.sub(chosen), otherwise).reshape(...targets.shape),
+    // The difference of two large logits is exact where they are near each other; one plus a small logarithm is not.
+    loss: where(isInside, logSum.sub(chosen.sub(largest)), otherwise).reshape(...targets.shape),
     correct: where(isInside.and(largest.lessEqual(chosen)), 1, 0).reshape(...targets.shape),
   }
 }

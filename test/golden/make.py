@@ -5,9 +5,10 @@ The files are committed and the tests only read them (golden.ts), so nobody need
 tests. To make them again, after changing this script:
 
     apt-get install python3-torch       # PyTorch 1.13 of Debian 12 made the committed ones
-    /usr/bin/python3 test/golden/make.py
+    /usr/bin/python3 test/golden/make.py            # or make.py sweep_: files whose names begin with that
 
-It takes a few seconds, prints what each file holds, and gives the same bytes for the same PyTorch.
+It takes a few seconds, prints what each file holds, and gives the same bytes for the same PyTorch on the same
+processor.
 
 What the values mean
 - Inputs and weights are random, rounded to bfloat16 and stored as such: half the bytes, and exact in
@@ -31,11 +32,13 @@ Files
 - functions: elementwise functions on a spread grid (with infinities where float32 overflows), and
   LayerNorm without bias (eps 1e-5), softmax and log-softmax along rows of very different magnitude.
 - trajectory: 20 steps of training a latent network, see trajectory() below.
+- sweep_FAMILY: every function at special and at random points, see sweep.py.
 - newton_schulz: Muon's five quintic iterations, on a tall and a wide matrix.
 """
-import json, math, os, struct
+import json, math, os, struct, sys
 import torch
 import torch.nn.functional as F
+import sweep
 
 torch.set_num_threads(1)
 torch.use_deterministic_algorithms(True)
@@ -50,6 +53,8 @@ def random(*shape, std=1., mean=0.):
 
 def save(name, inputs, results, numbers={}, notes={}):
     """Writes NAME.safetensors: an 8-byte little-endian header length, a JSON header, the raw data."""
+    if sys.argv[1:] and not name.startswith(tuple(sys.argv[1:])):
+        return
     tensors = {}
     for key, value in inputs.items():
         tensors[key] = value.bfloat16() if value.is_floating_point() else value.int()
@@ -331,6 +336,7 @@ for seed, case in enumerate((
     functions_case,
     trajectory,
     newton_schulz_case,
+    *(lambda family=family: save(f'sweep_{family.__name__}', {}, family()) for family in sweep.FAMILIES),
 )):
     torch.manual_seed(seed)  # each case its own, so that changing one leaves the others' bytes alone
     case()

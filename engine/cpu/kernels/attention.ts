@@ -548,11 +548,13 @@ function scoreGradientFunction(
   const { load, store } = pairs
   const get = (local: string) => `(local.get $${local})`
   const set = (local: string, value: string) => `(local.set $${local} ${value})`
+  // Scores are rounded as softmaxFunction rounds them: none is above its logSumExp then, however large both are.
   const compute = (half: number) => {
     const [x, p, d, sum] = ['x', 'p', 'd', 'sum'].map(local => `${local}${half}`)
+    const scaled = `(f32x4.mul ${get(p)} ${f32x4(scale)})`
+    const score = slope ? multiplyAdd(fma, get(d), get('bias'), scaled) : scaled
     return `
-        ${set(p, multiplyAdd(fma, get(p), f32x4(scale), get('shift')))}
-        ${slope ? set(p, multiplyAdd(fma, get(d), get('bias'), get(p))) : ''}
+        ${set(p, `(f32x4.sub ${score} ${get('shift')})`)}
         ${expOrZero(fma, p, 't', negligible)}
         ${set(x, `(f32x4.mul ${get(p)} (f32x4.sub ${get(x)} ${get('dot')}))`)}
         ${slope ? set(sum, multiplyAdd(fma, get(x), get(d), get(sum))) : ''}`
@@ -569,7 +571,7 @@ function scoreGradientFunction(
     ${advance('logSumExp', mul('row', 4))}
     ${loop('i', 0, 'rows', 1)`
       (local.set $keys ${add('row', 'i', 1)})
-      (local.set $shift (f32x4.neg (v128.load32_splat (local.get $logSumExp))))
+      (local.set $shift (v128.load32_splat (local.get $logSumExp)))
       (local.set $dot (v128.load32_splat (local.get $dots)))
       ${fillAfter('line', 8, maskedBefore(scale))}
       ${loop('j', 0, mul('keys', 4), 32)`

@@ -99,6 +99,12 @@ function distances(form: Form, isOfQueries: boolean): string {
   })
 }
 
+/** The scores of a vector of products, as powers of two. The fma is for all kernels to round them alike. */
+const scaled = (product: string, vector: number, { scale, slope }: Heads): string => {
+  const score = `${product} * ${float(scale * log2e)}`
+  return slope ? `fma(vec4f(slope), distance${vector}, ${score})` : score
+}
+
 /** The slope of a head, as a power of two. */
 const slopeOf = (heads: Heads, bindings: Bindings): string =>
   heads.slope
@@ -106,12 +112,12 @@ const slopeOf = (heads: Heads, bindings: Bindings): string =>
     : ''
 
 /**
- * The logarithm of the sum of each query's exponentials of scores, logSumExp [batch, heads, length]. A
+ * The logarithm to base 2 of the sum of each query's exponentials of scores, logSumExp [batch, heads, length]. A
  * workgroup has a tile of queries and goes through the keys up to them. Each invocation sums up what it has
  * of a row by itself; only in the end are these put together, in the order of the invocations.
  */
 export function logSumExpCall(given: Heads, out: View, typeOf: TypeOf, target: Target): Call {
-  const { batch, heads, length, scale } = given
+  const { batch, heads, length } = given
   const form = formOf(length, target, [])
   const bindings = new Bindings(typeOf)
   const place = { bindings, length, rows: form.rows, loads: form.loads }
@@ -144,8 +150,7 @@ export function logSumExpCall(given: Heads, out: View, typeOf: TypeOf, target: T
     ${form.product('score', query, key)}
     ${distances(form, true)}
     ${lines(vectors.length, v => {
-      const bias = given.slope ? ` + slope * distance${v}` : ''
-      return `score${v} = select(vec4f(${masked}), score${v} * ${float(scale * log2e)}${bias}, distance${v} <= vec4f());`
+      return `score${v} = select(vec4f(${masked}), ${scaled(`score${v}`, v, given)}, distance${v} <= vec4f());`
     })}
     ${lines(ownRows.length, row => {
       const largest = inRow(row)
@@ -172,7 +177,7 @@ export function logSumExpCall(given: Heads, out: View, typeOf: TypeOf, target: T
       let part = ${form.get(`row * ${sharers.count} + i`)};
       sum += part.y * exp2(part.x - top);
     }
-    ${results}[${out.offset} + (sequence * ${heads} + head) * ${length} + rowStart + row] = (top + log2(sum)) * ${float(Math.LN2)};
+    ${results}[${out.offset} + (sequence * ${heads} + head) * ${length} + rowStart + row] = top + log2(sum);
   }`
   return finished(nameOf('logSumExp', given, form), body, [query, key], form, {
     bindings,
@@ -182,11 +187,11 @@ export function logSumExpCall(given: Heads, out: View, typeOf: TypeOf, target: T
 }
 
 /**
- * Sums over the keys up to each query, or over the queries from each key on: of probabilities, exp(score -
+ * Sums over the keys up to each query, or over the queries from each key on: of probabilities, exp2(score -
  * logSumExp), or of gradients of scores, probability * (outGradient · value - dot), where dot is the query's
  * out · outGradient.
- * statistics: logSumExp [batch, heads, length], or [batch, heads, length, 2] with its multiple by log2(e) and
- * dot.
+ * statistics: logSumExp [batch, heads, length], or [batch, heads, length, 2] with dot beside it. Scores and logSumExp
+ * count in powers of two.
  * slopeGradient: where each tile's share of it goes, [batch, heads, tiles]: the sum of gradients of scores
  * times j - i.
  */
@@ -208,7 +213,7 @@ export function sumsCall(
   typeOf: TypeOf,
   target: Target,
 ): Call {
-  const { batch, heads, length, scale, keyDim, valueDim } = given
+  const { batch, heads, length, keyDim, valueDim } = given
   const isOfQueries = rows === 'queries'
   const matrices: Record<string, Omit<Matrices, 'name'>> = {
     query: { view: given.query, width: keyDim },
@@ -255,7 +260,7 @@ export function sumsCall(
     const at = `(sequence * ${heads} + head) * ${length} + ${isWhole ? row : `min(${row}, ${length - 1})`}`
     const pair = statistics.isOfBackward
       ? `${inputs}[${at}]`
-      : `vec2f(${inputs}[${statistics.view.offset} + ${at}] * ${log2e}, 0)`
+      : `vec2f(${inputs}[${statistics.view.offset} + ${at}], 0)`
     return isWhole ? pair : `statisticsOf(${row} < ${length}, ${pair})`
   }
   const ofVector = (v: number, component: 'x' | 'y') => {
@@ -302,10 +307,12 @@ export function sumsCall(
     ${products}
     ${distances(form, isOfQueries)}
     ${lines(vectors.length, v => {
-      const shift = `vec4f(-${ofVector(v, 'x')})`
-      const bias = given.slope ? `fma(vec4f(slope), distance${v}, ${shift})` : shift
-      const exponent = `fma(probability${v}, vec4f(${float(scale * log2e)}), ${bias})`
-      return `probability${v} = select(vec4f(), exp2(${exponent}), distance${v} <= vec4f());`
+      // The score as in logSumExpCall. A compiler may round it differently here, by much where it is large, so that it
+      // would be above its logSumExp. NaN stays NaN.
+      return `
+    let exponent${v} = ${scaled(`probability${v}`, v, given)} - ${ofVector(v, 'x')};
+    let over${v} = exponent${v} > vec4f();
+    probability${v} = select(vec4f(), exp2(select(exponent${v}, vec4f(), over${v})), distance${v} <= vec4f());`
     })}
     ${
       hasGradients
@@ -379,7 +386,7 @@ function finished(
 }
 
 /**
- * What the backward pass wants to know of each query, [batch, heads, length, 2]: logSumExp times log2(e), and
+ * What the backward pass wants to know of each query, [batch, heads, length, 2]: logSumExp, and
  * out · outGradient. 16 invocations go through a row, so that they read quads side by side.
  */
 export function statisticsCall(
@@ -429,7 +436,7 @@ export function statisticsCall(
     for (var i = 1u; i < ${sharers}; i++) {
       sum += shares[thread + i];
     }
-    ${results}[index] = vec2f(${sums}[${logSumExp.offset} + index] * ${log2e}, sum);
+    ${results}[index] = vec2f(${sums}[${logSumExp.offset} + index], sum);
   }`
   const declarations = `var<workgroup> shares: array<f32, ${size}>;
 ${operands.out.declarations}
