@@ -10,10 +10,10 @@ import { spec } from 'node:test/reporters'
 import { UserError, handleErrors } from '../common/errors.ts'
 import { parseOptions } from '../run/options/options.ts'
 import { createProgress } from '../common/progress.ts'
-import { type Driver, type FoundAdapter, type GpuPrecision, adapterOf, ownDriver } from './adapter.ts'
-import { lavapipe } from './lavapipe.ts'
-import { compareLosses } from './losses.ts'
-import type { NotedError } from './tolerance.ts'
+import { type Driver, type FoundAdapter, type GpuPrecision, adapterOf, ownDriver } from './support/adapter.ts'
+import { lavapipe } from './support/lavapipe.ts'
+import { compareLosses } from './support/losses.ts'
+import type { NotedError } from './support/tolerance.ts'
 
 handleErrors()
 
@@ -50,12 +50,12 @@ const options = parseOptions(process.argv.slice(2), {
 
 const folder = import.meta.dirname
 const { file = '', precision: onlyPrecision } = options
-const filesOf = (pattern: RegExp) =>
-  readdirSync(folder).filter(name => pattern.test(name) && name.includes(file))
-const kernelFiles = filesOf(/^gpu-.*\.test\.ts$/)
-const engineFiles = filesOf(
-  /^(attention|attention-cache|compile|elementwise|fuzz|gradients|indices|network|numerics|pieces|random|sums|sweep)\.test\.ts$/,
-)
+/** The tests in one of this folder's folders, by their paths from here. */
+const filesOf = (name: string) =>
+  readdirSync(join(folder, name), { encoding: 'utf8', recursive: true })
+    .filter(path => path.endsWith('.test.ts') && path.includes(file))
+    .map(path => join(name, path))
+const [kernelFiles, engineFiles] = ['gpu', 'engine'].map(filesOf)
 
 const found = await findDriver()
 if (found && options.losses !== undefined) await train(found, options.losses)

@@ -1,6 +1,6 @@
 """PyTorch's values and derivatives of every function of the engine, at special and at random points: for make.py.
 
-Each family is a function that returns the tensors of one file, sweep_FAMILY.safetensors. test/sweep.test.ts has the
+Each family is a function that returns the tensors of one file, sweep_FAMILY.safetensors. test/engine/sweep.test.ts has the
 same functions under the same names. In a file
 
 - 'x' (and 'y', 'q', ...) are the special points, 'random_x' the random ones; all are float32.
