@@ -21,7 +21,7 @@ export interface FusionGroup extends IterationSpace {
 }
 
 /** Nodes that one kernel computes, at most: compilers take more than linear time for huge functions. */
-export const mostMembers = 1024
+export const mostMembers = 256
 
 const lastExtent = ({ shape }: Tensor): number => (shape.length === 0 ? 1 : shape[shape.length - 1])
 

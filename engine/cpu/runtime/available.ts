@@ -12,7 +12,7 @@ import { MemoryError } from '../../runtime/memory-error.ts'
 export function availableBytes(): number {
   const constrained = process.constrainedMemory()
   if (!(constrained > 0 && constrained < totalmem())) return freemem()
-  return Math.min(freemem(), process.availableMemory() + inactiveFileBytes())
+  return Math.min(freemem(), constrained, process.availableMemory() + inactiveFileBytes())
 }
 
 /** Bytes of files that this process's cgroup has in memory and has not used of late; 0 where nothing tells. */
