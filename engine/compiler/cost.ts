@@ -1,4 +1,13 @@
-import type { Access, Buffer, Matrix, Program, View, Work } from './program.ts'
+import {
+  type Access,
+  type Buffer,
+  type Matrix,
+  type Program,
+  type View,
+  type Work,
+  attentionOperands,
+  attentionResults,
+} from './program.ts'
 
 /** What a piece of work takes at least. */
 export interface Cost {
@@ -77,7 +86,8 @@ function workBytes(work: Work, bytesEach: (buffer: Buffer) => number): number {
       const rest = inPlace ? 2 * viewBytes(values) : viewBytes(out) + (base ? viewBytes(base) : 0)
       return viewBytes(values) + viewBytes(indices) + rest
     }
-    default:
-      return sum([...work.operands, ...work.results].map(viewBytes))
+    case 'attention':
+    case 'attentionGradient':
+      return sum([...attentionOperands(work), ...attentionResults(work)].map(viewBytes))
   }
 }

@@ -1,10 +1,12 @@
 import { reshaped } from './canonicalize.ts'
 import { type FusedGroup, type FusedValue, fuse } from './fuse.ts'
-import { isVariable, reachable } from '../graph/operations.ts'
+import { type Operation, isVariable, reachable } from '../graph/operations.ts'
 import { baseOf, isMovement, isRowOperation } from './fusion-groups.ts'
 import type { Pausing } from './pauses.ts'
 import {
   type Access,
+  type Attention,
+  type AttentionOperands,
   Buffer,
   type Extent,
   type Matrix,
@@ -14,7 +16,7 @@ import {
   type Work,
   buffersOf,
 } from './program.ts'
-import type { Shape } from '../graph/shape.ts'
+import { type Shape, sizeOf } from '../graph/shape.ts'
 import { Tensor, constantValue } from '../graph/tensor.ts'
 import { type RowPartition, partitionOf, rowBlockOf } from './row-blocks.ts'
 import type { Variable } from '../runtime/variable.ts'
@@ -36,6 +38,8 @@ export interface LoweredInstruction {
   /** Others that must have run before, since they read what this one overwrites. */
   readonly after: readonly LoweredInstruction[]
 }
+
+type AttentionOperation = Extract<Operation, { readonly kind: 'attention' | 'attentionGradient' }>
 
 const lastOf = (shape: Shape): number => (shape.length === 0 ? 1 : shape[shape.length - 1])
 
@@ -362,44 +366,64 @@ export class Lowering {
         break
       }
       case 'attention':
-      case 'attentionGradient': {
-        const { heads, scale, kind } = operation
-        const [query, , value] = inputs
-        const [batch, length] = query.shape
-        const slope = inputs.length - (kind === 'attention' ? 3 : 6) > 0
-        const shapes =
-          kind === 'attention'
-            ? [value.shape, [batch, heads, length]]
-            : [...inputs.slice(0, 3).map(input => input.shape), ...(slope ? [[batch, heads]] : [])]
-        const results = shapes.map((resultShape, index) => {
-          const element = elements.find(
-            ({ operation }) => operation.kind === 'element' && operation.index === index,
-          )
-          return element
-            ? this.bufferOf(element)
-            : wholeView(
-                new Buffer(
-                  resultShape.reduce((a, b) => a * b, 1),
-                  'float32',
-                ),
-                resultShape,
-              )
-        })
-        const operands = inputs.map(input =>
-          input.shape.length === 3 ? this.sequences(input, needs) : this.contiguousOperand(input, needs),
-        )
-        const widths = { keyDim: query.shape[2] / heads, valueDim: value.shape[2] / heads }
-        this.add(
-          { kind, heads, scale, batch, length, ...widths, operands, results, slope },
-          tensor.id,
-          needs,
-          elements,
-        )
+      case 'attentionGradient':
+        this.lowerAttention(tensor, operation, elements)
         break
-      }
       default:
         break
     }
+  }
+
+  private lowerAttention(
+    { inputs, id }: Tensor,
+    { kind, heads, scale }: AttentionOperation,
+    elements: readonly Tensor[],
+  ): void {
+    const needs: (Tensor | Buffer)[] = []
+    const [query, key, value, slope] = kind === 'attention' ? inputs : inputs.slice(0, -3)
+    const [batch, length] = query.shape
+    const shared: AttentionOperands = {
+      query: this.sequences(query, needs),
+      key: this.sequences(key, needs),
+      value: this.sequences(value, needs),
+      ...(slope && { slope: this.contiguousOperand(slope, needs) }),
+    }
+    const sizes = {
+      heads,
+      scale,
+      batch,
+      length,
+      keyDim: query.shape[2] / heads,
+      valueDim: value.shape[2] / heads,
+    }
+    /** Where an element of the result's tuple goes; if nothing reads it, memory that only this instruction uses. */
+    const result = (index: number, shape: Shape): View => {
+      const element = elements.find(
+        ({ operation }) => operation.kind === 'element' && operation.index === index,
+      )
+      return element ? this.bufferOf(element) : wholeView(new Buffer(sizeOf(shape), 'float32'), shape)
+    }
+    let work: Attention
+    if (kind === 'attention') {
+      const results = { out: result(0, value.shape), logSumExp: result(1, [batch, heads, length]) }
+      work = { kind, ...sizes, operands: shared, results }
+    } else {
+      const [out, logSumExp, outGradient] = inputs.slice(-3)
+      const operands = {
+        ...shared,
+        out: this.sequences(out, needs),
+        logSumExp: this.sequences(logSumExp, needs),
+        outGradient: this.sequences(outGradient, needs),
+      }
+      const results = {
+        query: result(0, query.shape),
+        key: result(1, key.shape),
+        value: result(2, value.shape),
+        ...(slope && { slope: result(3, [batch, heads]) }),
+      }
+      work = { kind, ...sizes, operands, results }
+    }
+    this.add(work, id, needs, elements)
   }
 
   /** A matrix operand; rows one after the other in either order, batches at one stride. */

@@ -139,17 +139,41 @@ export interface ScatterAdd {
   readonly out: View
 }
 
-/** operands in the order of the graph's node; results in the order of its tuple. */
-export interface Attention extends AttentionOptions {
-  readonly kind: 'attention' | 'attentionGradient'
+/** What causal attention and its gradient have in common. */
+interface AttentionSizes extends AttentionOptions {
   readonly batch: number
   readonly length: number
   readonly keyDim: number
   readonly valueDim: number
-  readonly operands: readonly View[]
-  readonly results: readonly View[]
-  readonly slope: boolean
 }
+
+/** What attention reads: query, key and value are [batch, length, heads · width], slope is [heads]. */
+export interface AttentionOperands {
+  readonly query: View
+  readonly key: View
+  readonly value: View
+  readonly slope?: View | undefined
+}
+
+/** Causal attention. Of each query's scores it also keeps logSumExp [batch, heads, length], for the gradient. */
+export interface AttentionForward extends AttentionSizes {
+  readonly kind: 'attention'
+  readonly operands: AttentionOperands
+  readonly results: { readonly out: View; readonly logSumExp: View }
+}
+
+/** The gradients of attention's operands. The slope's is [batch, heads]: one for each sequence. */
+export interface AttentionGradient extends AttentionSizes {
+  readonly kind: 'attentionGradient'
+  readonly operands: AttentionOperands & {
+    readonly out: View
+    readonly logSumExp: View
+    readonly outGradient: View
+  }
+  readonly results: AttentionOperands
+}
+
+export type Attention = AttentionForward | AttentionGradient
 
 export type Work = RowProgram | Matmul | ScatterAdd | Attention
 
@@ -173,6 +197,24 @@ export interface Program {
   /** What the caller reads after a run. */
   readonly outputs: readonly View[]
   readonly variables: readonly Buffer[]
+}
+
+const listOf = ({ query, key, value, slope }: AttentionOperands): View[] => [
+  query,
+  key,
+  value,
+  ...(slope ? [slope] : []),
+]
+
+/** An attention's operands as a list, in the order in which the CPU's kernels take them. */
+export function attentionOperands({ kind, operands }: Attention): View[] {
+  if (kind === 'attention') return listOf(operands)
+  return [...listOf(operands), operands.out, operands.logSumExp, operands.outGradient]
+}
+
+/** An attention's results as a list, in the order in which the CPU's kernels take them. */
+export function attentionResults({ kind, results }: Attention): View[] {
+  return kind === 'attention' ? [results.out, results.logSumExp] : listOf(results)
 }
 
 /** The buffers that a piece of work reads and writes, each once. */
@@ -205,8 +247,8 @@ export function buffersOf(work: Work): { reads: Buffer[]; writes: Buffer[] } {
     case 'attention':
     case 'attentionGradient':
       return {
-        reads: unique(work.operands.map(({ buffer }) => buffer)),
-        writes: unique(work.results.map(({ buffer }) => buffer)),
+        reads: unique(attentionOperands(work).map(({ buffer }) => buffer)),
+        writes: unique(attentionResults(work).map(({ buffer }) => buffer)),
       }
   }
 }

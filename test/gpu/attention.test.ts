@@ -274,15 +274,25 @@ async function errorsOf(
   )
   // Large scores, so that weights differ much.
   const scale = 4 / Math.sqrt(keyDim)
-  const sizes = { batch, heads, length, keyDim, valueDim, scale, slope }
-  const operands = [view('query'), view('key'), view('value'), ...(slope ? [slopes] : [])]
-  const forward: Attention = { kind: 'attention', ...sizes, operands, results: [view('out'), logSumExp] }
-  const gradients = [view('queryGradient'), view('keyGradient'), view('valueGradient')]
+  const sizes = { batch, heads, length, keyDim, valueDim, scale }
+  const operands = {
+    query: view('query'),
+    key: view('key'),
+    value: view('value'),
+    ...(slope && { slope: slopes }),
+  }
+  const out = view('out')
+  const forward: Attention = { kind: 'attention', ...sizes, operands, results: { out, logSumExp } }
   const backward: Attention = {
     kind: 'attentionGradient',
     ...sizes,
-    operands: [...operands, view('out'), logSumExp, view('outGradient')],
-    results: [...gradients, ...(slope ? [slopeGradient] : [])],
+    operands: { ...operands, out, logSumExp, outGradient: view('outGradient') },
+    results: {
+      query: view('queryGradient'),
+      key: view('keyGradient'),
+      value: view('valueGradient'),
+      ...(slope && { slope: slopeGradient }),
+    },
   }
   const dispatches = [forward, backward].flatMap(work => attentionDispatches(work, machine.typeOf, target))
   for (const { buffers } of dispatches) assert(buffers.length <= 8, 'more buffers than every GPU has')

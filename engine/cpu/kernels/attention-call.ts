@@ -1,4 +1,4 @@
-import type { Attention, View } from '../../compiler/program.ts'
+import { type Attention, type View, attentionOperands, attentionResults } from '../../compiler/program.ts'
 import { attentionBackward, attentionForward } from './attention.ts'
 import type { Kernel } from './kernel.ts'
 import type { MicroKernel } from './matmul.ts'
@@ -9,30 +9,32 @@ export function attentionCall(
   tile: MicroKernel,
   threads: number,
 ): { key: unknown; write: () => Kernel; operands: View[] } {
-  const { kind, batch, heads, length, keyDim, valueDim, scale, slope, operands, results } = work
+  const { kind, batch, heads, length, keyDim, valueDim, scale, operands, results } = work
   const stride = (view: View) => view.strides[1]
-  const given = (forward: readonly View[]) => {
-    const [q, k, v] = forward
-    return { q: stride(q), k: stride(k), v: stride(v) }
-  }
-  const sizes = { batch, heads, length, keyDim, valueDim, scale, slope }
+  const { query, key, value, slope } = operands
+  const strides = { q: stride(query), k: stride(key), v: stride(value) }
+  const sizes = { batch, heads, length, keyDim, valueDim, scale, slope: slope !== undefined }
+  const views = [...attentionOperands(work), ...attentionResults(work)]
   if (kind === 'attention') {
-    const shape = { ...sizes, rowStride: { ...given(operands), out: stride(results[0]) } }
+    const shape = { ...sizes, rowStride: { ...strides, out: stride(results.out) } }
     // Every group packs keys and values anew, so only where there are too few sequences and heads.
     const groups = Math.ceil((2 * threads) / (batch * heads))
     return {
       key: [kind, shape, groups],
       write: () => attentionForward(shape, tile, groups),
-      operands: [...operands, ...results],
+      operands: views,
     }
   }
-  const [out, , dOut] = operands.slice(slope ? 4 : 3)
-  const [dq, dk, dv] = results
-  const shape = { ...sizes, rowStride: { ...given(operands), out: stride(out) } }
-  const gradients = { dOut: stride(dOut), dq: stride(dq), dk: stride(dk), dv: stride(dv) }
+  const shape = { ...sizes, rowStride: { ...strides, out: stride(operands.out) } }
+  const gradients = {
+    dOut: stride(operands.outGradient),
+    dq: stride(results.query),
+    dk: stride(results.key),
+    dv: stride(results.value),
+  }
   return {
     key: [kind, shape, gradients],
     write: () => attentionBackward(shape, gradients, tile),
-    operands: [...operands, ...results],
+    operands: views,
   }
 }

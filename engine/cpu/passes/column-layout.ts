@@ -1,6 +1,7 @@
 import {
   type Access,
   type Attention,
+  type AttentionOperands,
   Buffer,
   type Instruction,
   type Matmul,
@@ -178,12 +179,7 @@ function usesOf(work: Work): Use[] {
     }
     case 'attention':
     case 'attentionGradient':
-      return [...work.operands, ...work.results].map(view => {
-        if (!isSequences(view, work)) return notByRow(view.buffer)
-        const { buffer, offset, shape, strides } = view
-        const byRow = strides[2] === 1 && (shape[0] === 1 || strides[0] === strides[1] * shape[1])
-        return { buffer, byRow, offset, width: shape[2], stride: strides[1], divides: false }
-      })
+      return attentionUses(work)
     case 'scatterAdd': {
       const { values, indices, base, out } = work
       return [values, indices, out, ...(base ? [base] : [])].map(({ buffer }) => notByRow(buffer))
@@ -199,17 +195,23 @@ function accessesOf({ values, stores }: RowProgram): Access[] {
   return [...loads, ...indices, ...stores.map(({ access }) => access)]
 }
 
-/** Whether an operand or a result of an attention is [batch, length, width]: not the slope, nor the sums' logarithms. */
-function isSequences(view: View, { operands, results, slope, kind }: Attention): boolean {
-  const out = slope ? 4 : 3
-  const [given, made] =
-    kind === 'attention'
-      ? [[0, 1, 2], [0]]
-      : [
-          [0, 1, 2, out, out + 2],
-          [0, 1, 2],
-        ]
-  return given.some(i => operands[i] === view) || made.some(i => results[i] === view)
+function attentionUses({ kind, operands, results }: Attention): Use[] {
+  const sequences = [operands.query, operands.key, operands.value]
+  const others = [operands.slope]
+  if (kind === 'attention') {
+    sequences.push(results.out)
+    others.push(results.logSumExp)
+  } else {
+    sequences.push(operands.out, operands.outGradient, results.query, results.key, results.value)
+    others.push(operands.logSumExp, results.slope)
+  }
+  return [
+    ...sequences.map(({ buffer, offset, shape, strides }) => {
+      const byRow = strides[2] === 1 && (shape[0] === 1 || strides[0] === strides[1] * shape[1])
+      return { buffer, byRow, offset, width: shape[2], stride: strides[1], divides: false }
+    }),
+    ...others.flatMap(view => (view ? [notByRow(view.buffer)] : [])),
+  ]
 }
 
 /** A piece of work over the new buffers: several products where one has more than a group. */
@@ -234,15 +236,37 @@ function rewrite(work: Work, layouts: Layouts): Work[] {
     case 'matmul':
       return rewriteMatmul(work, layouts)
     case 'attention':
-    case 'attentionGradient': {
-      const moved = (view: View): View => {
-        const { stride, ...place } = placeOf(view.buffer, view.offset, layouts)
-        return stride ? { ...view, ...place, strides: [stride * view.shape[1], stride, 1] } : view
-      }
-      return [{ ...work, operands: work.operands.map(moved), results: work.results.map(moved) }]
-    }
+    case 'attentionGradient':
+      return [rewriteAttention(work, layouts)]
     case 'scatterAdd':
       return [work]
+  }
+}
+
+function rewriteAttention(work: Attention, layouts: Layouts): Attention {
+  const moved = (view: View): View => {
+    const { stride, ...place } = placeOf(view.buffer, view.offset, layouts)
+    return stride ? { ...view, ...place, strides: [stride * view.shape[1], stride, 1] } : view
+  }
+  const movedAll = (views: AttentionOperands): AttentionOperands => ({
+    ...views,
+    query: moved(views.query),
+    key: moved(views.key),
+    value: moved(views.value),
+  })
+  const { kind, operands, results } = work
+  if (kind === 'attention')
+    return { ...work, operands: movedAll(operands), results: { ...results, out: moved(results.out) } }
+  const { logSumExp } = operands
+  return {
+    ...work,
+    operands: {
+      ...movedAll(operands),
+      out: moved(operands.out),
+      logSumExp,
+      outGradient: moved(operands.outGradient),
+    },
+    results: movedAll(results),
   }
 }
 

@@ -1,4 +1,4 @@
-import { Buffer, type Instruction, type Matrix, type Program } from '../../compiler/program.ts'
+import { Buffer, type Instruction, type Matrix, type Program, type View } from '../../compiler/program.ts'
 import type { ElementType, Target, TypeOf } from '../kernels/kernel.ts'
 import { rootsOf } from './row-programs.ts'
 
@@ -133,6 +133,8 @@ function halfTemporaries({ instructions, inputs, outputs }: Program): Buffer[] {
   const add = (set: Set<Buffer>, ...buffers: (Buffer | undefined)[]) => {
     for (const buffer of buffers) if (buffer) set.add(buffer)
   }
+  const addViews = (set: Set<Buffer>, ...views: (View | undefined)[]) =>
+    add(set, ...views.map(view => view?.buffer))
   for (const { work } of instructions) {
     switch (work.kind) {
       case 'rows':
@@ -152,17 +154,22 @@ function halfTemporaries({ instructions, inputs, outputs }: Program): Buffer[] {
       case 'scatterAdd':
         add(wide, work.values.buffer, work.indices.buffer, work.base?.buffer, work.out.buffer)
         break
-      case 'attention':
+      // Results are sums of products, but for logSumExp and the slope's gradient.
+      case 'attention': {
+        const { query, key, value, slope } = work.operands
+        const { out, logSumExp } = work.results
+        addViews(multiplied, query, key, value)
+        addViews(produced, out)
+        addViews(wide, slope, logSumExp)
+        break
+      }
       case 'attentionGradient': {
-        const { operands, results, slope, kind } = work
-        const rest = kind === 'attention' ? [] : operands.slice(slope ? 4 : 3)
-        const [out, logSumExp, gradient] = rest.map(({ buffer }) => buffer)
-        add(multiplied, ...operands.slice(0, 3).map(({ buffer }) => buffer), out, gradient)
-        if (slope) add(wide, operands[3].buffer)
-        // logSumExp; of the gradient's results the slopes'. The others are sums of products.
-        const products = kind === 'attention' ? 1 : 3
-        add(produced, ...results.slice(0, products).map(({ buffer }) => buffer))
-        add(wide, logSumExp, results.at(products)?.buffer)
+        const { query, key, value, slope, out, logSumExp, outGradient } = work.operands
+        const { results } = work
+        addViews(multiplied, query, key, value, out, outGradient)
+        addViews(produced, results.query, results.key, results.value)
+        addViews(wide, slope, logSumExp, results.slope)
+        break
       }
     }
   }

@@ -1,4 +1,10 @@
-import { Buffer, type Attention, type View } from '../../../compiler/program.ts'
+import {
+  type Attention,
+  type AttentionForward,
+  type AttentionGradient,
+  Buffer,
+  type View,
+} from '../../../compiler/program.ts'
 import {
   type Call,
   type Heads,
@@ -25,17 +31,16 @@ import { type Dispatch, type Target, type TypeOf, bytesOf } from '../kernel.ts'
  */
 export function attentionDispatches(work: Attention, typeOf: TypeOf, target: Target): Dispatch[] {
   const { batch, heads, length, scale, keyDim, valueDim, operands } = work
-  const [query, key, value] = operands
-  const slope = work.slope ? operands[3] : undefined
+  const { query, key, value, slope } = operands
   const given: Heads = { batch, heads, length, scale, query, key, value, keyDim, valueDim, slope }
   return work.kind === 'attention'
     ? forward(given, work.results, typeOf, target)
-    : backward(given, operands.slice(slope ? 4 : 3), work.results, typeOf, target)
+    : backward(given, work, typeOf, target)
 }
 
 function forward(
   given: Heads,
-  [out, logSumExp]: readonly View[],
+  { out, logSumExp }: AttentionForward['results'],
   typeOf: TypeOf,
   target: Target,
 ): Dispatch[] {
@@ -55,22 +60,23 @@ function forward(
 
 function backward(
   given: Heads,
-  [out, logSumExp, outGradient]: readonly View[],
-  [queryGradient, keyGradient, valueGradient, slopeGradient]: readonly View[],
+  { operands, results }: AttentionGradient,
   typeOf: TypeOf,
   target: Target,
 ): Dispatch[] {
-  const { batch, heads, length, scale, query, key, value, keyDim, valueDim, slope } = given
+  const { batch, heads, length, scale, query, key, value, keyDim, valueDim } = given
+  const { out, logSumExp, outGradient } = operands
+  const { slope: slopeGradient } = results
   const dispatch = dispatchOf(given, typeOf)
   const forStatistics = temporary(batch * heads * length, 2)
   const statistics = { view: forStatistics, isOfBackward: true }
   const tiles = queryTiles(length, target, [keyDim])
   // A single tile's share is all there is.
-  const shares = slope && (tiles > 1 ? temporary(batch * heads, tiles) : slopeGradient)
+  const shares = slopeGradient && (tiles > 1 ? temporary(batch * heads, tiles) : slopeGradient)
   const given4 = [query, key, value, outGradient, forStatistics]
-  const ofValue: SumOf = { weights: 'probability', values: 'outGradient', out: valueGradient, factor: 1 }
-  const ofKey: SumOf = { weights: 'scoreGradient', values: 'query', out: keyGradient, factor: scale }
-  const ofQuery: SumOf = { weights: 'scoreGradient', values: 'key', out: queryGradient, factor: scale }
+  const ofValue: SumOf = { weights: 'probability', values: 'outGradient', out: results.value, factor: 1 }
+  const ofKey: SumOf = { weights: 'scoreGradient', values: 'query', out: results.key, factor: scale }
+  const ofQuery: SumOf = { weights: 'scoreGradient', values: 'key', out: results.query, factor: scale }
   const overQueries = (...sums: SumOf[]) =>
     sumsCall(given, { rows: 'keys', statistics, outGradient, sums }, typeOf, target)
   const scores = keyDim + valueDim
@@ -81,10 +87,10 @@ function backward(
       [out, logSumExp, outGradient, forStatistics],
     ),
     ...(fitTogether(length, target, [valueDim, keyDim])
-      ? [dispatch(overQueries(ofValue, ofKey), 2 * scores, [...given4, keyGradient, valueGradient])]
+      ? [dispatch(overQueries(ofValue, ofKey), 2 * scores, [...given4, results.key, results.value])]
       : [
-          dispatch(overQueries(ofValue), scores, [query, key, outGradient, forStatistics, valueGradient]),
-          dispatch(overQueries(ofKey), scores + keyDim, [...given4, keyGradient]),
+          dispatch(overQueries(ofValue), scores, [query, key, outGradient, forStatistics, results.value]),
+          dispatch(overQueries(ofKey), scores + keyDim, [...given4, results.key]),
         ]),
     dispatch(
       sumsCall(
@@ -94,9 +100,9 @@ function backward(
         target,
       ),
       scores + keyDim,
-      [...given4, queryGradient, ...(shares ? [shares] : [])],
+      [...given4, results.query, ...(shares ? [shares] : [])],
     ),
-    ...(shares && tiles > 1
+    ...(shares && slopeGradient && tiles > 1
       ? [
           dispatch(
             slopeGradientCall(given, { parts: shares, tiles, out: slopeGradient }, typeOf, target),
