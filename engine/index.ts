@@ -1,8 +1,9 @@
 /** What users of the engine import. */
 export { attention } from './ops/attention.ts'
+export { assign } from './runtime/assign.ts'
 export { type AttentionCache, attentionCache } from './runtime/attention-cache.ts'
 export { type Backend, type StepTime, useBackend } from './runtime/backend.ts'
-export { type Compiled, type CompiledProgram, type Inputs, assign, compile } from './runtime/compile.ts'
+export { type Compiled, type CompiledProgram, type Inputs, compile } from './runtime/compile.ts'
 export { CpuBackend, cpuBackend } from './cpu/runtime/backend.ts'
 export { gelu, layerNorm, norm, relu, rmsNorm, sigmoid, softmax, softplus } from './ops/functions.ts'
 export { type GpuBackend, type GpuOptions, gpuBackend } from './gpu/runtime/backend.ts'

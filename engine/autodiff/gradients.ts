@@ -1,9 +1,10 @@
+/** Reverse-mode differentiation: grad(), and the derivative of every primitive. */
 import { attentionGradient, plainAttentionGradient } from '../ops/attention.ts'
-import { scalesLoss } from '../runtime/backend.ts'
-import { withoutTranspose } from '../compiler/canonicalize.ts'
-import { inMicrobatch, reachable } from '../graph/operations.ts'
+import { withoutTranspose } from '../graph/movements.ts'
+import { reachable } from '../graph/node.ts'
 import { ShapeError, showShape } from '../graph/shape.ts'
 import { Tensor, concat, constantValue, full, product, scatterAdd, sumRows, where } from '../graph/tensor.ts'
+import { Trace, inMicrobatch } from '../graph/trace.ts'
 
 /** A gradient for one input of a node; one of a slice covers only part of it. */
 interface Contribution {
@@ -51,7 +52,7 @@ function checkAsked(tensor: Tensor, index: number, isUsed: boolean): void {
 function reverse(loss: Tensor, tensors: readonly Tensor[]): Tensor[] {
   const asked = new Set(tensors)
   const needed = dependents(loss, asked)
-  const scale = scalesLoss() ? nearestPower(1 / weightOf(loss)) : 1
+  const scale = Trace.preferences.scalesLoss ? nearestPower(1 / weightOf(loss)) : 1
   const arrived = new Map<Tensor, Contribution[]>([[loss, [{ to: loss, gradient: full(loss.shape, scale) }]]])
   const gradients = new Map<Tensor, Tensor>()
   // Inputs have smaller numbers: descending, all that arrives at a node has arrived.

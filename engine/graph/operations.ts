@@ -1,9 +1,6 @@
-import type { IndexCheck } from './index-checks.ts'
-import type { Shape } from './shape.ts'
-import type { Tensor } from './tensor.ts'
-import type { Variable } from '../runtime/variable.ts'
+/** The operations of a graph: everything that a node can compute. */
 
-/** bool exists between operations only: comparisons make it, where() takes it. */
+/** bool exists only between operations: comparisons return it, and where() takes it. */
 export type DType = 'float32' | 'int32' | 'bool'
 
 export type UnaryName =
@@ -79,78 +76,3 @@ export type Operation =
   | ({ readonly kind: 'attentionGradient' } & AttentionOptions)
   /** One of a tuple's tensors. */
   | { readonly kind: 'element'; readonly index: number }
-
-export const isVariable = (tensor: Tensor): tensor is Variable => tensor.operation.kind === 'variable'
-
-/** Every node that the roots are computed from, inputs first. */
-export function reachable(
-  roots: readonly Tensor[],
-  inputsOf: (tensor: Tensor) => readonly Tensor[] = ({ inputs }) => inputs,
-): Tensor[] {
-  const seen = new Set<Tensor>()
-  const pending = [...roots]
-  for (let tensor = pending.pop(); tensor; tensor = pending.pop()) {
-    if (seen.has(tensor)) continue
-    seen.add(tensor)
-    for (const input of inputsOf(tensor)) pending.push(input)
-  }
-  return [...seen].sort((a, b) => a.id - b.id)
-}
-
-/** JSON has no infinities, no NaN and no negative zero. */
-const spellNumbers = (_: string, value: unknown): unknown =>
-  Object.is(value, -0) ? '-0' : typeof value === 'number' ? String(value) : value
-
-/** Names what a node computes: two with the same key compute the same. */
-export const keyOf = (operation: Operation, inputs: readonly Tensor[], shape: Shape, dtype: DType): string =>
-  `${JSON.stringify(operation, spellNumbers)}|${inputs.map(input => input.id).join()}|${shape.join()}|${dtype}`
-
-/** The tensors made while compile() traces a function, and the variables that it assigns. */
-export class Trace {
-  readonly assignments = new Map<Variable, Tensor>()
-  /** What is to hold for the data of inputs. */
-  readonly indexChecks: IndexCheck[] = []
-  /** The stage of the nodes that are made now: see Tensor.stage. */
-  microbatch = 0
-  private readonly nodes = new Map<string, Tensor>()
-
-  /** The node with this key if there is one already (common subexpressions are made once in a stage). */
-  shared(key: string, make: () => Tensor): Tensor {
-    const inStage = `${this.microbatch}|${key}`
-    const found = this.nodes.get(inStage)
-    if (found) return found
-    const node = make()
-    this.nodes.set(inStage, node)
-    return node
-  }
-
-  private static current: Trace | undefined
-
-  static get active(): Trace | undefined {
-    return Trace.current
-  }
-
-  /** Runs a function with this trace as the active one. */
-  record<T>(body: () => T): T {
-    const outer = Trace.current
-    Trace.current = this
-    try {
-      return body()
-    } finally {
-      Trace.current = outer
-    }
-  }
-}
-
-/** Makes nodes of a stage (see Tensor.stage), or of a later one if their inputs are. */
-export function inMicrobatch<T>(stage: number, body: () => T): T {
-  const trace = Trace.active
-  if (!trace) return body()
-  const outer = trace.microbatch
-  trace.microbatch = stage
-  try {
-    return body()
-  } finally {
-    trace.microbatch = outer
-  }
-}

@@ -1,5 +1,5 @@
 import type { attention } from '../ops/attention.ts'
-import { assign } from './compile.ts'
+import { assign } from './assign.ts'
 import { softmax } from '../ops/functions.ts'
 import { ShapeError, showShape } from '../graph/shape.ts'
 import { type Tensor, arange, full, scatterAdd, where } from '../graph/tensor.ts'
