@@ -19,7 +19,7 @@ export type UnaryName =
   | 'toFloat'
   | 'toInt'
   | 'bitsToUniform'
-  /** The same values; no gradient passes. */
+  /** The same values, but no gradient flows through. */
   | 'detach'
 
 export type BinaryName =
@@ -27,7 +27,7 @@ export type BinaryName =
   | 'subtract'
   | 'multiply'
   | 'divide'
-  /** The second operand is a constant that is not 0. */
+  /** The second operand is a constant other than 0. */
   | 'power'
   | 'maximum'
   | 'minimum'
@@ -38,13 +38,13 @@ export type BinaryName =
   | 'xor'
   | 'randomBits'
 
-/** What attention() is told beside its tensors; head h of an operand sits at columns h * its width. */
+/** The options of attention(). Head h of an operand starts at column h * width of a head. */
 export interface AttentionOptions {
   readonly heads: number
   readonly scale: number
 }
 
-/** What a node of the graph computes from its inputs. Everything but 'attention' is a primitive. */
+/** What a node computes from its inputs. */
 export type Operation =
   | { readonly kind: 'input'; readonly name: string }
   | { readonly kind: 'variable' }
@@ -55,11 +55,11 @@ export type Operation =
   | { readonly kind: 'binary'; readonly name: BinaryName }
   /** inputs: condition, if true, if false. */
   | { readonly kind: 'where' }
-  /** Over the last axis, which stays with extent 1. */
+  /** Over the last axis, which keeps extent 1. */
   | { readonly kind: 'reduce'; readonly name: 'sum' | 'max' }
   /** Sum over all axes but the last: [..., n] to [n]. */
   | { readonly kind: 'columnSum' }
-  /** [..., m, k] x [..., k, n], maybe plus a third input; a transposed operand is stored with its last two axes swapped. */
+  /** [..., m, k] x [..., k, n], plus a third input if there is one. A flag: that operand has its last two axes swapped. */
   | { readonly kind: 'matmul'; readonly transposeA: boolean; readonly transposeB: boolean }
   | { readonly kind: 'reshape' }
   | { readonly kind: 'transpose'; readonly permutation: readonly number[] }
@@ -68,11 +68,11 @@ export type Operation =
   | { readonly kind: 'broadcast' }
   /** inputs: table [rows, n], indices [...]; out [..., n]. */
   | { readonly kind: 'gather' }
-  /** inputs: values [..., n], indices [...], maybe base [rows, n]; out [rows, n], base or zeros plus the values at each index. */
+  /** inputs: values [..., n], indices [...], and perhaps base [rows, n]; out [rows, n], base or zeros plus the values. */
   | { readonly kind: 'scatterAdd'; readonly rows: number }
-  /** inputs: query, key, value and maybe slope; a tuple of out and logSumExp [batch, heads, length]. */
+  /** inputs: query, key, value and perhaps slope; a tuple of out and logSumExp [batch, heads, length]. */
   | ({ readonly kind: 'attention' } & AttentionOptions)
-  /** inputs: those of attention, out, logSumExp, gradient of out; a tuple of their gradients. */
+  /** inputs: those of attention, out, logSumExp, gradient of out; a tuple of the gradients of attention's inputs. */
   | ({ readonly kind: 'attentionGradient' } & AttentionOptions)
   /** One of a tuple's tensors. */
   | { readonly kind: 'element'; readonly index: number }
