@@ -1,8 +1,9 @@
-/** What users of the engine import. */
+/** The engine's public interface. */
 export { attention } from './ops/attention.ts'
+export { assign } from './runtime/assign.ts'
 export { type AttentionCache, attentionCache } from './runtime/attention-cache.ts'
 export { type Backend, type StepTime, useBackend } from './runtime/backend.ts'
-export { type Compiled, type CompiledProgram, type Inputs, assign, compile } from './runtime/compile.ts'
+export { type Compiled, type CompiledProgram, type Inputs, compile } from './runtime/compile.ts'
 export { CpuBackend, cpuBackend } from './cpu/runtime/backend.ts'
 export { gelu, layerNorm, norm, relu, rmsNorm, sigmoid, softmax, softplus } from './ops/functions.ts'
 export { type GpuBackend, type GpuOptions, gpuBackend } from './gpu/runtime/backend.ts'
@@ -13,7 +14,7 @@ export { type Description, type Initialized, type Initializer, initialize } from
 export { MemoryError } from './runtime/memory-error.ts'
 export { NDArray, array, items } from './graph/ndarray.ts'
 export { type Parameters, countOf, parametersOf } from './runtime/parameters.ts'
-export { type RowsOf as Part, inMicrobatches } from './ops/microbatches.ts'
+export { type RowsOf, inMicrobatches } from './ops/microbatches.ts'
 export { randomKey, randomNormal, randomUniform } from './ops/random.ts'
 export { type Shape, ShapeError } from './graph/shape.ts'
 export { type Operand, Tensor, arange, concat, full, scatterAdd, where } from './graph/tensor.ts'

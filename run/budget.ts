@@ -4,7 +4,7 @@ import {
   type Inputs,
   MemoryError,
   NDArray,
-  type Part,
+  type RowsOf,
   type Tensor,
   compile,
   inMicrobatches,
@@ -16,7 +16,7 @@ type Tensors = Readonly<Record<string, Tensor>>
 
 /** Means over a batch of which `body` sees one piece at a time: inPieces, with their number chosen already. */
 export type MeansOf = <Means extends Tensors>(
-  body: (part: Part) => Means,
+  body: (part: RowsOf) => Means,
 ) => { [Name in keyof Means]: Tensor }
 
 /** What a function takes, of how much, and in how many pieces it goes through the batch. */

@@ -1,11 +1,12 @@
+/** Reverse-mode differentiation: grad(), and the derivative of every primitive. */
 import { attentionGradient, plainAttentionGradient } from '../ops/attention.ts'
-import { scalesLoss } from '../runtime/backend.ts'
-import { withoutTranspose } from '../compiler/canonicalize.ts'
-import { inMicrobatch, reachable } from '../graph/operations.ts'
+import { withoutTranspose } from '../graph/movements.ts'
+import { reachable } from '../graph/node.ts'
 import { ShapeError, showShape } from '../graph/shape.ts'
 import { Tensor, concat, constantValue, full, product, scatterAdd, sumRows, where } from '../graph/tensor.ts'
+import { Trace, inMicrobatch } from '../graph/trace.ts'
 
-/** A gradient for one input of a node; one of a slice covers only part of it. */
+/** The gradient that a node contributes to one of its inputs. That of a slice covers only part of the input. */
 interface Contribution {
   readonly to: Tensor
   readonly gradient: Tensor
@@ -13,13 +14,14 @@ interface Contribution {
 }
 
 /**
- * Gradients of a scalar with respect to tensors, by reverse-mode differentiation of the graph. They may be
- * variables and inputs, which get zeros where the scalar does not depend on them, or anything that it was
- * computed from, views included; tensors that are computed in the same way from the same ones are one. Of a
- * gradient, one with respect to a tensor that was sliced is whole if the tensor was asked for in both.
+ * Gradients of a scalar with respect to tensors, by reverse-mode differentiation of the graph. The tensors may be
+ * variables and inputs, whose gradients are zeros if the scalar does not depend on them, or anything that the scalar is
+ * computed from, views included. Tensors that compute the same from the same inputs are one tensor. To differentiate a
+ * gradient with respect to a tensor that is sliced, ask for that tensor in the first grad() too: otherwise the gradient
+ * may lack the paths that sunk slices take around it.
  *
- * Throws ShapeError when the loss is no float32 scalar, when one of the tensors is not float32 or is a constant,
- * and when one is computed and the loss is not computed from it: it is likely to be another than the one used.
+ * Throws ShapeError when the loss is not a float32 scalar, when a tensor is not float32 or is a constant, and when a
+ * computed tensor is not used by the loss: probably another one was meant.
  */
 export function grad(loss: Tensor, tensors: readonly Tensor[]): Tensor[] {
   if (loss.size !== 1 || loss.dtype !== 'float32') {
@@ -29,11 +31,11 @@ export function grad(loss: Tensor, tensors: readonly Tensor[]): Tensor[] {
   }
   const used = new Set(reachable([loss]))
   tensors.forEach((tensor, i) => checkAsked(tensor, i, used.has(tensor)))
-  // Each gradient is of the stage of what it is computed from.
+  // Each gradient gets the microbatch of its inputs.
   return inMicrobatch(0, () => reverse(loss, tensors))
 }
 
-/** Throws where a gradient of zeros would be a mistake. */
+/** Throws if a gradient of zeros would hide a mistake. */
 function checkAsked(tensor: Tensor, index: number, isUsed: boolean): void {
   const { dtype, shape, operation } = tensor
   const by = 'name' in operation ? operation.name : operation.kind
@@ -51,10 +53,10 @@ function checkAsked(tensor: Tensor, index: number, isUsed: boolean): void {
 function reverse(loss: Tensor, tensors: readonly Tensor[]): Tensor[] {
   const asked = new Set(tensors)
   const needed = dependents(loss, asked)
-  const scale = scalesLoss() ? nearestPower(1 / weightOf(loss)) : 1
+  const scale = Trace.preferences.scalesLoss ? nearestPower(1 / weightOf(loss)) : 1
   const arrived = new Map<Tensor, Contribution[]>([[loss, [{ to: loss, gradient: full(loss.shape, scale) }]]])
   const gradients = new Map<Tensor, Tensor>()
-  // Inputs have smaller numbers: descending, all that arrives at a node has arrived.
+  // Inputs have smaller numbers. In descending order, all contributions to a node arrive before it is visited.
   for (const tensor of [...needed].sort((a, b) => b.id - a.id)) {
     const contributions = arrived.get(tensor)
     if (!contributions) continue
@@ -71,7 +73,7 @@ function reverse(loss: Tensor, tensors: readonly Tensor[]): Tensor[] {
   return tensors.map(tensor => gradients.get(tensor)?.mul(1 / scale) ?? full(tensor.shape, 0))
 }
 
-/** What a sum counts for in a scalar: 1/n in a mean, and the least of several. */
+/** The weight of a sum's terms in a loss, such as 1/n for a mean; the smallest if there are several. */
 function weightOf(loss: Tensor): number {
   const weights = new Map<Tensor, number>()
   // Inputs come first.
@@ -83,7 +85,7 @@ function weightOf(loss: Tensor): number {
   return weights.get(loss) ?? 1
 }
 
-/** What a scalar is a multiple of the sum of; no terms where it is something else. */
+/** A node as factor · (the sum of terms); no terms if it is something else. */
 function termsOf({ operation, inputs }: Tensor): { factor: number; terms: readonly Tensor[] } {
   if (operation.kind === 'reshape') return { factor: 1, terms: inputs }
   if (operation.kind !== 'binary') return { factor: 1, terms: [] }
@@ -96,10 +98,10 @@ function termsOf({ operation, inputs }: Tensor): { factor: number; terms: readon
   return { factor: Math.abs(factor), terms: [inputs[factors[0] === undefined ? 0 : 1]] }
 }
 
-/** Multiplying by a power of two changes no digit. */
+/** The nearest power of two: multiplying by it is exact. */
 const nearestPower = (value: number): number => 2 ** Math.round(Math.log2(value))
 
-/** The nodes between the tensors that are asked for and the loss. */
+/** The nodes on the paths from the tensors that are asked for to the loss. */
 function dependents(loss: Tensor, asked: ReadonlySet<Tensor>): Set<Tensor> {
   const known = new Map<Tensor, boolean>()
   for (const tensor of reachable([loss, ...asked], node => computedFrom(node, asked))) {
@@ -109,15 +111,19 @@ function dependents(loss: Tensor, asked: ReadonlySet<Tensor>): Set<Tensor> {
   return new Set([...known].filter(([, depends]) => depends).map(([tensor]) => tensor))
 }
 
-/** What a gradient goes on to from a node: of a slice its other form, unless that goes past one that is asked for. */
+/**
+ * The nodes that a node passes its gradient to: its inputs, or for a sunk slice its other form, unless that bypasses a
+ * tensor that is asked for.
+ */
 function computedFrom({ inputs, sunk }: Tensor, asked: ReadonlySet<Tensor>): readonly Tensor[] {
   return sunk && sunk.bypassed.isDisjointFrom(asked) ? [sunk.value] : inputs
 }
 
+/** Sums the gradients that arrive at a node. */
 function accumulate(tensor: Tensor, contributions: readonly Contribution[]): Tensor {
   const whole = contributions.flatMap(({ gradient, slice }) => (slice ? [] : [gradient]))
   let pieces = contributions.flatMap(({ gradient, slice }) => (slice ? [{ gradient, ...slice }] : []))
-  // Pieces that do not overlap, such as those of a split, are laid side by side.
+  // Slices that do not overlap, such as those of a split, are concatenated.
   while (pieces.length > 0) {
     const { axis } = pieces[0]
     const row: Tensor[] = []
@@ -139,14 +145,14 @@ function accumulate(tensor: Tensor, contributions: readonly Contribution[]): Ten
     if (end < tensor.shape[axis]) row.push(zeros(tensor.shape[axis] - end))
     whole.push(concat(row, axis))
   }
-  // In the order of the forward pass, so that chunks of it can be gone through one by one.
+  // In the order of the forward pass, so that chunks can be computed one after the other.
   return whole.reduceRight((sum, gradient) => sum.add(gradient))
 }
 
 /**
- * The derivative of every primitive: what a node's gradient g contributes to its inputs. That is nothing where the
- * derivative is zero by definition: of floor, comparisons, conversions to whole numbers, and detach. Throws where
- * there is no rule, rather than lose a gradient.
+ * The derivative of every primitive: what a node's gradient g contributes to each input. There is no contribution where
+ * the derivative is zero by definition (floor, comparisons, conversions to whole numbers, detach). Throws if there is no
+ * rule, since the gradient would be lost.
  */
 function contributionsOf(tensor: Tensor, g: Tensor, asked: ReadonlySet<Tensor>): Contribution[] {
   const { operation, inputs } = tensor
@@ -158,7 +164,7 @@ function contributionsOf(tensor: Tensor, g: Tensor, asked: ReadonlySet<Tensor>):
         case 'negate':
           return [to(a, g.neg())]
         case 'abs':
-          // 0 at 0, and as in PyTorch of NaN.
+          // 0 at 0 and, as in PyTorch, at NaN.
           return [to(a, where(a.less(0), g.neg(), where(full([], 0).less(a), g, 0)))]
         case 'exp':
           return [to(a, g.mul(tensor))]
@@ -228,8 +234,8 @@ function contributionsOf(tensor: Tensor, g: Tensor, asked: ReadonlySet<Tensor>):
     case 'columnSum':
       return [to(a, g.broadcastTo(a.shape))]
     case 'matmul': {
-      // To what an operand is a transpose of, as it is stored there. No transpose is made anew: it might be one
-      // whose own gradient is asked for later on.
+      // For a transposed operand, contribute to the tensor as it is stored. A new transpose might be the same node as
+      // one whose gradient is asked for later.
       const { transposeA, transposeB } = operation
       const [left, right] = [a, b].map(operand =>
         asked.has(operand) ? { stored: operand, transposed: false } : withoutTranspose(operand),
@@ -271,13 +277,13 @@ function contributionsOf(tensor: Tensor, g: Tensor, asked: ReadonlySet<Tensor>):
     case 'scatterAdd':
       return [to(a, g.gather(b))]
     case 'element': {
-      // logSumExp, attention's other element, is not handed to users, and nothing here asks for its gradient.
+      // logSumExp, attention's other element, needs no gradient: users do not get it, and no rule here uses it.
       if (a.operation.kind === 'attention' && operation.index === 0) {
         const gradients = attentionGradient(a, a.operation, tensor, g)
         return a.inputs.map((input, i) => to(input, gradients[i]))
       }
       if (a.operation.kind !== 'attentionGradient') throw withoutRule(tensor)
-      // What it was computed from: attention's inputs, and the gradient of out. Out and logSumExp follow from these.
+      // It depends on attention's inputs and the gradient of out. Out and logSumExp are functions of these inputs.
       const count = a.inputs.length - 3
       const sources = [...a.inputs.slice(0, count), a.inputs[count + 2]]
       const own = sources.map(ownView)
@@ -299,8 +305,8 @@ function contributionsOf(tensor: Tensor, g: Tensor, asked: ReadonlySet<Tensor>):
 }
 
 /**
- * x to the power p - 1, given x to the power p. Where p - 1 is no float32, as of 1/3, the error of rounding it would be
- * multiplied by log(x): such a power is the given one divided by x.
+ * x to the power p - 1, given x to the power p. If p - 1 is not exact in float32, as for p = 1/3, its rounding error would
+ * be multiplied by log(x), so the given power is divided by x instead.
  */
 function nextPower(result: Tensor, x: Tensor, power: number): Tensor {
   if (Math.fround(power - 1) === power - 1 || Math.abs(power) >= 1) return x.pow(power - 1)
@@ -308,18 +314,18 @@ function nextPower(result: Tensor, x: Tensor, power: number): Tensor {
   return where(x.equal(0), Infinity, where(isInfinite, 0, result.div(x)))
 }
 
-/** The same tensor as a node of its own, which no other way leads to: for derivatives with respect to one operand. */
+/** The same tensor as a new node that only one operand uses, for a derivative with respect to that operand. */
 const ownView = (tensor: Tensor): Tensor =>
   new Tensor({ kind: 'reshape' }, [tensor], tensor.shape, tensor.dtype)
 
-/** An error for a node whose gradient would be lost. */
+/** The error for a node whose gradient would be lost. */
 function withoutRule({ operation, shape }: Tensor, _never?: never): Error {
   return new Error(
     `grad: there is no rule for the gradient of ${operation.kind} (${showShape(shape)}); detach() what has none`,
   )
 }
 
-/** Sums a gradient over the axes along which a tensor was broadcast. */
+/** Sums a gradient over the axes along which its tensor was broadcast. */
 function sumTo(gradient: Tensor, { shape }: Tensor): Tensor {
   if (shape.every(extent => extent === 1)) return gradient.sum().reshape(...shape)
   const added = gradient.shape.length - shape.length

@@ -1,5 +1,5 @@
-import { reshaped } from './canonicalize.ts'
-import { reachable } from '../graph/operations.ts'
+import { reshaped } from '../graph/movements.ts'
+import { reachable } from '../graph/node.ts'
 import { baseOf, isRowOperation, rowSource } from './fusion-groups.ts'
 import type { Pausing } from './pauses.ts'
 import { Tensor } from '../graph/tensor.ts'

@@ -1,6 +1,8 @@
-import { type Operation, keyOf, reachable } from '../graph/operations.ts'
+import { withoutTranspose } from '../graph/movements.ts'
+import { keyOf, reachable } from '../graph/node.ts'
+import type { Operation } from '../graph/operations.ts'
 import type { Pausing } from './pauses.ts'
-import { type Shape, sameShape } from '../graph/shape.ts'
+import { sameShape } from '../graph/shape.ts'
 import { Tensor } from '../graph/tensor.ts'
 
 /**
@@ -19,7 +21,7 @@ export function* canonicalize(roots: readonly Tensor[]): Pausing<Tensor[]> {
     { microbatch, shape, dtype }: Tensor,
   ): Tensor => {
     const key = `${microbatch}|${keyOf(operation, inputs, shape, dtype)}`
-    const known = made.get(key) ?? new Tensor(operation, inputs, shape, dtype, { stage: microbatch })
+    const known = made.get(key) ?? new Tensor(operation, inputs, shape, dtype, { microbatch })
     made.set(key, known)
     return known
   }
@@ -66,22 +68,4 @@ function rewrite(
     default:
       return make(operation, inputs, tensor)
   }
-}
-
-/** The stored operand of a product, and whether its last two axes are to be swapped. */
-export function withoutTranspose(operand: Tensor): { stored: Tensor; transposed: boolean } {
-  const { operation, inputs } = operand
-  if (operation.kind !== 'transpose') return { stored: operand, transposed: false }
-  const { permutation } = operation
-  const rank = permutation.length
-  const transposed = permutation.every(
-    (axis, i) => axis === (i === rank - 1 ? rank - 2 : i === rank - 2 ? rank - 1 : i),
-  )
-  return { stored: transposed ? inputs[0] : operand, transposed }
-}
-
-/** A reshape of what a reshape is one of. */
-export function reshaped(tensor: Tensor, shape: Shape): Tensor {
-  const base = tensor.operation.kind === 'reshape' ? tensor.inputs[0] : tensor
-  return base.reshape(...shape)
 }

@@ -1,6 +1,7 @@
-import { reshaped } from './canonicalize.ts'
 import { type FusedGroup, type FusedValue, fuse } from './fuse.ts'
-import { type Operation, isVariable, reachable } from '../graph/operations.ts'
+import { reshaped } from '../graph/movements.ts'
+import { isVariable, reachable } from '../graph/node.ts'
+import type { Operation } from '../graph/operations.ts'
 import { baseOf, isMovement, isRowOperation } from './fusion-groups.ts'
 import type { Pausing } from './pauses.ts'
 import {
@@ -19,7 +20,6 @@ import {
 import { type Shape, sizeOf } from '../graph/shape.ts'
 import { Tensor, constantValue } from '../graph/tensor.ts'
 import { type RowPartition, partitionOf, rowBlockOf } from './row-blocks.ts'
-import type { Variable } from '../runtime/variable.ts'
 import { broadcastView, collapse, reshapeView, sliceView, transposeView, wholeView } from './views.ts'
 
 /** An instruction on its way into a program. */
@@ -53,7 +53,7 @@ const mostPartialSums = 128
 export class Lowering {
   readonly instructions: LoweredInstruction[] = []
   /** The buffers of the variables that the graph reads or that were asked for. */
-  readonly variables = new Map<Variable, Buffer>()
+  readonly variables = new Map<Tensor, Buffer>()
   private readonly places = new Map<Tensor, View>()
   private readonly copies = new Map<Tensor, View>()
 
@@ -111,7 +111,7 @@ export class Lowering {
       : this.copy(tensor)
   }
 
-  variable(variable: Variable): Buffer {
+  variable(variable: Tensor): Buffer {
     const buffer = this.variables.get(variable) ?? new Buffer(variable.size, variable.dtype, variable)
     this.variables.set(variable, buffer)
     return buffer

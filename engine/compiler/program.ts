@@ -1,13 +1,13 @@
 import type { AttentionOptions, BinaryName, DType, UnaryName } from '../graph/operations.ts'
 import type { Shape } from '../graph/shape.ts'
-import type { Variable } from '../runtime/variable.ts'
+import type { Tensor } from '../graph/tensor.ts'
 
 /** Memory for some elements of 4 bytes each, which a backend places. */
 export class Buffer {
   readonly size: number
   readonly dtype: DType
   /** The variable whose own memory it is, which outlives the program's runs. */
-  readonly variable: Variable | undefined
+  readonly variable: Tensor | undefined
   private source: Buffer | undefined
   /** A buffer further along the way to the root; valid while no buffer has given up its source since `age`. */
   private shortcut: Buffer | undefined
@@ -15,7 +15,7 @@ export class Buffer {
   /** How many times a buffer has given up its source. */
   private static changes = 0
 
-  constructor(size: number, dtype: DType, variable?: Variable) {
+  constructor(size: number, dtype: DType, variable?: Tensor) {
     this.size = size
     this.dtype = dtype
     this.variable = variable

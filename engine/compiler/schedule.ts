@@ -1,14 +1,13 @@
 /** Which results take over memory, and the order of a program's instructions. */
 import { Dependencies } from './dependencies.ts'
 import type { LoweredInstruction, Lowering } from './lower.ts'
-import { isVariable } from '../graph/operations.ts'
+import { isVariable } from '../graph/node.ts'
 import { baseOf } from './fusion-groups.ts'
 import { inOrder } from './order.ts'
 import { offerOperands, canStoreInPlace } from './in-place.ts'
 import type { Pausing } from './pauses.ts'
 import type { Buffer, Instruction } from './program.ts'
 import type { Tensor } from '../graph/tensor.ts'
-import type { Variable } from '../runtime/variable.ts'
 import { wholeView } from './views.ts'
 
 /**
@@ -31,7 +30,7 @@ export class Scheduler {
   }
 
   /** Makes variables take their values after the run. */
-  *assign(assignments: ReadonlyMap<Variable, Tensor>): Pausing<void> {
+  *assign(assignments: ReadonlyMap<Tensor, Tensor>): Pausing<void> {
     // What is another variable's value now must be saved before that one is assigned.
     const values = [...assignments].map(([variable, tensor]) => {
       const base = baseOf(tensor)

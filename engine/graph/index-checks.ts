@@ -1,59 +1,63 @@
-/** Finds out which of a function's inputs are used as indices, to check their data before the function runs. */
-import { Trace } from './operations.ts'
-import { type Shape, sizeOf } from './shape.ts'
-import type { Tensor } from './tensor.ts'
+/** Finds the inputs of a function that are used as indices, so that each call can check their data before it runs. */
+import type { GraphNode } from './node.ts'
+import { type Shape, contiguousStrides, sizeOf } from './shape.ts'
 
-/** What an operation takes as an index: 0 to limit - 1, or `ignored`. */
+/** The indices that an operation takes: 0 to limit - 1, and `ignored`. */
 export interface IndexRange {
-  /** The operation, as its users call it. */
+  /** The operation's name, for error messages. */
   readonly by: string
   readonly limit: number
   readonly ignored?: number
 }
 
-/** Elements of an input that are used as indices. */
+/** Elements of an input that are used as indices, and the range that they must be in. */
 export interface IndexCheck extends IndexRange {
-  readonly input: Tensor
-  /** 1 where an element is; by its place in row-major order. */
+  readonly input: GraphNode
+  /** For each element, in row-major order, 1 if it is used as an index and 0 if not. */
   readonly isUsed: Uint8Array
 }
 
 /**
- * Has indices checked wherever they come from by views alone: constants and aranges at once, and inputs of the function
- * that is being traced each time before it runs. What is computed, or is in a variable, is not checked.
- * Throws RangeError.
+ * Checks indices that come from constants or aranges, directly or through views, and throws RangeError if one is out of
+ * range. For indices that come from inputs it adds to `checks` what every call has to check (without `checks`, nothing).
+ * Computed indices and those in variables are not checked.
  */
-export function checkIndices(indices: Tensor, range: IndexRange): void {
-  follow(
-    indices,
-    Int32Array.from({ length: indices.size }, (_, i) => i),
-    range,
-  )
+export function checkIndices(indices: GraphNode, range: IndexRange, checks: IndexCheck[] | undefined): void {
+  const places = Int32Array.from({ length: sizeOf(indices.shape) }, (_, i) => i)
+  follow(indices, places, range, checks)
 }
 
-/** Checks an array that is given for an input. Throws RangeError for the first index that is out of range. */
+/** Checks the data of an input. Throws RangeError for the first index that is out of range. */
 export function checkData(data: Float32Array | Int32Array, check: IndexCheck): void {
   const { input, isUsed, limit, ignored } = check
   for (let i = 0; i < data.length; i++) {
     const value = data[i]
     if ((value >= 0 && value < limit) || isUsed[i] === 0 || value === ignored) continue
     const name = input.operation.kind === 'input' ? `input '${input.operation.name}'` : 'an input'
-    throw outOfRange(check, `${name} has ${value} at [${placeOf(i, input.shape).join(', ')}]`)
+    throw outOfRange(check, `${name} has ${value} at [${positionOf(i, input.shape).join(', ')}]`)
   }
 }
 
 function outOfRange({ by, limit, ignored }: IndexRange, what: string): RangeError {
-  const or = ignored === undefined ? '' : `, or ${ignored} for what does not count`
+  const or = ignored === undefined ? '' : `, or ${ignored} to be ignored`
   return new RangeError(`${by}: ${what}, and it takes 0 to ${limit - 1}${or}`)
 }
 
-/** Goes back through views from elements of a tensor, given by their places, to where their values are known. */
-function follow(tensor: Tensor, places: Int32Array, range: IndexRange): void {
+/**
+ * Follows elements of a node, given by their row-major places, back through views to the nodes that their values come
+ * from, and checks them there.
+ */
+function follow(
+  tensor: GraphNode,
+  places: Int32Array,
+  range: IndexRange,
+  checks: IndexCheck[] | undefined,
+): void {
   const { operation, inputs, shape } = tensor
   const [inner] = inputs
   switch (operation.kind) {
     case 'input':
-      note(tensor, places, range)
+      if (checks) addCheck(tensor, places, range, checks)
       return
     case 'constant':
       if (places.length > 0) checkKnown(operation.value, range)
@@ -62,24 +66,31 @@ function follow(tensor: Tensor, places: Int32Array, range: IndexRange): void {
       for (const place of places) checkKnown(place, range)
       return
     case 'reshape':
-      return follow(inner, places, range)
+      return follow(inner, places, range, checks)
     case 'transpose': {
-      const strides = stridesOf(inner.shape)
+      const strides = contiguousStrides(inner.shape)
       const moved = operation.permutation.map(axis => strides[axis])
-      return follow(inner, moveAll(places, shape, moved), range)
+      return follow(inner, moveAll(places, shape, moved), range, checks)
     }
     case 'slice': {
-      const strides = stridesOf(inner.shape)
-      return follow(inner, moveAll(places, shape, strides, operation.start * strides[operation.axis]), range)
+      const strides = contiguousStrides(inner.shape)
+      return follow(
+        inner,
+        moveAll(places, shape, strides, operation.start * strides[operation.axis]),
+        range,
+        checks,
+      )
     }
     case 'broadcast': {
-      const strides = stridesOf(inner.shape).map((stride, axis) => (inner.shape[axis] === 1 ? 0 : stride))
+      const strides = contiguousStrides(inner.shape).map((stride, axis) =>
+        inner.shape[axis] === 1 ? 0 : stride,
+      )
       const added = new Array<number>(shape.length - strides.length).fill(0)
-      return follow(inner, moveAll(places, shape, [...added, ...strides]), range)
+      return follow(inner, moveAll(places, shape, [...added, ...strides]), range, checks)
     }
     case 'concat': {
       const { axis } = operation
-      const strides = stridesOf(shape)
+      const strides = contiguousStrides(shape)
       const along = (place: number) => Math.floor(place / strides[axis]) % shape[axis]
       let start = 0
       for (const piece of inputs) {
@@ -88,45 +99,62 @@ function follow(tensor: Tensor, places: Int32Array, range: IndexRange): void {
         const within = places.filter(place => along(place) >= from && along(place) < end)
         follow(
           piece,
-          moveAll(within, shape, stridesOf(piece.shape), -from * stridesOf(piece.shape)[axis]),
+          moveAll(
+            within,
+            shape,
+            contiguousStrides(piece.shape),
+            -from * contiguousStrides(piece.shape)[axis],
+          ),
           range,
+          checks,
         )
       }
       return
     }
-    default:
+    case 'variable':
+    case 'unary':
+    case 'binary':
+    case 'where':
+    case 'reduce':
+    case 'columnSum':
+    case 'matmul':
+    case 'gather':
+    case 'scatterAdd':
+    case 'attention':
+    case 'attentionGradient':
+    case 'element':
       return
+    default:
+      operation satisfies never
   }
 }
 
+/** Throws RangeError for an index that is out of range. */
 function checkKnown(value: number, range: IndexRange): void {
   const { limit, ignored } = range
   if ((value >= 0 && value < limit) || value === ignored) return
   throw outOfRange(range, `one of the indices is ${value}`)
 }
 
-function note(input: Tensor, places: Int32Array, range: IndexRange): void {
-  const checks = Trace.active?.indexChecks
-  if (!checks) return
+/** Notes that an input's elements at these places are used as indices. */
+function addCheck(input: GraphNode, places: Int32Array, range: IndexRange, checks: IndexCheck[]): void {
   const same = ({ input: other, limit, ignored }: IndexCheck) =>
     other === input && limit === range.limit && ignored === range.ignored
   let check = checks.find(same)
   if (!check) {
-    check = { ...range, input, isUsed: new Uint8Array(input.size) }
+    check = { ...range, input, isUsed: new Uint8Array(sizeOf(input.shape)) }
     checks.push(check)
   }
   for (const place of places) check.isUsed[place] = 1
 }
 
-/** Row-major. */
-const stridesOf = (shape: Shape): number[] => shape.map((_, axis) => sizeOf(shape.slice(axis + 1)))
+/** The index along each axis of the element at a row-major place. */
+const positionOf = (place: number, shape: Shape): number[] =>
+  contiguousStrides(shape).map((stride, axis) => Math.floor(place / stride) % shape[axis])
 
-const placeOf = (place: number, shape: Shape): number[] =>
-  stridesOf(shape).map((stride, axis) => Math.floor(place / stride) % shape[axis])
-
-/** From places in a tensor of this shape to those in one with these strides. */
+/** Turns places in a tensor of this shape into places in one that is read with these strides. */
 function moveAll(places: Int32Array, shape: Shape, strides: readonly number[], offset = 0): Int32Array {
-  const own = stridesOf(shape)
+  const own = contiguousStrides(shape)
   return places.map(place => {
     let moved = offset
     for (let axis = 0; axis < shape.length; axis++)

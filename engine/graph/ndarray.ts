@@ -1,6 +1,7 @@
+/** NDArray: the arrays that programs take and return. */
 import { type Shape, ShapeError, checkShape, showShape, showValue, sizeOf } from './shape.ts'
 
-/** What an array is made of: float32 and int32 as they are, and what one of these holds as well. */
+/** The data of an array: float32 and int32 are used as they are, others are converted to one of them. */
 export type Numbers =
   | readonly number[]
   | Float32Array
@@ -13,17 +14,17 @@ export type Numbers =
   | Int32Array
   | Uint32Array
 
-/** Numbers on the host, row-major, with a shape: what programs take and return. */
+/** Numbers in JavaScript's memory, row-major, with a shape. */
 export class NDArray {
   readonly data: Float32Array | Int32Array
   readonly shape: Shape
 
   /**
-   * A Float32Array is float32 and an Int32Array int32, neither of them copied. Plain numbers and a Float64Array are
-   * rounded to float32; whole numbers in other typed arrays become int32.
+   * A Float32Array is float32 and an Int32Array is int32; neither is copied. Plain numbers and Float64Arrays are rounded
+   * to float32, and smaller whole numbers become int32.
    *
-   * Throws ShapeError when there are not as many numbers as the shape has elements, when the data are something else
-   * than numbers, and when int32 does not reach one of a Uint32Array.
+   * Throws ShapeError when the numbers do not fill the shape, when the data are not numbers, and when a Uint32Array has a
+   * number beyond int32.
    */
   constructor(data: Numbers, shape?: Shape) {
     this.data = toElements(data)
@@ -37,19 +38,19 @@ export class NDArray {
     return this.data instanceof Float32Array ? 'float32' : 'int32'
   }
 
-  /** How many elements it has. */
+  /** The number of elements. */
   get size(): number {
     return this.data.length
   }
 
-  /** The one number of a scalar. */
+  /** The number in an array of one element. Throws ShapeError if there are more or none. */
   item(): number {
-    if (this.data.length !== 1) throw new ShapeError(`item: shape ${showShape(this.shape)} is no scalar`)
+    if (this.data.length !== 1) throw new ShapeError(`item: shape ${showShape(this.shape)} is not a scalar`)
     return this.data[0]
   }
 }
 
-/** The dtype follows from the type of the array and never from the values: an index must be int32 on purpose. */
+/** The dtype depends on the array's type, never on its values: indices have to be int32 on purpose. */
 function toElements(data: Numbers): Float32Array | Int32Array {
   if (data instanceof Float32Array || data instanceof Int32Array) return data
   if (data instanceof Float64Array) return Float32Array.from(data)
@@ -57,7 +58,7 @@ function toElements(data: Numbers): Float32Array | Int32Array {
     const wrong = data.findIndex(value => typeof value !== 'number')
     if (wrong >= 0)
       throw new ShapeError(
-        `array: element ${wrong} is no number but ${showValue(data[wrong])}; pass one flat list of numbers, and a shape`,
+        `array: element ${wrong} is not a number but ${showValue(data[wrong])}; pass one flat list of numbers, and a shape`,
       )
     return Float32Array.from(data)
   }
@@ -75,12 +76,12 @@ function toElements(data: Numbers): Float32Array | Int32Array {
   return Int32Array.from(data)
 }
 
-/** The numbers of scalars, by their names. */
+/** The numbers of scalars, under the same names. */
 export function items<Name extends string>(scalars: Readonly<Record<Name, NDArray>>): Record<Name, number> {
   const numbers = Object.entries<NDArray>(scalars).map(([name, scalar]) => [name, scalar.item()])
   // The names are those of the scalars.
   return Object.fromEntries(numbers) as Record<Name, number>
 }
 
-/** An NDArray of these numbers, see its constructor; without a shape, one axis of them. */
+/** Makes an NDArray; see its constructor. Without a shape it has one axis. */
 export const array = (data: Numbers, shape?: Shape): NDArray => new NDArray(data, shape)

@@ -1,9 +1,6 @@
-import type { IndexCheck } from './index-checks.ts'
-import type { Shape } from './shape.ts'
-import type { Tensor } from './tensor.ts'
-import type { Variable } from '../runtime/variable.ts'
+/** The operations of a graph: everything that a node can compute. */
 
-/** bool exists between operations only: comparisons make it, where() takes it. */
+/** bool exists only between operations: comparisons return it, and where() takes it. */
 export type DType = 'float32' | 'int32' | 'bool'
 
 export type UnaryName =
@@ -22,7 +19,7 @@ export type UnaryName =
   | 'toFloat'
   | 'toInt'
   | 'bitsToUniform'
-  /** The same values; no gradient passes. */
+  /** The same values, but no gradient flows through. */
   | 'detach'
 
 export type BinaryName =
@@ -30,7 +27,7 @@ export type BinaryName =
   | 'subtract'
   | 'multiply'
   | 'divide'
-  /** The second operand is a constant that is not 0. */
+  /** The second operand is a constant other than 0. */
   | 'power'
   | 'maximum'
   | 'minimum'
@@ -41,13 +38,13 @@ export type BinaryName =
   | 'xor'
   | 'randomBits'
 
-/** What attention() is told beside its tensors; head h of an operand sits at columns h * its width. */
+/** The options of attention(). Head h of an operand starts at column h * width of a head. */
 export interface AttentionOptions {
   readonly heads: number
   readonly scale: number
 }
 
-/** What a node of the graph computes from its inputs. Everything but 'attention' is a primitive. */
+/** What a node computes from its inputs. */
 export type Operation =
   | { readonly kind: 'input'; readonly name: string }
   | { readonly kind: 'variable' }
@@ -58,11 +55,11 @@ export type Operation =
   | { readonly kind: 'binary'; readonly name: BinaryName }
   /** inputs: condition, if true, if false. */
   | { readonly kind: 'where' }
-  /** Over the last axis, which stays with extent 1. */
+  /** Over the last axis, which keeps extent 1. */
   | { readonly kind: 'reduce'; readonly name: 'sum' | 'max' }
   /** Sum over all axes but the last: [..., n] to [n]. */
   | { readonly kind: 'columnSum' }
-  /** [..., m, k] x [..., k, n], maybe plus a third input; a transposed operand is stored with its last two axes swapped. */
+  /** [..., m, k] x [..., k, n], plus a third input if there is one. A flag: that operand has its last two axes swapped. */
   | { readonly kind: 'matmul'; readonly transposeA: boolean; readonly transposeB: boolean }
   | { readonly kind: 'reshape' }
   | { readonly kind: 'transpose'; readonly permutation: readonly number[] }
@@ -71,86 +68,11 @@ export type Operation =
   | { readonly kind: 'broadcast' }
   /** inputs: table [rows, n], indices [...]; out [..., n]. */
   | { readonly kind: 'gather' }
-  /** inputs: values [..., n], indices [...], maybe base [rows, n]; out [rows, n], base or zeros plus the values at each index. */
+  /** inputs: values [..., n], indices [...], and perhaps base [rows, n]; out [rows, n], base or zeros plus the values. */
   | { readonly kind: 'scatterAdd'; readonly rows: number }
-  /** inputs: query, key, value and maybe slope; a tuple of out and logSumExp [batch, heads, length]. */
+  /** inputs: query, key, value and perhaps slope; a tuple of out and logSumExp [batch, heads, length]. */
   | ({ readonly kind: 'attention' } & AttentionOptions)
-  /** inputs: those of attention, out, logSumExp, gradient of out; a tuple of their gradients. */
+  /** inputs: those of attention, out, logSumExp, gradient of out; a tuple of the gradients of attention's inputs. */
   | ({ readonly kind: 'attentionGradient' } & AttentionOptions)
   /** One of a tuple's tensors. */
   | { readonly kind: 'element'; readonly index: number }
-
-export const isVariable = (tensor: Tensor): tensor is Variable => tensor.operation.kind === 'variable'
-
-/** Every node that the roots are computed from, inputs first. */
-export function reachable(
-  roots: readonly Tensor[],
-  inputsOf: (tensor: Tensor) => readonly Tensor[] = ({ inputs }) => inputs,
-): Tensor[] {
-  const seen = new Set<Tensor>()
-  const pending = [...roots]
-  for (let tensor = pending.pop(); tensor; tensor = pending.pop()) {
-    if (seen.has(tensor)) continue
-    seen.add(tensor)
-    for (const input of inputsOf(tensor)) pending.push(input)
-  }
-  return [...seen].sort((a, b) => a.id - b.id)
-}
-
-/** JSON has no infinities, no NaN and no negative zero. */
-const spellNumbers = (_: string, value: unknown): unknown =>
-  Object.is(value, -0) ? '-0' : typeof value === 'number' ? String(value) : value
-
-/** Names what a node computes: two with the same key compute the same. */
-export const keyOf = (operation: Operation, inputs: readonly Tensor[], shape: Shape, dtype: DType): string =>
-  `${JSON.stringify(operation, spellNumbers)}|${inputs.map(input => input.id).join()}|${shape.join()}|${dtype}`
-
-/** The tensors made while compile() traces a function, and the variables that it assigns. */
-export class Trace {
-  readonly assignments = new Map<Variable, Tensor>()
-  /** What is to hold for the data of inputs. */
-  readonly indexChecks: IndexCheck[] = []
-  /** The stage of the nodes that are made now: see Tensor.stage. */
-  microbatch = 0
-  private readonly nodes = new Map<string, Tensor>()
-
-  /** The node with this key if there is one already (common subexpressions are made once in a stage). */
-  shared(key: string, make: () => Tensor): Tensor {
-    const inStage = `${this.microbatch}|${key}`
-    const found = this.nodes.get(inStage)
-    if (found) return found
-    const node = make()
-    this.nodes.set(inStage, node)
-    return node
-  }
-
-  private static current: Trace | undefined
-
-  static get active(): Trace | undefined {
-    return Trace.current
-  }
-
-  /** Runs a function with this trace as the active one. */
-  record<T>(body: () => T): T {
-    const outer = Trace.current
-    Trace.current = this
-    try {
-      return body()
-    } finally {
-      Trace.current = outer
-    }
-  }
-}
-
-/** Makes nodes of a stage (see Tensor.stage), or of a later one if their inputs are. */
-export function inMicrobatch<T>(stage: number, body: () => T): T {
-  const trace = Trace.active
-  if (!trace) return body()
-  const outer = trace.microbatch
-  trace.microbatch = stage
-  try {
-    return body()
-  } finally {
-    trace.microbatch = outer
-  }
-}

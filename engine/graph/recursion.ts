@@ -1,8 +1,8 @@
-/** Recursion that is as deep as a graph is: on a stack of its own, since the call stack is too short for it. */
+/** Recursion as deep as a graph. It keeps a stack of its own, since the call stack is too short. */
 
 /**
- * Calls a recursive function. It is a generator: where it would call itself, it yields the argument of that call, and is
- * given back the result.
+ * Calls a recursive function, written as a generator: instead of calling itself it yields the argument, and the yield
+ * returns the result.
  */
 export function recursive<Argument, Result>(
   body: (argument: Argument) => Generator<Argument, Result, Result>,

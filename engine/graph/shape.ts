@@ -1,15 +1,17 @@
+/** Shapes and what they broadcast to, and the error for wrong ones. */
+
 /** The extents of a tensor's axes, outermost first; [] is a scalar. */
 export type Shape = readonly number[]
 
-/** A wrong shape, dtype or axis; thrown at the line of the user's program that made the tensor. */
+/** A wrong shape, dtype or axis. It is thrown at the line of the user's program that makes the tensor. */
 export class ShapeError extends Error {
   override name = 'ShapeError'
 }
 
-/** How many elements a tensor of this shape has. */
+/** The number of elements in a tensor of this shape. */
 export const sizeOf = (shape: Shape): number => shape.reduce((size, extent) => size * extent, 1)
 
-/** Throws ShapeError where an extent is not a whole number from 0 on. */
+/** Throws ShapeError unless each extent is a whole number, 0 or more. */
 export function checkShape(operation: string, shape: Shape): void {
   if (!Array.isArray(shape) || !shape.every(extent => Number.isInteger(extent) && extent >= 0))
     throw new ShapeError(
@@ -17,7 +19,7 @@ export function checkShape(operation: string, shape: Shape): void {
     )
 }
 
-/** Names a value that is not what was asked for. */
+/** Describes a wrong value in an error message. */
 export function showValue(value: unknown): string {
   if (typeof value === 'string') return JSON.stringify(value)
   if (typeof value === 'bigint') return `${value}n`
@@ -41,12 +43,12 @@ export function contiguousStrides(shape: Shape): number[] {
   return strides
 }
 
-/** The shape two operands broadcast to by NumPy's rule; throws ShapeError when they do not. */
+/** The shape that two operands broadcast to by NumPy's rule. Throws ShapeError if they do not broadcast. */
 export function broadcastShapes(operation: string, a: Shape, b: Shape): Shape {
-  const rank = Math.max(a.length, b.length)
-  return Array.from({ length: rank }, (_, axis) => {
-    const x = a[axis - rank + a.length] ?? 1
-    const y = b[axis - rank + b.length] ?? 1
+  const length = Math.max(a.length, b.length)
+  return Array.from({ length }, (_, axis) => {
+    const x = a[axis - length + a.length] ?? 1
+    const y = b[axis - length + b.length] ?? 1
     if (x !== y && x !== 1 && y !== 1) {
       throw new ShapeError(`${operation}: shapes ${showShape(a)} and ${showShape(b)} do not broadcast`)
     }
@@ -54,7 +56,7 @@ export function broadcastShapes(operation: string, a: Shape, b: Shape): Shape {
   })
 }
 
-/** Turns a possibly negative axis into its index; throws ShapeError when there is none such. */
+/** Turns an axis, which may be negative, into its index. Throws ShapeError if the shape has no such axis. */
 export function axisIndex(operation: string, shape: Shape, axis: number): number {
   const index = axis < 0 ? axis + shape.length : axis
   if (!Number.isInteger(axis) || index < 0 || index >= shape.length) {

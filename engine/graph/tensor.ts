@@ -1,5 +1,7 @@
-import { checkIndices } from './index-checks.ts'
-import { type BinaryName, type DType, type Operation, Trace, type UnaryName, keyOf } from './operations.ts'
+/** Tensor, the node of a graph, and the primitive operations. */
+import { type IndexCheck, checkIndices } from './index-checks.ts'
+import { type GraphNode, keyOf } from './node.ts'
+import type { BinaryName, DType, Operation, UnaryName } from './operations.ts'
 import { recursive } from './recursion.ts'
 import {
   type Shape,
@@ -13,39 +15,55 @@ import {
   sizeOf,
 } from './shape.ts'
 
-/** What an arithmetic operation takes: a tensor, or a number that stands for a constant of its dtype. */
+/** An operand of arithmetic: a tensor, or a number that becomes a constant of the other operand's dtype. */
 export type Operand = Tensor | number
 
 /**
- * A slice of a result, computed from slices of its operands: what nobody asks for is then never computed,
- * and nor is its gradient.
+ * A slice that has sunk: instead of computing all of a tensor and slicing it, slice the tensor's inputs and compute only
+ * the slice. The rest is never computed, and neither is its gradient.
  */
 export interface SunkSlice {
   readonly value: Tensor
-  /** The tensors that it is not computed from, though the slice is, and the other way round. */
+  /** Nodes that only one of the two forms is computed from. */
   readonly bypassed: ReadonlySet<Tensor>
 }
 
-let made = 0
+/** Records the nodes that are made while a function is traced; see Trace. */
+export interface Recorder {
+  /** The microbatch of the nodes that are made now; see Tensor.microbatch. */
+  readonly microbatch: number
+  /** What must hold for the data of the function's inputs. */
+  readonly indexChecks: IndexCheck[]
+  /** The node of this microbatch with this key, made if there is none: common subexpressions are one node. */
+  shared(key: string, make: () => Tensor): Tensor
+}
 
-/** Whole powers up to this are products: each rounds once or twice, so that the last is right to a few units in the last place. */
-const mostProducts = 4
+let recorder: Recorder | undefined
+
+/** Has new nodes recorded, or no longer recorded if undefined. */
+export function useRecorder(next: Recorder | undefined): void {
+  recorder = next
+}
+
+let nodeCount = 0
+
+/** Powers 2, 3, ... up to this are products. Each product rounds once, so more of them would lose digits. */
+const largestProductPower = 4
 
 /**
- * A node of a graph: what to compute from which inputs, with a shape and dtype known beforehand.
- * Nothing is computed until a function that compile() has traced is called, and nothing is freed by
- * hand: the compiled program plans its memory. Arithmetic broadcasts by NumPy's rule.
+ * A node of a graph: what to compute from which inputs, with a known shape and dtype. Arithmetic broadcasts by NumPy's
+ * rule. Nothing is computed until a function that compile() has traced is called, and nothing is freed by hand: the
+ * compiled program plans its memory.
  */
-export class Tensor {
-  /** Nodes are numbered as they are made, so inputs have smaller numbers. */
-  readonly id: number = made++
-  /** What is of an earlier stage is computed before what is of a later one, wherever that can be. */
+export class Tensor implements GraphNode {
+  readonly id: number = nodeCount++
+  /** Earlier microbatches run first where dependencies allow. It is never before that of an input. */
   readonly microbatch: number
   readonly operation: Operation
   readonly inputs: readonly Tensor[]
   readonly shape: Shape
   readonly dtype: DType
-  /** Of a slice, where there is one: how else to compute it. */
+  /** For a slice that can sink: its other form. */
   readonly sunk: SunkSlice | undefined
 
   constructor(
@@ -53,17 +71,17 @@ export class Tensor {
     inputs: readonly Tensor[],
     shape: Shape,
     dtype: DType,
-    { stage = Trace.active?.microbatch ?? 0, pushed }: { stage?: number; pushed?: SunkSlice } = {},
+    { microbatch = recorder?.microbatch ?? 0, sunk }: { microbatch?: number; sunk?: SunkSlice } = {},
   ) {
     this.operation = operation
     this.inputs = inputs
-    this.microbatch = inputs.reduce((latest, input) => Math.max(latest, input.microbatch), stage)
-    this.sunk = pushed
+    this.microbatch = inputs.reduce((latest, input) => Math.max(latest, input.microbatch), microbatch)
+    this.sunk = sunk
     this.shape = shape
     this.dtype = dtype
   }
 
-  /** How many elements it has. */
+  /** The number of elements. */
   get size(): number {
     return sizeOf(this.shape)
   }
@@ -77,7 +95,7 @@ export class Tensor {
   mul(other: Operand): Tensor {
     return binary('multiply', this, other)
   }
-  /** Of float32 only: of int32, convert both with toFloat() first, and round the quotient with floor() or toInt(). */
+  /** For float32 only. Convert int32 operands with toFloat(), and round the quotient with floor() or toInt(). */
   div(other: Operand): Tensor {
     return binary('divide', this, other)
   }
@@ -98,7 +116,7 @@ export class Tensor {
   lessEqual(other: Operand): Tensor {
     return binary('lessEqual', this, other)
   }
-  /** Of bool both, of int32 the bits that both have. */
+  /** Logical and of bools; bitwise and of int32. */
   and(other: Operand): Tensor {
     return binary('and', this, other)
   }
@@ -106,7 +124,7 @@ export class Tensor {
   neg(): Tensor {
     return unary('negate', this)
   }
-  /** The slope at 0 is 0. */
+  /** Its derivative at 0 is 0. */
   abs(): Tensor {
     return unary('abs', this)
   }
@@ -116,7 +134,7 @@ export class Tensor {
   log(): Tensor {
     return unary('log', this)
   }
-  /** log(1 + x), to full precision where x is small. */
+  /** log(1 + x), with full precision for small x. */
   log1p(): Tensor {
     return unary('log1p', this)
   }
@@ -149,9 +167,9 @@ export class Tensor {
     return unary('floor', this)
   }
   /**
-   * x to the power of a finite number, rounded to float32 first, with the values of PyTorch's pow: the power 0 is 1 for
-   * every x, NaN too; a whole power of a negative x has the sign of the product, and any other is NaN; a negative power
-   * of 0 is infinite. Of int32 the power must be a whole number from 0 on; products wrap.
+   * x to a power, which is a finite number and is rounded to float32 first. Values are those of PyTorch's pow: x^0 is 1
+   * even if x is NaN; a negative x gives a signed result for whole powers and NaN for others; a negative power of 0 is
+   * infinite. For int32 the power must be 0, 1, 2, ..., and results wrap.
    *
    * Throws ShapeError for other powers.
    */
@@ -162,37 +180,37 @@ export class Tensor {
     const isWhole = Number.isInteger(exponent)
     if (this.dtype === 'int32' && !(isWhole && exponent >= 0))
       throw new ShapeError(
-        `pow: of int32 the power must be 0, 1, 2, ..., not ${power}; convert with toFloat()`,
+        `pow: for int32 the power must be 0, 1, 2, ..., not ${power}; convert the tensor with toFloat()`,
       )
     if (exponent === 0) return full(this.shape, 1, this.dtype)
     if (exponent === 1) return this
     if (exponent === 0.5) return this.sqrt()
     if (exponent === -0.5) return this.rsqrt()
     if (exponent === -1) return this.reciprocal()
-    if (isWhole && exponent > 0 && (exponent <= mostProducts || this.dtype === 'int32')) {
+    if (isWhole && exponent > 0 && (exponent <= largestProductPower || this.dtype === 'int32')) {
       const half = this.pow(Math.floor(exponent / 2)).square()
       return exponent % 2 === 0 ? half : half.mul(this)
     }
     return binary('power', this, exponent)
   }
 
-  /** The same values as constants: no gradient passes. */
+  /** The same values, but no gradient flows through it. */
   detach(): Tensor {
     return unary('detach', this)
   }
   toFloat(): Tensor {
     return this.dtype === 'float32' ? this : unary('toFloat', this)
   }
-  /** Rounds towards zero. What int32 does not reach becomes its nearest number, and NaN 0; PyTorch leaves both open. */
+  /** Rounds towards zero. Values out of range become the nearest int32, and NaN becomes 0; PyTorch defines neither. */
   toInt(): Tensor {
     return this.dtype === 'int32' ? this : unary('toInt', this)
   }
 
-  /** Sum over one axis, or over all of them. */
+  /** Sum over one axis, or over all axes. */
   sum(axis?: number, keepDims = false): Tensor {
     return reduce('sum', this, axis, keepDims)
   }
-  /** Largest element along one axis, or of all. */
+  /** Largest element along one axis, or of the whole tensor. */
   max(axis?: number, keepDims = false): Tensor {
     return reduce('max', this, axis, keepDims)
   }
@@ -201,11 +219,11 @@ export class Tensor {
     return this.sum(axis, keepDims).div(count)
   }
 
-  /** Matrix product over the last two axes; leading axes must agree, or be absent in other. */
+  /** Matrix product over the last two axes. The leading axes must be equal, unless `other` has none. */
   matmul(other: Tensor): Tensor {
     return matmul(this, other)
   }
-  /** The last two axes swapped. */
+  /** Swaps the last two axes. */
   get T(): Tensor {
     return this.transpose(-2, -1)
   }
@@ -234,13 +252,13 @@ export class Tensor {
     )
   }
 
-  /** The same elements in row-major order under another shape; one extent may be -1. */
+  /** The same elements, in row-major order, in another shape. One extent may be -1, which means whatever fits. */
   reshape(...extents: number[]): Tensor {
     const known = extents.reduce((size, extent) => (extent === -1 ? size : size * extent), 1)
     const shape = extents.map(extent => (extent === -1 ? this.size / known : extent))
     if (sizeOf(shape) !== this.size || !shape.every(extent => Number.isInteger(extent) && extent >= 0)) {
       throw new ShapeError(
-        `reshape: ${showShape(this.shape)} has ${this.size} elements, ${showShape(extents)} differs`,
+        `reshape: ${showShape(this.shape)} has ${this.size} elements, and ${showShape(extents)} does not fit them`,
       )
     }
     if (sameShape(shape, this.shape)) return this
@@ -253,11 +271,11 @@ export class Tensor {
     }
     return node({ kind: 'broadcast' }, [this], shape, this.dtype)
   }
-  /** Elements start to end - 1 along an axis. */
+  /** The elements start, ..., end - 1 along an axis. */
   slice(axis: number, start: number, end: number): Tensor {
     return slice(this, axisIndex('slice', this.shape, axis), start, end)
   }
-  /** Consecutive pieces of the given sizes along an axis. */
+  /** Cuts an axis into consecutive pieces of the given sizes. */
   split(sizes: readonly number[], axis = -1): Tensor[] {
     const extent = this.shape[axisIndex('split', this.shape, axis)]
     if (sizes.reduce((sum, size) => sum + size, 0) !== extent) {
@@ -269,25 +287,25 @@ export class Tensor {
     return sizes.map(size => this.slice(axis, start, (start += size)))
   }
   /**
-   * Rows of this [rows, n] table at the given int32 indices [...]: [..., n]. Indices that are inputs, or views of them,
-   * are checked: a call that is given one outside of the table throws RangeError. Where indices are computed, one
-   * outside reads row 0 or the last.
+   * Rows of this [rows, n] table at the int32 indices [...]; returns [..., n]. Indices that come from inputs, directly or
+   * through views, are checked: a call with an index outside of the table throws RangeError. Computed indices are not
+   * checked, but clamped to the table.
    */
   gather(indices: Tensor): Tensor {
     if (this.shape.length !== 2)
       throw new ShapeError(`gather: the table must be [rows, n], not ${showShape(this.shape)}`)
     if (indices.dtype !== 'int32') throw new ShapeError(`gather: indices must be int32, not ${indices.dtype}`)
     if (this.shape[0] === 0) throw new ShapeError(`gather: a table ${showShape(this.shape)} has no rows`)
-    checkIndices(indices, { by: 'gather', limit: this.shape[0] })
+    checkIndices(indices, { by: 'gather', limit: this.shape[0] }, recorder?.indexChecks)
     return node({ kind: 'gather' }, [this, indices], [...indices.shape, this.shape[1]], this.dtype)
   }
 }
 
 /**
- * The sum of the rows of values [..., n] at each of the int32 indices [...]: [rows, n], the transpose of
- * gather. Added to a variable that is assigned the sum, only the rows that are named are touched. Indices are checked
- * as gather checks them; a computed one outside counts as row 0 or the last. The rows of one index are added one after
- * the other on the CPU, as PyTorch does it: very many lose digits.
+ * Adds each row of values [..., n] to the row of a zero table [rows, n] that its int32 index [...] names: the transpose
+ * of gather. A variable that is assigned itself plus this sum is updated in place, and only in the rows named. Indices
+ * are checked and clamped as gather does it. The CPU adds the rows of one index one by one, as PyTorch does, so very
+ * many of them lose digits.
  */
 export function scatterAdd(values: Tensor, indices: Tensor, rows: number): Tensor {
   const { shape } = values
@@ -302,25 +320,24 @@ export function scatterAdd(values: Tensor, indices: Tensor, rows: number): Tenso
   }
   if (!Number.isInteger(rows) || rows < 1)
     throw new ShapeError(`scatterAdd: the number of rows must be a positive whole number, not ${rows}`)
-  checkIndices(indices, { by: 'scatterAdd', limit: rows })
+  checkIndices(indices, { by: 'scatterAdd', limit: rows }, recorder?.indexChecks)
   return node({ kind: 'scatterAdd', rows }, [values, indices], [rows, shape[shape.length - 1]], 'float32')
 }
 
-/** Makes a node, or within a trace finds the one that computes the same already. */
+/** Makes a node. While a function is traced, returns the node that computes the same if there is one. */
 export function node(
   operation: Operation,
   inputs: readonly Tensor[],
   shape: Shape,
   dtype: DType,
-  pushed?: SunkSlice,
+  sunk?: SunkSlice,
 ): Tensor {
-  const make = () => new Tensor(operation, inputs, shape, dtype, { pushed })
-  const { active } = Trace
-  if (!active || operation.kind === 'input' || operation.kind === 'variable') return make()
-  return active.shared(keyOf(operation, inputs, shape, dtype), make)
+  const make = () => new Tensor(operation, inputs, shape, dtype, { sunk })
+  if (!recorder || operation.kind === 'input' || operation.kind === 'variable') return make()
+  return recorder.shared(keyOf(operation, inputs, shape, dtype), make)
 }
 
-/** A tensor of one value. Throws ShapeError when the dtype does not have it: a fraction of int32, say. */
+/** A tensor whose elements all have one value. Throws ShapeError when the dtype lacks it, as int32 lacks fractions. */
 export function full(shape: Shape, value: number, dtype: DType = 'float32'): Tensor {
   checkShape('full', shape)
   if (typeof value !== 'number') throw new ShapeError(`full: ${showValue(value)} is not a number`)
@@ -331,13 +348,13 @@ export function full(shape: Shape, value: number, dtype: DType = 'float32'): Ten
   return constant(value, dtype).broadcastTo(shape)
 }
 
-/** A scalar that is a value rounded to its dtype: to the nearest float32, or to what int32 keeps of a whole number. */
+/** A scalar constant. The value is rounded to the nearest float32, or wrapped to int32. */
 function constant(value: number, dtype: DType): Tensor {
   const rounded = dtype === 'float32' ? Math.fround(value) : wrapped(value)
   return node({ kind: 'constant', value: rounded }, [], [], dtype)
 }
 
-/** What int32 keeps of a whole number: its low 32 bits. */
+/** The low 32 bits of a whole number, as int32. */
 const wrapped = (value: number): number => value | 0
 
 /** [0, 1, ..., end - 1] as int32. */
@@ -346,24 +363,16 @@ export function arange(end: number): Tensor {
   return node({ kind: 'iota' }, [], [end], 'int32')
 }
 
-/** The value of a constant, however moved about; undefined for any other tensor. */
+/** The value of a constant, also behind views; undefined for any other tensor. */
 export function constantValue(tensor: Tensor): number | undefined {
   for (let base = tensor; ; base = base.sunk?.value ?? base.inputs[0]) {
-    switch (base.operation.kind) {
-      case 'constant':
-        return base.operation.value
-      case 'broadcast':
-      case 'reshape':
-      case 'transpose':
-      case 'slice':
-        break
-      default:
-        return undefined
-    }
+    const { operation } = base
+    if (operation.kind === 'constant') return operation.value
+    if (!['broadcast', 'reshape', 'transpose', 'slice'].includes(operation.kind)) return undefined
   }
 }
 
-/** What unary operations take, and what they make of it (undefined: the same), that do not make float32 of float32. */
+/** The dtypes of unary operations other than float32 to float32. An undefined result has the operand's dtype. */
 const unaryDType: Partial<Record<UnaryName, readonly [from: readonly DType[], to: DType | undefined]>> = {
   negate: [['float32', 'int32'], undefined],
   detach: [['float32', 'int32', 'bool'], undefined],
@@ -380,7 +389,7 @@ export function unary(name: UnaryName, x: Tensor): Tensor {
 
 const comparisons: readonly BinaryName[] = ['equal', 'less', 'lessEqual']
 
-/** What operations take that do not take float32 and int32 alike. */
+/** The dtypes that binary operations take, where these are not float32 and int32. */
 const binaryDTypes: Partial<Record<BinaryName, readonly DType[]>> = {
   divide: ['float32'],
   power: ['float32'],
@@ -390,15 +399,15 @@ const binaryDTypes: Partial<Record<BinaryName, readonly DType[]>> = {
   randomBits: ['int32'],
 }
 
-/** Of int32 these wrap, as their operands do. Another operation with a number that int32 lacks would be wrong. */
+/** int32 operations that wrap, so a number beyond int32 may wrap first. For any other, wrapping it would be wrong. */
 const wrapping: readonly BinaryName[] = ['add', 'subtract', 'multiply', 'and', 'xor', 'randomBits']
 
-/** A number as an operand beside one of this dtype. */
+/** A number as the constant operand of an operation on this dtype. */
 function scalar(name: string, value: number, dtype: DType): Tensor {
   if (typeof value !== 'number')
     throw new ShapeError(`${name}: ${showValue(value)} is neither a tensor nor a number`)
   if (dtype === 'int32' && !Number.isInteger(value))
-    throw new ShapeError(`${name}: ${value} is no int32; convert the tensor with toFloat()`)
+    throw new ShapeError(`${name}: ${value} is not an int32; convert the tensor with toFloat()`)
   if (dtype === 'int32' && value !== wrapped(value) && !wrapping.some(other => other === name))
     throw new ShapeError(`${name}: ${value} is beyond int32; convert the tensor with toFloat()`)
   return dtype === 'int32' ? constant(value, dtype) : full([], value, dtype)
@@ -425,7 +434,7 @@ export function binary(name: BinaryName, first: Operand, second: Operand): Tenso
   return node({ kind: 'binary', name }, inputs, shape, comparisons.includes(name) ? 'bool' : dtype)
 }
 
-/** Identities that gradients give rise to, as far as they hold to the last bit: x + 0 is not x where x is -0. */
+/** Identities that gradients produce. Only those that hold to the last bit: x + 0 is not x where x is -0. */
 function simplify(name: BinaryName, a: Tensor, b: Tensor): Tensor | undefined {
   const x = constantValue(a)
   const y = constantValue(b)
@@ -435,7 +444,7 @@ function simplify(name: BinaryName, a: Tensor, b: Tensor): Tensor | undefined {
     case 'multiply':
       if (x === 1) return b
       if (y === 1) return a
-      // The float64 product and sum of two float32 numbers round to the right float32.
+      // The product or sum of two float32 numbers in float64 rounds to the right float32.
       if (x !== undefined && y !== undefined) return constant(isInt ? Math.imul(x, y) : x * y, a.dtype)
       return undefined
     case 'add':
@@ -444,18 +453,18 @@ function simplify(name: BinaryName, a: Tensor, b: Tensor): Tensor | undefined {
       if (x !== undefined && y !== undefined) return constant(x + y, a.dtype)
       return undefined
     case 'divide':
-      // Division takes several times as long, and only by a power of two is a product the same.
+      // A product is several times faster, but equal only for powers of two.
       return y !== undefined && hasExactReciprocal(y) ? binary('multiply', a, 1 / y) : undefined
     default:
       return undefined
   }
 }
 
-/** Whether 1 / value is a float32 without rounding, and neither is subnormal: GPUs may take those for zero. */
+/** Whether 1 / value is exact in float32, and neither is subnormal: GPUs may treat subnormals as zero. */
 const hasExactReciprocal = (value: number): boolean =>
   Math.abs(value) >= 2 ** -126 && Math.abs(value) <= 2 ** 126 && Number.isInteger(Math.log2(Math.abs(value)))
 
-/** Where the condition holds a, else b. */
+/** a where the condition holds, b elsewhere. */
 export function where(condition: Tensor, a: Operand, b: Operand): Tensor {
   const dtype = a instanceof Tensor ? a.dtype : b instanceof Tensor ? b.dtype : 'float32'
   const yes = a instanceof Tensor ? a : scalar('where', a, dtype)
@@ -490,7 +499,7 @@ function reduce(name: 'sum' | 'max', x: Tensor, axis: number | undefined, keepDi
   if (index === last) {
     return node({ kind: 'reduce', name }, [x], [...shape.slice(0, -1), 1], 'float32').reshape(...kept)
   }
-  // The leading axis of a sum: the rest is one long row.
+  // A sum over the leading axis: the others become one long row.
   if (index === 0 && name === 'sum') return sumRows(x.reshape(shape[0], -1)).reshape(...kept)
   return reduce(name, x.transpose(index, last), -1, true)
     .transpose(index, last)
@@ -518,10 +527,10 @@ function matmul(first: Tensor, second: Tensor): Tensor {
     !(shared || sameShape(lead, second.shape.slice(0, -2)))
   ) {
     throw new ShapeError(
-      `matmul: ${showShape(first.shape)} times ${showShape(second.shape)}: the inner extents must agree, and the leading ones`,
+      `matmul: ${showShape(first.shape)} times ${showShape(second.shape)}: the inner extents must be equal, and so must the leading ones`,
     )
   }
-  // [..., m, k] x [k, n] is one product of all rows.
+  // [..., m, k] x [k, n] is one product over all rows.
   if (shared && lead.length > 0)
     return first
       .reshape(-1, k)
@@ -530,10 +539,10 @@ function matmul(first: Tensor, second: Tensor): Tensor {
   return product(first, false, second, false)
 }
 
-/** The most terms in the sums of one product: float32 loses digits in longer ones, however they are blocked. */
+/** The most terms in a product's sums: longer float32 sums lose digits, however they are blocked. */
 const longestSum = 2 ** 16
 
-/** A matrix product of operands some of which are to be transposed, [..., m, k] x [..., k, n] then. */
+/** The product [..., m, k] x [..., k, n] of two operands, each transposed first if its flag says so. */
 export function product(a: Tensor, transposeA: boolean, b: Tensor, transposeB: boolean): Tensor {
   const [rowsA, columnsA] = a.shape.slice(-2)
   const [rowsB, columnsB] = b.shape.slice(-2)
@@ -565,38 +574,39 @@ function slice(x: Tensor, axis: number, start: number, end: number): Tensor {
     throw new ShapeError(`slice: ${start} to ${end} does not lie within axis ${axis} of ${showShape(shape)}`)
   }
   if (start === 0 && end === shape[axis]) return x
-  const past = new Set<Tensor>()
+  const bypassed = new Set<Tensor>()
   const known = new Map<string, Tensor>()
-  const as = recursive<Part, Tensor>(part => pushedSlice(part, past, known), { x, axis, start, end })
-  return as.inputs[0] === x ? as : plainSlice(x, { axis, start, end }, { value: as, bypassed: past })
+  const value = recursive<Slice, Tensor>(part => sinkSlice(part, bypassed, known), { x, axis, start, end })
+  return value.inputs[0] === x ? value : plainSlice(x, { axis, start, end }, { value, bypassed })
 }
 
-interface Range {
+/** The elements start, ..., end - 1 along an axis. */
+interface SliceRange {
   readonly axis: number
   readonly start: number
   readonly end: number
 }
 
-const plainSlice = (x: Tensor, { axis, start, end }: Range, pushed?: SunkSlice): Tensor =>
-  node({ kind: 'slice', axis, start }, [x], withExtent(x.shape, axis, end - start), x.dtype, pushed)
+const plainSlice = (x: Tensor, { axis, start, end }: SliceRange, sunk?: SunkSlice): Tensor =>
+  node({ kind: 'slice', axis, start }, [x], withExtent(x.shape, axis, end - start), x.dtype, sunk)
 
 const withExtent = (shape: Shape, axis: number, extent: number): Shape =>
   shape.map((other, i) => (i === axis ? extent : other))
 
 /** A slice of a tensor. */
-interface Part extends Range {
+interface Slice extends SliceRange {
   readonly x: Tensor
 }
 
 /**
- * A slice made from slices of what x is computed from, as far as that goes: for recursive(). Adds to past what it slices
- * and makes.
+ * Sinks a slice of x: computes it from slices of x's inputs, and those from slices of theirs, as far as operations allow.
+ * Called by recursive(). Collects the nodes that it slices or makes in `bypassed`.
  */
-function* pushedSlice(
-  { x, ...range }: Part,
-  past: Set<Tensor>,
+function* sinkSlice(
+  { x, ...range }: Slice,
+  bypassed: Set<Tensor>,
   known: Map<string, Tensor>,
-): Generator<Part, Tensor, Tensor> {
+): Generator<Slice, Tensor, Tensor> {
   const { axis, start, end } = range
   const { shape, operation, inputs } = x
   if (start === 0 && end === shape[axis]) return x
@@ -637,23 +647,38 @@ function* pushedSlice(
     }
     case 'slice': {
       if (x.sunk) {
-        for (const tensor of x.sunk.bypassed) past.add(tensor)
+        for (const tensor of x.sunk.bypassed) bypassed.add(tensor)
         result = yield { x: x.sunk.value, ...range }
       } else if (operation.axis === axis) {
         result = yield { x: inputs[0], axis, start: start + operation.start, end: end + operation.start }
       }
       break
     }
-    default:
+    case 'input':
+    case 'variable':
+    case 'constant':
+    case 'iota':
+    case 'reduce':
+    case 'columnSum':
+    case 'matmul':
+    case 'reshape':
+    case 'transpose':
+    case 'gather':
+    case 'scatterAdd':
+    case 'attention':
+    case 'attentionGradient':
+    case 'element':
       break
+    default:
+      operation satisfies never
   }
   result ??= plainSlice(x, range)
-  past.add(x).add(result)
+  bypassed.add(x).add(result)
   known.set(key, result)
   return result
 }
 
-/** Tensors joined along an axis; the other extents must agree. */
+/** Joins tensors along an axis. Their other extents must be equal. */
 export function concat(tensors: readonly Tensor[], axis = -1): Tensor {
   const [first] = tensors
   if (!first) throw new ShapeError('concat: no tensors')
@@ -664,7 +689,7 @@ export function concat(tensors: readonly Tensor[], axis = -1): Tensor {
       shape.every((extent, i) => i === index || extent === first.shape[i])
     if (!agree || dtype !== first.dtype) {
       throw new ShapeError(
-        `concat: ${first.dtype} ${showShape(first.shape)} and ${dtype} ${showShape(shape)} differ beside axis ${axis}`,
+        `concat: ${first.dtype} ${showShape(first.shape)} and ${dtype} ${showShape(shape)} differ in more than axis ${axis}`,
       )
     }
   }

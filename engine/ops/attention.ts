@@ -1,3 +1,4 @@
+/** Causal attention, and its gradient. */
 import type { AttentionOptions } from '../graph/operations.ts'
 import { softmax } from './functions.ts'
 import { ShapeError, showShape } from '../graph/shape.ts'
@@ -6,11 +7,12 @@ import { type Tensor, arange, node, where } from '../graph/tensor.ts'
 /**
  * Causal attention, softmax(scale · q·kᵀ + slope · (j − i)) · v over the keys j ≤ i of each query i.
  *
- * query and key are [batch, length, heads · keyDim], value is [batch, length, heads · valueDim], and
- * so is the result. slope, if given, is [heads]: a bias that grows with the distance (Press et al.
- * 2021, ALiBi; learned here). scale defaults to 1/√keyDim. The length × length scores are never
- * stored (Dao et al. 2022), except for second derivatives. Throws ShapeError when shapes or dtypes do not fit
- * together, or heads is no positive whole number, and RangeError when scale is not finite in float32.
+ * query and key are [batch, length, heads · keyDim]; value and the result are [batch, length, heads · valueDim]. slope,
+ * if given, is [heads]: a bias that grows with the distance (ALiBi, Press et al. 2021, but learned). scale defaults to
+ * 1/√keyDim. The length × length scores are never stored (Dao et al. 2022), except for second derivatives.
+ *
+ * Throws ShapeError when shapes or dtypes do not fit together or heads is not a positive whole number, and RangeError when
+ * scale is not finite in float32.
  */
 export function attention(
   query: Tensor,
@@ -42,14 +44,14 @@ export function attention(
   const factor = scale ?? 1 / Math.sqrt(queryWidth / heads)
   if (!Number.isFinite(Math.fround(factor)))
     throw new RangeError(`attention: scale must be finite in float32, not ${factor}`)
-  // The kernels mask scores before they scale them, which works with any scale but zero.
+  // The kernels mask scores before they scale them, which is wrong only for a scale of zero.
   if (Math.fround(factor) === 0) return attention(query.mul(0), key, value, { heads, slope, scale: 1 })
   const options: AttentionOptions = { heads, scale: factor }
   const both = node({ kind: 'attention', ...options }, operands, [], 'float32')
   return node({ kind: 'element', index: 0 }, [both], value.shape, 'float32')
 }
 
-/** Gradients of attention's inputs, given the node, its out and the gradient of out. */
+/** Gradients of attention's inputs, given its node (a tuple), its result and the gradient g of that. */
 export function attentionGradient(
   both: Tensor,
   { heads, scale }: AttentionOptions,
@@ -65,17 +67,17 @@ export function attentionGradient(
     node({ kind: 'element', index }, [all], shape, 'float32')
   return [
     ...[query, key, value].map(({ shape }, index) => element(index, shape)),
-    // Each sequence's share of the slopes' gradient; the sum over the batch is the graph's.
+    // The kernel returns the slopes' gradient for each sequence; sum these over the batch.
     ...(slope ? [element(3, [batch, heads]).sum(0)] : []),
   ]
 }
 
 /**
- * What attentionGradient computes for one of attention's inputs, as plain operations of the inputs and the gradient
- * of out: for derivatives of it. It stores the scores, [batch, heads, length, length].
+ * The gradient of one of attention's inputs, built from primitives so that it can be differentiated again. It stores the
+ * scores, [batch, heads, length, length].
  *
  * With P the softmax and dP = g·vᵀ: dV = Pᵀ·g, dS = P ∘ (dP − rowsum(P ∘ dP)), dQ = scale · dS·k, dK = scale · dSᵀ·q,
- * and the slopes' is the sum of dS ∘ (j − i), for each sequence.
+ * and the slopes' gradient is the sum of dS ∘ (j − i), for each sequence.
  */
 export function plainAttentionGradient(
   index: number,

@@ -1,25 +1,26 @@
-import { logitsAtOnce } from '../runtime/backend.ts'
+/** Cross-entropy losses, of logits and of a linear layer whose logits are never stored all at once. */
 import { checkIndices } from '../graph/index-checks.ts'
 import { ShapeError, showShape } from '../graph/shape.ts'
 import { type Tensor, arange, binary, concat, where } from '../graph/tensor.ts'
+import { Trace } from '../graph/trace.ts'
 
-/** The target that is ignored, as in PyTorch: its loss, the gradient of that, and `correct` are 0. */
+/** A target that is ignored, as in PyTorch: its loss, its gradient and `correct` are 0. */
 export const ignoredTarget = -100
 
-/** Losses in nats, and 1 where the target's logit is the largest, else 0. */
+/** Losses in nats; `correct` is 1 where the target's logit is the largest, 0 elsewhere. */
 export interface CrossEntropy {
   readonly loss: Tensor
   readonly correct: Tensor
 }
 
 /**
- * Cross-entropy of logits [..., vocabulary] with int32 targets [...]: −log softmax(logits)[target],
- * for each target, in nats. See CrossEntropy for what it returns, in the targets' shape.
+ * Cross-entropy of logits [..., vocabulary] with int32 targets [...]: −log softmax(logits)[target], in nats. Returns a
+ * CrossEntropy in the shape of the targets.
  *
- * A target of -100 is ignored: its loss, its gradient and `correct` are 0. It counts in loss.mean(), which divides by
- * the number of all targets; PyTorch's mean divides by the number of those that are not ignored. Other targets outside
- * of the vocabulary are refused: where they are inputs of the compiled function, or views of them, a call throws
- * RangeError; where they are computed, their loss is NaN.
+ * A target of -100 is ignored: its loss, its gradient and `correct` are 0. loss.mean() still divides by the number of
+ * all targets; PyTorch's mean divides by the number of those not ignored. Any other target outside of the vocabulary is
+ * an error: a call throws RangeError if it comes from an input, directly or through views; if it is computed, its loss
+ * is NaN.
  */
 export function crossEntropy(logits: Tensor, targets: Tensor): CrossEntropy {
   const vocabulary = logits.shape[logits.shape.length - 1]
@@ -28,28 +29,31 @@ export function crossEntropy(logits: Tensor, targets: Tensor): CrossEntropy {
       `crossEntropy: targets must be int32 ${showShape(logits.shape.slice(0, -1))}, not ${targets.dtype} ${showShape(targets.shape)}`,
     )
   }
-  checkIndices(targets, { by: 'crossEntropy', limit: vocabulary, ignored: ignoredTarget })
+  checkIndices(
+    targets,
+    { by: 'crossEntropy', limit: vocabulary, ignored: ignoredTarget },
+    Trace.active?.indexChecks,
+  )
   const column = targets.reshape(...targets.shape, 1)
   const isTarget = arange(vocabulary).equal(column)
-  // A constant to the gradient, which does not depend on it.
+  // Detached, since the gradient does not depend on it.
   const largest = logits.max(-1, true).detach()
   const logSum = logits.sub(largest).exp().sum(-1, true).log()
   const chosen = where(isTarget, logits, 0).sum(-1, true)
-  // Plus zero, of the kernel that goes through the logits: what is computed of the targets alone would be one more kernel.
+  // Adds a zero that the logits' kernel computes: a result of the targets alone would take a kernel of its own.
   const target = column.add(largest.mul(0).toInt())
   const isInside = target.less(vocabulary).and(binary('less', -1, target))
   const otherwise = where(target.equal(ignoredTarget), 0, NaN)
   return {
-    // The difference of two large logits is exact where they are near each other; one plus a small logarithm is not.
+    // Subtract large logits first: the difference of near numbers is exact, but a sum with a small logarithm rounds.
     loss: where(isInside, logSum.sub(chosen.sub(largest)), otherwise).reshape(...targets.shape),
     correct: where(isInside.and(largest.lessEqual(chosen)), 1, 0).reshape(...targets.shape),
   }
 }
 
 /**
- * crossEntropy(x · weightᵀ, targets) for x [..., n] and weight [vocabulary, n], in chunks of rows.
- * The compiler runs each chunk's forward and backward products together, so the logits of all
- * tokens never exist at once.
+ * crossEntropy(x · weightᵀ, targets) for x [..., n] and weight [vocabulary, n], in chunks of rows. The compiler runs the
+ * forward and backward products of a chunk together, so the logits of all tokens never exist at once.
  */
 export function linearCrossEntropy(x: Tensor, weight: Tensor, targets: Tensor): CrossEntropy {
   const [vocabulary, width] = weight.shape
@@ -61,25 +65,21 @@ export function linearCrossEntropy(x: Tensor, weight: Tensor, targets: Tensor): 
   const rows = x.reshape(-1, width)
   const flat = targets.reshape(-1)
   const count = rows.shape[0]
-  const chunks = Math.max(1, Math.ceil((count * vocabulary) / logitsAtOnce()))
-  // In whole tiles of the backends' products.
+  const chunks = Math.max(1, Math.ceil((count * vocabulary) / Trace.preferences.logitsAtOnce))
+  // Whole tiles of the backends' matrix products.
   const tile = count / chunks > 1024 ? 384 : 12
   const chunk = Math.ceil(count / chunks / tile) * tile
-  const number = Math.ceil(count / chunk)
-  // What is left over goes first, as the one that takes the least memory: sums over chunks are in this order.
-  const first = count - (number - 1) * chunk
-  const parts = Array.from({ length: number }, (_, i) => {
+  const chunkCount = Math.ceil(count / chunk)
+  // The smaller chunk comes first, since sums over chunks start with its memory.
+  const first = count - (chunkCount - 1) * chunk
+  const results = Array.from({ length: chunkCount }, (_, i) => {
     const [start, end] = [i === 0 ? 0 : first + (i - 1) * chunk, first + i * chunk]
     return crossEntropy(rows.slice(0, start, end).matmul(weight.T), flat.slice(0, start, end))
   })
   return {
-    loss: concat(
-      parts.map(part => part.loss),
-      0,
-    ).reshape(...targets.shape),
-    correct: concat(
-      parts.map(part => part.correct),
-      0,
-    ).reshape(...targets.shape),
+    loss: joined(results.map(({ loss }) => loss)).reshape(...targets.shape),
+    correct: joined(results.map(({ correct }) => correct)).reshape(...targets.shape),
   }
 }
+
+const joined = (chunks: readonly Tensor[]): Tensor => concat(chunks, 0)

@@ -1,39 +1,41 @@
-import { Trace, inMicrobatch } from '../graph/operations.ts'
+/** Gradient accumulation: a batch goes through a network in several microbatches, so that a step takes less memory. */
 import { ShapeError } from '../graph/shape.ts'
 import type { Tensor } from '../graph/tensor.ts'
+import { Trace, inMicrobatch } from '../graph/trace.ts'
 
-/** Takes a piece's rows of a tensor whose first axis is the batch's. */
+/** Takes the rows of the current microbatch from a tensor whose first axis is the batch. */
 export type RowsOf = (whole: Tensor) => Tensor
 
 /**
- * Means over a batch that goes through `body` in pieces of equal size, or one row more. `body` returns means
- * over a piece, float32 scalars, and takes its rows of the batch's tensors by `part`. A piece runs, and its
- * gradients with it, before the next one does: the temporaries of one are all that memory has to hold.
+ * Means over a batch that goes through `body` in microbatches of equal size, or with one row more. `body` returns means
+ * over its microbatch, float32 scalars, and takes its rows of the batch's tensors with `rowsOf`. Each microbatch runs,
+ * gradients included, before the next one, so memory holds the temporaries of only one at a time.
  */
 export function inMicrobatches<Means extends Readonly<Record<string, Tensor>>>(
-  pieces: number,
-  body: (part: RowsOf) => Means,
+  count: number,
+  body: (rowsOf: RowsOf) => Means,
 ): { [Name in keyof Means]: Tensor } {
-  if (pieces === 1) return body(whole => whole)
+  if (count === 1) return body(whole => whole)
   const sums = new Map<string, Tensor>()
-  for (let i = 0; i < pieces; i++) {
+  for (let i = 0; i < count; i++) {
     inMicrobatch(i + 1, () => {
       let share = 0
       const means = body(whole => {
         const rows = whole.shape[0]
-        if (!(rows >= pieces)) throw new ShapeError(`inPieces: ${rows} rows are no ${pieces} pieces`)
-        const [start, end] = [Math.floor((i * rows) / pieces), Math.floor(((i + 1) * rows) / pieces)]
+        if (!(rows >= count))
+          throw new ShapeError(`inMicrobatches: ${rows} rows are too few for ${count} microbatches`)
+        const [start, end] = [Math.floor((i * rows) / count), Math.floor(((i + 1) * rows) / count)]
         share = (end - start) / rows
-        // A view that all pieces share: their gradients are laid side by side in one of it.
-        const shared = inMicrobatch(0, () => whole.reshape(1, ...whole.shape))
-        return shared.slice(1, start, end).reshape(end - start, ...whole.shape.slice(1))
+        // All microbatches slice the same view, so their gradients are concatenated in one tensor.
+        const view = inMicrobatch(0, () => whole.reshape(1, ...whole.shape))
+        return view.slice(1, start, end).reshape(end - start, ...whole.shape.slice(1))
       })
       for (const [name, mean] of Object.entries(means))
         sums.set(name, mean.mul(share).add(sums.get(name) ?? 0))
     })
   }
-  // What comes after has a stage of its own.
-  if (Trace.active) Trace.active.microbatch = pieces + 1
+  // What the function computes afterwards runs after all microbatches.
+  if (Trace.active) Trace.active.microbatch = count + 1
   // The names are those that the body returned.
   return Object.fromEntries(sums) as { [Name in keyof Means]: Tensor }
 }

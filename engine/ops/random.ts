@@ -1,19 +1,17 @@
-/** Random numbers that follow from a key alone, and the keys of parameters. */
-import type { Shape } from '../graph/shape.ts'
-import { sizeOf } from '../graph/shape.ts'
+/** Random numbers that depend only on a key, and keys made from a seed and a name. */
+import { type Shape, sizeOf } from '../graph/shape.ts'
 import { type Operand, type Tensor, arange, binary, unary } from '../graph/tensor.ts'
 
 /**
- * Uniform random numbers in [0, 1), a pure function of the key and each element's index
- * (counter-based, as Salmon et al. 2011), so they do not depend on threads or on what ran before.
- * A key is an int32 number or scalar tensor.
+ * Uniform random numbers in [0, 1). Each is a pure function of the key, an int32 number or scalar tensor, and its index
+ * (counter-based, Salmon et al. 2011), so it does not depend on threads or on what ran before.
  */
 export function randomUniform(shape: Shape, key: Operand): Tensor {
   const counter = arange(sizeOf(shape)).reshape(...shape)
   return unary('bitsToUniform', binary('randomBits', counter, key))
 }
 
-/** Normal random numbers of mean 0, by the transform of Box and Muller (1958). */
+/** Normal random numbers with mean 0, by the Box-Muller transform (Box & Muller 1958). */
 export function randomNormal(shape: Shape, key: Operand, standardDeviation = 1): Tensor {
   const counter = arange(sizeOf(shape)).reshape(...shape)
   const [first, second] = [0, 1].map(half =>
@@ -24,9 +22,9 @@ export function randomNormal(shape: Shape, key: Operand, standardDeviation = 1):
 }
 
 /**
- * The int32 key of whatever has this name, under this seed: a whole number from 0 to 2^53 - 1, or else it throws a
- * RangeError. The steps are those of MurmurHash3 (Appleby 2008), over the name's UTF-8 bytes and then the two halves
- * of the seed: in this order two seeds that happen to share one key do not share the keys of other names.
+ * The int32 key for a name under a seed: MurmurHash3 (Appleby 2008) of the name's UTF-8 bytes, followed by the two halves
+ * of the seed. The seed comes last so that two seeds that collide for one name do not collide for all of them.
+ * Throws RangeError if the seed is not a whole number from 0 to 2^53 - 1.
  */
 export function randomKey(seed: number, name: string): number {
   if (!Number.isSafeInteger(seed) || seed < 0)

@@ -1,23 +1,24 @@
+/** A cache of keys and values, for generating text one token at a time. */
 import type { attention } from '../ops/attention.ts'
-import { assign } from './compile.ts'
+import { assign } from './assign.ts'
 import { softmax } from '../ops/functions.ts'
 import { ShapeError, showShape } from '../graph/shape.ts'
 import { type Tensor, arange, full, scatterAdd, where } from '../graph/tensor.ts'
 import { type Variable, variable } from './variable.ts'
 
-/** What the attention layers of a network remember of a text that it is given one token at a time. */
+/** The keys and values of earlier tokens, for each attention layer of a network. */
 export interface AttentionCache {
   /**
-   * To be called where a compiled function takes in the next token: returns what stands in for attention()
-   * there. Its query, key and value are of that token alone, [1, 1, heads · width], and attend to the tokens
-   * before it as well. The first call is the first layer's, the second the second's, and so on.
+   * Starts the next token, in a compiled function. Returns a function to use in place of attention(): its query, key and
+   * value, [1, 1, heads · width], are those of this token alone, and it attends to the tokens before as well. Its first
+   * call is for the first layer, its second call for the second, and so on.
    */
   next(): typeof attention
 }
 
-/** An empty cache that remembers the last `length` tokens. */
+/** An empty cache for the last `length` tokens. */
 export function attentionCache(length: number): AttentionCache {
-  // A ring. How many tokens ago each slot was filled: below 0, it has not been.
+  // A ring buffer. How many tokens ago each slot was filled; negative if it is empty.
   const ages = variable(arange(length).neg().sub(1))
   const newest = variable(full([1], -1, 'int32'))
   const layers: { readonly keys: Variable; readonly values: Variable }[] = []
@@ -44,7 +45,7 @@ export function attentionCache(length: number): AttentionCache {
           keys: variable(full([length, queryWidth], 0)),
           values: variable(full([length, valueWidth], 0)),
         })
-        // Only the slot's row is touched: what it held goes, what is new comes.
+        // Adds the difference to the slot's row, so that no other row is touched.
         const put = (held: Variable, row: Tensor) =>
           assigned(held, held.add(scatterAdd(row.reshape(1, -1).sub(held.gather(slot)), slot, length)))
         const keys = put(layer.keys, key)
@@ -64,7 +65,7 @@ export function attentionCache(length: number): AttentionCache {
   }
 }
 
-/** Assigns a variable a value, and returns that. */
+/** Assigns a value to a variable, and returns the value. */
 function assigned(variable: Variable, value: Tensor): Tensor {
   assign(variable, value)
   return value

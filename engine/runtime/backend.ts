@@ -1,68 +1,66 @@
+/** What the engine asks of a backend, the backend in use, and the queue of what is asked of it. */
 import type { DType } from '../graph/operations.ts'
+import type { GraphPreferences } from '../graph/trace.ts'
 import type { Program } from '../compiler/program.ts'
 
-/** Memory of a variable, which only its backend sees into. */
+/** The memory of a variable. Only its backend knows what is inside. */
 export type Storage = object
 
-/** A program under way: results come once it is done, but the next one may be queued before. */
+/** A run that has been queued. Others may be queued before its results arrive. */
 export interface Queued {
-  /** In the program's order. */
+  /** In the order of the program's outputs. */
   readonly results: Promise<(Float32Array | Int32Array)[]>
 }
 
-/** A program made ready to run on a backend. */
+/** A program that a backend has prepared to run. */
 export interface Executable {
-  /** Bytes that its temporaries take, beside the variables. */
+  /** Bytes of temporaries, without the variables. */
   readonly temporaryBytes: number
-  /** Kernels that a run starts. */
+  /** The number of kernels that a run starts. */
   readonly dispatches: number
-  /** Bytes that these read and write, by their operands. */
+  /** Bytes that these kernels read and write, counted by their operands. */
   readonly bytesMoved: number
-  /** Runs it once, on inputs in the program's order. */
+  /** Runs it once. inputs: in the program's order. */
   run(inputs: readonly (Float32Array | Int32Array)[]): Promise<Queued>
-  /** Runs it step by step, and says what each step took. */
+  /** Runs it step by step, and measures each step. */
   profile(inputs: readonly (Float32Array | Int32Array)[]): Promise<StepTime[]>
 }
 
-/** How long the kernels took that run over the same items. */
+/** How long kernels took that run together over the same items. */
 export interface StepTime {
   readonly kernels: readonly string[]
   readonly items: number
   readonly milliseconds: number
-  /** Floating-point operations of their products. */
+  /** Floating-point operations of their matrix products. */
   readonly flops: number
   /** Bytes read and written. */
   readonly bytes: number
 }
 
-/** What computes: it keeps variables and runs programs, and knows nothing of how they came about. */
-export interface Backend {
-  /** What computes, in a few words. */
+/** Stores variables and runs programs; it does not know how programs are made. */
+export interface Backend extends GraphPreferences {
+  /** A short name of the hardware and how it is used, for people. */
   readonly description: string
-  /** What products reach at best here, in GFLOP/s, as measured at start. */
+  /** The best speed of matrix products on this machine, in GFLOP/s, measured at the start. */
   readonly peakGflops: number
-  /** Whether gradients of a mean are to be computed as those of a sum, and scaled at the end: small ones would be lost. */
-  readonly scalesLoss: boolean
-  /** About how many logits linearCrossEntropy keeps at once: each chunk of them reads and writes all of the weights. */
-  readonly logitsAtOnce: number
   /**
-   * Bytes of variables and temporaries together: what can be had at most, and what should be taken if nobody says how
-   * much. Infinity where only trying tells.
+   * Bytes for variables and temporaries together: the most that the machine has, and how much to use by default.
+   * Infinity where there is no way to know.
    */
   readonly capacity: { readonly most: number; readonly usual: number }
   /** Reserves memory for a variable of this many elements. */
   allocate(size: number): Promise<Storage>
   read(storage: Storage, size: number, dtype: DType): Promise<Float32Array | Int32Array>
   write(storage: Storage, data: Float32Array | Int32Array): Promise<void>
-  /** storages: the memory of the program's variables, in their order. */
+  /** Prepares a program. storages: the memory of its variables, in their order. */
   load(program: Program, storages: readonly Storage[]): Promise<Executable>
-  /** Ends its threads, or gives the GPU back. */
+  /** Stops its threads, or releases the GPU. */
   close(): Promise<void>
 }
 
 let current: Backend | undefined
 
-/** Makes a backend the one that variables and compiled functions use from here on. */
+/** Sets the backend that variables and compiled functions use from now on. */
 export function useBackend(backend: Backend): void {
   current = backend
 }
@@ -73,22 +71,16 @@ export function currentBackend(): Backend {
   return current
 }
 
-/** Whether the backend in use wants a loss scaled while its gradients are computed. */
-export const scalesLoss = (): boolean => current?.scalesLoss ?? false
-
-/** How many logits the backend in use wants at once. */
-export const logitsAtOnce = (): number => current?.logitsAtOnce ?? 2 ** 24
-
 let last: Promise<unknown> = Promise.resolve()
 
-/** Does something once what it needs is ready and all that was asked for before has been done, or is queued. */
+/** Calls `action` once `ready` is ready and all earlier actions have finished, so that calls run in their order. */
 export function inTurn<Ready, Result>(
   ready: Promise<Ready>,
   action: (value: Ready) => Promise<Result>,
 ): Promise<Result> {
   const before = last
   const done = (async () => {
-    // A failure before is for those who asked.
+    // An earlier failure is reported to its own caller.
     await before.catch(() => {})
     return action(await ready)
   })()

@@ -1,13 +1,14 @@
-import { type Executable, type StepTime, inTurn } from './backend.ts'
+/** compile(): traces a function of tensors, and runs the program that its graph becomes. */
+import { type Executable, type StepTime, currentBackend, inTurn } from './backend.ts'
 import { flopsOf } from '../compiler/cost.ts'
-import { Trace } from '../graph/operations.ts'
 import { checkData } from '../graph/index-checks.ts'
 import { load } from './load.ts'
 import { NDArray } from '../graph/ndarray.ts'
 import type { Program } from '../compiler/program.ts'
-import { ShapeError, sameShape, showShape, showValue } from '../graph/shape.ts'
+import { ShapeError, showValue } from '../graph/shape.ts'
+import { storagesOf } from './storage.ts'
 import { Tensor } from '../graph/tensor.ts'
-import type { Variable } from './variable.ts'
+import { Trace } from '../graph/trace.ts'
 
 /** Values for a compiled function's inputs, by name; a number is a float32 scalar. */
 export type Inputs = Readonly<Record<string, NDArray | number>>
@@ -15,30 +16,30 @@ export type Inputs = Readonly<Record<string, NDArray | number>>
 /** A function made by compile(). */
 export interface Compiled<Outputs> {
   /**
-   * Runs it, compiling first where no call had inputs of the same shapes. Throws RangeError where an input that is used
-   * as indices has one out of range, such as a target beyond the vocabulary; nothing has been computed or assigned then.
+   * Runs it; compiles first if no earlier call had inputs of the same shapes. Throws RangeError, before anything is
+   * computed, if an input that is used as indices has one out of range, such as a target beyond the vocabulary.
    */
   (inputs?: Inputs): Promise<{ [Name in keyof Outputs]: NDArray }>
-  /** Runs it for what it assigns alone: nothing is computed that only what it returns needs. */
+  /** Runs it only for its assignments: nothing is computed that only its results need. */
   update(inputs?: Inputs): Promise<void>
-  /** Compiles for inputs of these shapes without running, and says what the program takes. */
+  /** Compiles for inputs of these shapes without running, and returns the program's costs. */
   prepare(inputs?: Inputs): Promise<CompiledProgram>
-  /** Runs it step by step, and says what each step took. */
+  /** Runs it step by step, and measures each step. */
   profile(inputs?: Inputs): Promise<StepTime[]>
 }
 
-/** A program for inputs of certain shapes. */
+/** A program for inputs of certain shapes, and its costs. */
 export interface CompiledProgram {
   readonly program: Program
-  /** Bytes of temporaries, beside the variables. */
+  /** Bytes of temporaries, without the variables. */
   readonly temporaryBytes: number
   /** Bytes of the variables that it reads or assigns. */
   readonly variableBytes: number
-  /** Floating-point operations of a run: those of its products. */
+  /** Floating-point operations of a run, counting only its matrix products. */
   readonly flops: number
-  /** Kernels that a run starts. */
+  /** The number of kernels that a run starts. */
   readonly dispatches: number
-  /** Bytes that these read and write. */
+  /** Bytes that these kernels read and write. */
   readonly bytesMoved: number
   /** Milliseconds that tracing and compiling took. */
   readonly compileTime: number
@@ -47,15 +48,14 @@ export interface CompiledProgram {
 interface Prepared extends CompiledProgram {
   readonly executable: Executable
   readonly names: readonly string[]
-  /** Checks data of the inputs. */
+  /** Checks the inputs' data; throws RangeError. */
   readonly check: (data: readonly (Float32Array | Int32Array)[]) => void
 }
 
 /**
- * Makes a function of tensors fast: it is called once for each set of input shapes, with tensors
- * that stand for its inputs, and the graph that it builds is compiled to a program that runs at
- * every call. Tensors that it returns by name come back as arrays; assign() within it takes effect
- * at the end of a call.
+ * Compiles a function of tensors. For each set of input shapes the function is called once, with tensors that stand for
+ * its inputs; the graph that it builds becomes a program, and every call runs that. The tensors that the function returns
+ * by name come back as arrays. assign() within it takes effect at the end of a call.
  */
 export function compile<Outputs extends Readonly<Record<string, Tensor>> | void>(
   body: (inputs: Readonly<Record<string, Tensor>>) => Outputs,
@@ -71,7 +71,7 @@ export function compile<Outputs extends Readonly<Record<string, Tensor>> | void>
     programs.set(key, prepared)
     return prepared
   }
-  // Copies, since a call may have to wait for its turn.
+  // A copy, since the caller may change the data while the call waits for its turn.
   const dataOf = (inputs: Inputs) =>
     Object.entries(inputs).map(([name, value]) => toArray(name, value).data.slice())
   const run = async (inputs: Inputs = {}) => {
@@ -102,21 +102,6 @@ export function compile<Outputs extends Readonly<Record<string, Tensor>> | void>
   return Object.assign(run, { update, prepare: async (inputs: Inputs = {}) => prepare(inputs), profile })
 }
 
-/** Sets what a variable holds after the call that is being traced. Throws outside of compile(), or at the second assignment. */
-export function assign(variable: Variable, value: Tensor): void {
-  const trace = Trace.active
-  if (!trace)
-    throw new Error('assign() works within a function given to compile(); elsewhere use variable.write()')
-  if (trace.assignments.has(variable))
-    throw new Error('assign: this variable has been assigned in this function already')
-  if (!sameShape(variable.shape, value.shape) || variable.dtype !== value.dtype) {
-    throw new ShapeError(
-      `assign: a variable ${variable.dtype} ${showShape(variable.shape)} cannot take ${value.dtype} ${showShape(value.shape)}`,
-    )
-  }
-  trace.assignments.set(variable, value)
-}
-
 function toArray(name: string, value: NDArray | number): NDArray {
   if (typeof value === 'number') return new NDArray(Float32Array.of(value), [])
   if (value instanceof NDArray) return value
@@ -130,7 +115,8 @@ async function prepareProgram(
   arrays: readonly (readonly [string, NDArray])[],
 ): Promise<Prepared> {
   const start = performance.now()
-  const trace = new Trace()
+  const backend = currentBackend()
+  const trace = new Trace(backend)
   const inputs = new Map(
     arrays.map(([name, { shape, dtype }]) => [name, new Tensor({ kind: 'input', name }, [], shape, dtype)]),
   )
@@ -142,8 +128,17 @@ async function prepareProgram(
   const traceTime = performance.now() - start
   const results = outputs.map(([, tensor]) => tensor)
   const order = [...inputs.values()]
-  const checks = trace.indexChecks.map(check => ({ place: order.indexOf(check.input), check }))
-  const { program, executable, variables, compileTime } = await load(results, trace.assignments, order)
+  const checks = trace.indexChecks.map(check => ({
+    place: order.findIndex(input => input === check.input),
+    check,
+  }))
+  const { program, executable, variables, compileTime } = await load(
+    results,
+    trace.assignments,
+    order,
+    backend,
+    storagesOf,
+  )
   return {
     program,
     executable,
@@ -160,7 +155,7 @@ async function prepareProgram(
   }
 }
 
-/** The inputs by name; asking for one that the call did not give throws at the line that asks. */
+/** The inputs by name. Reading one that the call did not give throws at the line that reads it. */
 const named = (inputs: ReadonlyMap<string, Tensor>): Readonly<Record<string, Tensor>> =>
   new Proxy<Record<string, Tensor>>(
     {},

@@ -1,32 +1,32 @@
-/** First values of a network's parameters, each from the seed and the parameter's name. */
+/** Random initial values of a network's parameters. Each depends only on the seed and the parameter's name. */
 import type { Parameters } from './parameters.ts'
 import { randomKey } from '../ops/random.ts'
 import type { Tensor } from '../graph/tensor.ts'
 import { Variable, variable } from './variable.ts'
 
-/** Makes first values out of a random key, as randomNormal does. */
+/** Makes initial values from a random key, such as randomNormal with a given shape. */
 export type Initializer = (key: number) => Tensor
 
-/** A network before its random values are drawn: an initializer stands for each variable that has them. */
+/** A network before it is initialized: an initializer stands for each variable with random values. */
 export type Description =
   Variable | Initializer | readonly Description[] | { readonly [name: string]: Description }
 
-/** What initialize makes of a description: the same object, but each initializer is a variable. */
+/** The network that initialize() returns: as described, with a variable for each initializer. */
 export type Initialized<Described> = Described extends Variable | Initializer
   ? Variable
   : { [Name in keyof Described]: Initialized<Described[Name]> }
 
 /**
- * Makes a network of its description. Each initializer's key follows from the seed (a whole number from 0 to 2^53 - 1)
- * and from the path of its variable, such as 'blocks.0.expand', and from nothing else: another parameter more or less
- * changes no first values but its own. Variables in the description stay as they are.
+ * Makes a network from its description. The key of each initializer depends only on the seed (a whole number from 0 to
+ * 2^53 - 1) and on the path of its variable, such as 'blocks.0.expand', so adding or removing a parameter leaves the
+ * values of all others alone. Variables in the description stay as they are.
  */
 export function initialize<Described extends Description>(
   seed: number,
   described: Described,
 ): Initialized<Described> {
   const network: unknown = make(seed, described, '')
-  // Initialized says in types what `make` does to values.
+  // The type Initialized describes what `make` does.
   return network as Initialized<Described>
 }
 

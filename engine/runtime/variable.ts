@@ -1,21 +1,17 @@
-import { type Backend, type Storage, currentBackend, inTurn } from './backend.ts'
-import { placeVariables } from './load.ts'
+/** Variables: tensors that keep their values between calls. */
+import { currentBackend, inTurn } from './backend.ts'
 import { NDArray } from '../graph/ndarray.ts'
 import { ShapeError, sameShape, showShape, showValue } from '../graph/shape.ts'
+import { type Initial, isStored, setInitial, storagesOf } from './storage.ts'
 import { Tensor } from '../graph/tensor.ts'
 
 /**
- * A tensor that lives in the backend between calls, such as a parameter. In a traced function it
- * stands for its value before the call; assign() gives it the one it has afterwards.
+ * A tensor that the backend stores between calls, such as a parameter. In a traced function it stands for its value
+ * before the call; assign() sets the value that it has after the call.
  */
 export class Variable extends Tensor {
-  /** Values, or a graph that computes them when they are first needed. */
-  readonly initial: NDArray | Tensor
-  /** Its memory, from its first use on; there once it holds the initial values. */
-  home: { readonly backend: Backend; readonly storage: Promise<Storage> } | undefined
-
-  /** Throws ShapeError when the initial values are neither an NDArray nor a Tensor, or bool. */
-  constructor(initial: NDArray | Tensor) {
+  /** Throws ShapeError when the initial values are neither an NDArray nor a Tensor, or are bool. */
+  constructor(initial: Initial) {
     if (!(initial instanceof NDArray || initial instanceof Tensor))
       throw new ShapeError(
         `variable: starts from an array or a tensor, not ${showValue(initial)}; make one with array() or full()`,
@@ -23,19 +19,22 @@ export class Variable extends Tensor {
     if (initial.dtype === 'bool')
       throw new ShapeError('variable: bool cannot be stored; make it a number with toFloat() or toInt()')
     super({ kind: 'variable' }, [], initial.shape, initial.dtype)
-    this.initial = initial
+    setInitial(this, initial)
   }
 
-  /** Its value after all calls so far. */
+  /** Whether a call has used it, read() and write() included: only then does the backend hold values of it. */
+  get isStored(): boolean {
+    return isStored(this)
+  }
+
+  /** Its value after all calls made so far. */
   async read(): Promise<NDArray> {
     const backend = currentBackend()
-    const data = await inTurn(placeVariables([this]), ([storage]) =>
-      backend.read(storage, this.size, this.dtype),
-    )
+    const data = await inTurn(storagesOf([this]), ([storage]) => backend.read(storage, this.size, this.dtype))
     return new NDArray(data, this.shape)
   }
 
-  /** Replaces its value, for all calls from here on. Throws ShapeError when shape or dtype differ. */
+  /** Replaces its value for all later calls. Throws ShapeError when shape or dtype differ. */
   async write(value: NDArray): Promise<void> {
     if (!(value instanceof NDArray)) throw new ShapeError(`write: takes an NDArray, not ${showValue(value)}`)
     if (!sameShape(value.shape, this.shape) || value.dtype !== this.dtype) {
@@ -44,9 +43,9 @@ export class Variable extends Tensor {
       )
     }
     const [backend, data] = [currentBackend(), value.data.slice()]
-    await inTurn(placeVariables([this]), ([storage]) => backend.write(storage, data))
+    await inTurn(storagesOf([this]), ([storage]) => backend.write(storage, data))
   }
 }
 
-/** A variable that starts with these values: an array, or a graph such as randomNormal(...). */
-export const variable = (initial: NDArray | Tensor): Variable => new Variable(initial)
+/** A variable with these initial values: an array, or a graph such as randomNormal(...). */
+export const variable = (initial: Initial): Variable => new Variable(initial)

@@ -120,7 +120,10 @@ export function checkpointsIn(folder: string, warn: (message: string) => void): 
 
 /** Every variable of a run by its name in the file, but what an optimizer has and no compiled function uses. */
 function variablesOf({ network, optimizer }: State) {
-  return [...namedWeights(network), ...parametersOf(optimizer, 'optimizer').filter(([, { home }]) => home)]
+  return [
+    ...namedWeights(network),
+    ...parametersOf(optimizer, 'optimizer').filter(([, { isStored }]) => isStored),
+  ]
 }
 
 async function restore(state: State, { at }: Notes, path: string): Promise<void> {

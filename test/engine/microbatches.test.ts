@@ -85,6 +85,6 @@ test('a piece goes forward and back before the next one: memory is that of one',
   assert.ok((await bytes(8)) < 0.25 * whole)
 })
 
-test('no more pieces than rows', async () => {
-  await assert.rejects(step(4).prepare(batch(3, 8)), /inPieces: 3 rows are no 4 pieces/)
+test('no more microbatches than rows', async () => {
+  await assert.rejects(step(4).prepare(batch(3, 8)), /inMicrobatches: 3 rows are too few for 4/)
 })

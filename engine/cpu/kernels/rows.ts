@@ -1,7 +1,7 @@
 import type { DType } from '../../graph/operations.ts'
 import type { Access, Buffer, RowProgram, RowValue } from '../../compiler/program.ts'
 import { Code, Elementwise, constant } from './elementwise.ts'
-import { hash } from './hash.ts'
+import { hash } from '../../compiler/hash.ts'
 import type { Kernel } from './kernel.ts'
 
 /** Where an operand's first element is. */

@@ -1,5 +1,5 @@
 import { costOf } from '../../../compiler/cost.ts'
-import { hash } from '../../../cpu/kernels/hash.ts'
+import { hash } from '../../../compiler/hash.ts'
 import type { BinaryName, DType, UnaryName } from '../../../graph/operations.ts'
 import type { Access, Buffer, RowProgram, RowValue } from '../../../compiler/program.ts'
 import { Elementwise, type Lanes, valueType } from '../elementwise.ts'
