@@ -1,18 +1,15 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { attentionBackward, attentionForward } from '../../engine/cpu/kernels/attention.ts'
+import { attentionBackward } from '../../engine/cpu/kernels/attention/backward.ts'
+import { attentionForward } from '../../engine/cpu/kernels/attention/forward.ts'
 import type { Kernel } from '../../engine/cpu/kernels/kernel.ts'
 import { compileOptimized, isRevectorizing } from '../../engine/cpu/runtime/flags.js'
 import { chooseMicroKernel } from '../../engine/cpu/runtime/probe.ts'
-import {
-  type MatmulPlan,
-  matmulKernel,
-  matmulPlan,
-  type MicroKernel,
-  packedFloats,
-  packKernel,
-} from '../../engine/cpu/kernels/matmul.ts'
-import { fewRows, matrixVectorKernel } from '../../engine/cpu/kernels/matrix-vector.ts'
+import { matmulKernel } from '../../engine/cpu/kernels/matmul/matmul.ts'
+import { fewRows, matrixVectorKernel } from '../../engine/cpu/kernels/matmul/matrix-vector.ts'
+import type { MicroKernel } from '../../engine/cpu/kernels/matmul/micro-kernel.ts'
+import { packKernel, packedFloats } from '../../engine/cpu/kernels/matmul/packing.ts'
+import { type Tiling, chooseTiling } from '../../engine/cpu/kernels/matmul/tiling.ts'
 
 // Every kernel beside plain JavaScript in doubles. Run again with HLB_SIMD=128 to test without AVX2.
 isRevectorizing()
@@ -80,16 +77,16 @@ interface Product {
   k: number
   transposeA: boolean
   transposeB: boolean
-  residual: boolean
+  addend: boolean
   batch: number
-  plan?: MatmulPlan
+  plan?: Tiling
 }
 
 function testProduct(product: Product, tile: MicroKernel): void {
-  const { m, n, k, transposeA, transposeB, residual, batch } = product
+  const { m, n, k, transposeA, transposeB, addend, batch } = product
   const what = JSON.stringify([product, tile])
   const machine = new Machine()
-  const plan = product.plan ?? matmulPlan({ m, n, k, transposeA, transposeB, batch, usesOfB: 1 }, tile, 4)
+  const plan = product.plan ?? chooseTiling({ m, n, k, transposeA, transposeB, batch, usesOfB: 1 }, tile, 4)
   const [rowsA, columnsA] = transposeA ? [k, m] : [m, k]
   const [rowsB, columnsB] = transposeB ? [n, k] : [k, n]
   // Every matrix is a view into a wider one.
@@ -103,7 +100,7 @@ function testProduct(product: Product, tile: MicroKernel): void {
   for (let q = 0; q < batch; q++) {
     for (let i = 0; i < m; i++) {
       for (let j = 0; j < n; j++) {
-        let sum = residual ? from[(q * m + i) * rowStrideR + j] : 0
+        let sum = addend ? from[(q * m + i) * rowStrideR + j] : 0
         for (let p = 0; p < k; p++) {
           const [ra, ca] = transposeA ? [p, i] : [i, p]
           const [rb, cb] = transposeB ? [j, p] : [p, j]
@@ -132,12 +129,12 @@ function testProduct(product: Product, tile: MicroKernel): void {
     transposeA,
     rowStrideA,
     rowStrideC,
-    residual: residual ? { rowStride: rowStrideR, batchStride: m * rowStrideR } : undefined,
+    addend: addend ? { rowStride: rowStrideR, batchStride: m * rowStrideR } : undefined,
   }
   const strides = { count: batch, strideA: rowsA * rowStrideA, strideC: m * rowStrideC }
   const before = c.slice()
   machine.run(pack, b, packed)
-  const others = residual ? [from] : []
+  const others = addend ? [from] : []
   machine.run(matmulKernel({ ...shape, batch: strides }, plan, tile), a, packed, c, ...others)
   assertClose(c, want, what)
 
@@ -168,13 +165,13 @@ function testProduct(product: Product, tile: MicroKernel): void {
 
 for (const tile of tiles) {
   test(`matrix products, tile ${tile.rows}x${tile.columns}${tile.fma ? '' : ' without FMA'}`, () => {
-    const all = { transposeA: false, transposeB: false, residual: false, batch: 1 }
+    const all = { transposeA: false, transposeB: false, addend: false, batch: 1 }
     testProduct({ ...all, m: 48, n: 32, k: 64 }, tile)
     testProduct({ ...all, m: 1, n: 1, k: 1 }, tile)
     for (const transposeA of [false, true]) {
       for (const transposeB of [false, true]) {
-        for (const residual of [false, true]) {
-          const flags = { transposeA, transposeB, residual }
+        for (const addend of [false, true]) {
+          const flags = { transposeA, transposeB, addend }
           testProduct({ ...flags, batch: 1, m: 101, n: 67, k: 401 }, tile)
           testProduct({ ...flags, batch: 3, m: 13, n: 7, k: 10 }, tile)
           for (const [m, n, k] of [
@@ -205,7 +202,7 @@ test('a product may accumulate in place, and is the same whatever its row and co
     machine.random(k * n),
     machine.random(packedFloats(k, n, tile)),
   ]
-  const shape = { m, n, k, transposeA: false, rowStrideA: k, rowStrideC: n, residual: { rowStride: n } }
+  const shape = { m, n, k, transposeA: false, rowStrideA: k, rowStrideC: n, addend: { rowStride: n } }
   machine.run(packKernel({ k, n, rowStride: n, transposed: false }, 40, 8, tile), b, packed)
   const start = machine.random(m * n)
   const results = [

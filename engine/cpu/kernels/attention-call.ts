@@ -1,7 +1,8 @@
 import { type Attention, type View, attentionOperands, attentionResults } from '../../compiler/program.ts'
-import { attentionBackward, attentionForward } from './attention.ts'
+import { attentionBackward } from './attention/backward.ts'
+import { attentionForward } from './attention/forward.ts'
 import type { Kernel } from './kernel.ts'
-import type { MicroKernel } from './matmul.ts'
+import type { MicroKernel } from './matmul/micro-kernel.ts'
 
 /** The kernel of an attention instruction, by what writes it and a key that is equal for equal ones, and its operands. */
 export function attentionCall(

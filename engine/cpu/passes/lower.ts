@@ -4,25 +4,20 @@ import type { Pausing } from '../../compiler/pauses.ts'
 import { Buffer, type Instruction, type Matmul, type Program, type Work } from '../../compiler/program.ts'
 import { attentionCall } from '../kernels/attention-call.ts'
 import { type SplitInstruction, splitColumns } from './column-layout.ts'
-import type { Kernel } from '../kernels/kernel.ts'
-import { fewRows, matrixVectorKernel, mostDepth } from '../kernels/matrix-vector.ts'
-import {
-  type MatmulPlan,
-  type MatmulShape,
-  type MicroKernel,
-  kBlockOf,
-  matmulKernel,
-  matmulPlan,
-  packKernel,
-  packedFloats,
-} from '../kernels/matmul.ts'
-import { type Operand, rowKernel, rowKey, rowOperands } from '../kernels/rows.ts'
+import type { Kernel, KernelOperand } from '../kernels/kernel.ts'
+import { type MatmulShape, matmulKernel } from '../kernels/matmul/matmul.ts'
+import { fewRows, matrixVectorKernel, mostDepth } from '../kernels/matmul/matrix-vector.ts'
+import type { MicroKernel } from '../kernels/matmul/micro-kernel.ts'
+import { packKernel, packedFloats } from '../kernels/matmul/packing.ts'
+import { type Tiling, chooseTiling, kBlockOf } from '../kernels/matmul/tiling.ts'
+import { rowKey, rowOperands } from '../kernels/rows/operands.ts'
+import { rowKernel } from '../kernels/rows/row-kernel.ts'
 import { scatterKernel } from '../kernels/scatter.ts'
 
 /** A kernel with its operands, and the buffers that it reads and writes. */
 export interface Call extends Cost {
   readonly kernel: Kernel
-  readonly operands: readonly Operand[]
+  readonly operands: readonly KernelOperand[]
   readonly reads: readonly Buffer[]
   readonly writes: readonly Buffer[]
   /** Calls that have the same one here write apart from each other, if to the same buffer. */
@@ -128,12 +123,12 @@ class Lowering {
       k,
       rowStrideA: a.rowStride,
       rowStrideC: c.rowStride,
-      ...(addend && { residual: { rowStride: addend.rowStride, batchStride: addend.batchStride } }),
+      ...(addend && { addend: { rowStride: addend.rowStride, batchStride: addend.batchStride } }),
     }
     const strides = { count: batch, strideA: a.batchStride, strideC: c.batchStride }
     // Where B is read as it is stored.
     const asStored = batch > 1 ? { batch: { ...strides, strideB: b.batchStride } } : {}
-    const operands = (right: Operand) => [a, right, c, ...(addend ? [addend] : [])]
+    const operands = (right: KernelOperand) => [a, right, c, ...(addend ? [addend] : [])]
     const reads = (right: Buffer) => [a.buffer, right, ...(addend ? [addend.buffer] : [])]
     // Of a single row whose elements are neighbours it is the same whether it counts as transposed.
     if (m <= fewRows && k <= mostDepth(b.transposed) && (!a.transposed || (m === 1 && a.rowStride === 1))) {
@@ -150,7 +145,7 @@ class Lowering {
           columnBlock: Math.ceil(n / tile.columns) * tile.columns,
           packsB: false,
         }
-      : matmulPlan(
+      : chooseTiling(
           {
             m,
             n,
@@ -176,7 +171,7 @@ class Lowering {
     return { kernel, operands: operands({ buffer: packedB, offset: 0 }), reads: reads(packedB) }
   }
 
-  private product(shape: MatmulShape, plan: MatmulPlan): Kernel {
+  private product(shape: MatmulShape, plan: Tiling): Kernel {
     return this.kernel(['product', shape, plan], () => matmulKernel(shape, plan, this.tile))
   }
 

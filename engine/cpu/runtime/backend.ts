@@ -7,12 +7,11 @@ import { assemble, kernelModule } from './assemble.ts'
 import { availableBytes, checkAddresses } from './available.ts'
 import { barrierBytes, dispatcherWat } from './dispatcher.ts'
 import { isRevectorizing } from './flags.js'
-import type { Kernel } from '../kernels/kernel.ts'
+import type { Kernel, KernelOperand } from '../kernels/kernel.ts'
 import { lower } from '../passes/lower.ts'
-import type { MicroKernel } from '../kernels/matmul.ts'
+import type { MicroKernel } from '../kernels/matmul/micro-kernel.ts'
 import { SharedMemory } from './memory.ts'
 import { type Candidate, chooseMicroKernel } from './probe.ts'
-import type { Operand } from '../kernels/rows.ts'
 import { type Step, scheduleBarriers, workOf } from '../passes/barriers.ts'
 import { Threads } from './threads.ts'
 
@@ -51,7 +50,7 @@ class CpuStorage {
 interface LaidOut {
   readonly program: number
   readonly counters: number
-  readonly write: (addressOf: (operand: Operand) => number) => void
+  readonly write: (addressOf: (operand: KernelOperand) => number) => void
 }
 
 /** What the backend is made of. */
@@ -122,7 +121,7 @@ export class CpuBackend implements Backend {
     const variables = new Map(program.variables.map((buffer, i) => [buffer.variable, addressOf(storages[i])]))
     // Where the arena was when the last run began; it may move while one is under way.
     let arena = -1
-    const addressIn = ({ buffer, offset }: Operand): number => {
+    const addressIn = ({ buffer, offset }: KernelOperand): number => {
       const { allocation } = buffer
       const start = allocation.variable
         ? variables.get(allocation.variable)
@@ -230,7 +229,7 @@ export class CpuBackend implements Backend {
     const program = this.memory.allocate((1 + steps.length * 3 + calls.length * 2) * 4)
     const counters = this.memory.allocate(steps.length * 4)
     const operands = this.memory.allocate(calls.reduce((sum, call) => sum + call.operands.length, 0) * 4)
-    const write = (addressOf: (operand: Operand) => number) => {
+    const write = (addressOf: (operand: KernelOperand) => number) => {
       const list = [steps.length]
       const addresses: number[] = []
       for (const { phase, barrier } of steps) {

@@ -1,4 +1,6 @@
-import { type MicroKernel, matmulKernel, packKernel, packedFloats } from '../kernels/matmul.ts'
+import { matmulKernel } from '../kernels/matmul/matmul.ts'
+import type { MicroKernel } from '../kernels/matmul/micro-kernel.ts'
+import { packKernel, packedFloats } from '../kernels/matmul/packing.ts'
 
 /** A tile of the matrix product, how fast it was on one thread, and whether its product was right. */
 export interface Candidate {

@@ -1,5 +1,10 @@
-import type { Kernel } from './kernel.ts'
-import { type MatmulShape, longDepth, roundUp } from './matmul.ts'
+/**
+ * Products of a few rows with a matrix, as in a network that processes one token at a time. There is too little
+ * arithmetic to pay for packing: all that counts is to read the matrix once, as it is stored.
+ */
+import type { Kernel } from '../kernel.ts'
+import type { MatmulShape } from './matmul.ts'
+import { longestSum, roundUp } from './micro-kernel.ts'
 import {
   add,
   advance,
@@ -12,46 +17,41 @@ import {
   remainder,
   repeat,
   shuffle,
-} from './wat.ts'
+} from '../wat.ts'
 
-/**
- * Products of a few rows with a matrix, such as those of a network that takes one token at a time. There is
- * too little arithmetic to be worth any packing: all that counts is to read the matrix once, as it lies.
- */
-
-/** The most rows of A for which this is faster than to pack B. */
+/** The most rows of A for which this is faster than packing B. */
 export const fewRows = 4
 
 /**
- * The most k: nothing here has sums of its own for blocks of k, as long sums need. Dot products of rows are eight sums
- * side by side.
+ * The most k: these kernels have no partial sums for blocks of k, which longer sums need. A dot product of rows is eight
+ * interleaved sums.
  */
-export const mostDepth = (transposeB: boolean): number => (transposeB ? pair : 1) * longDepth
+export const mostDepth = (transposeB: boolean): number => (transposeB ? pair : 1) * longestSum
 
-/** A is row-major. */
+/** The shape of a product with few rows. A is row-major. */
 export interface MatrixVectorShape extends Omit<MatmulShape, 'transposeA'> {
   /** B is stored [n, k] instead of [k, n]. */
   readonly transposeB: boolean
   readonly rowStrideB: number
 }
 
-/** Floats in two vectors side by side, which the revectorizer joins. */
+/** Floats in two neighbouring vectors, which the revectorizer joins. */
 const pair = 8
-/** Rows of B that are read side by side. */
+/** Rows of B that are read at the same time. */
 const group = 4
-/** How much of B is fetched ahead: part of the L1 cache. */
+/** How many bytes of B are prefetched: part of the L1 cache. */
 const prefetchBytes = 3 * 2 ** 12
 
 /**
- * C[m,n] = A[m,k]·B[k,n] (+ residual[m,n]) in float32 for a few rows of A.
- * Operands: a, b, c, and the residual if there is one, which may be c itself. An item is a block of columns of
- * C, in all rows; how many there are depends on the threads, but the order of each sum on k alone.
+ * C[m,n] = A[m,k]·B[k,n] (+ addend[m,n]) in float32 for a few rows of A.
+ * Operands: a, b, c, and the addend if there is one, which may be c itself. An item computes a block of columns of C in
+ * all rows. The number of items depends on the threads, but the order of each sum depends on k alone.
  */
 export function matrixVectorKernel(shape: MatrixVectorShape, threads: number, fma: boolean): Kernel {
-  const { m, n, k, transposeB, rowStrideA, rowStrideB, rowStrideC, residual } = shape
+  const { m, n, k, transposeB, rowStrideA, rowStrideB, rowStrideC, addend } = shape
   const batch = shape.batch ?? { count: 1, strideA: 0, strideC: 0 }
   const strideB = shape.batch?.strideB ?? 0
-  const fromBatchStride = residual?.batchStride ?? batch.strideC
+  const addendBatchStride = addend?.batchStride ?? batch.strideC
   const columnBlock = transposeB ? rowsInBlock(n, k, threads) : columnsInBlock(n, threads)
   const blocks = Math.ceil(n / columnBlock)
   const name = [
@@ -61,7 +61,7 @@ export function matrixVectorKernel(shape: MatrixVectorShape, threads: number, fm
     rowStrideA,
     rowStrideB,
     rowStrideC,
-    ...(residual ? ['r', residual.rowStride, fromBatchStride] : []),
+    ...(addend ? ['r', addend.rowStride, addendBatchStride] : []),
     ...(shape.batch ? ['b', batch.count, batch.strideA, strideB, batch.strideC] : []),
     columnBlock,
   ].join('_')
@@ -81,19 +81,19 @@ export function matrixVectorKernel(shape: MatrixVectorShape, threads: number, fm
       ${operand(0, batch.strideA, 0)}
       ${operand(1, strideB, transposeB ? rowStrideB : 1)}
       ${operand(2, batch.strideC, 1)}
-      ${residual ? operand(3, fromBatchStride, 1) : '(i32.const 0)'}
+      ${addend ? operand(3, addendBatchStride, 1) : '(i32.const 0)'}
       ${min(`(i32.sub (i32.const ${n}) (local.get $column))`, columnBlock)}
       (local.get $scratch)))`
   const scratchBytes = transposeB ? Math.min(m, 2) * group * pair * 4 : 0
   return { name, wat, items: batch.count * blocks, scratchBytes }
 }
 
-/** 64 KiB of B, or less where the threads would have little to share. */
+/** Rows of B in a block: 64 KiB, or less if there would be too few blocks for the threads. */
 function rowsInBlock(n: number, k: number, threads: number): number {
   return roundUp(Math.max(1, Math.min(2 ** 14 / k, n / (4 * threads))), group)
 }
 
-/** Pieces of rows of B that are long enough to be read at full speed. */
+/** Columns in a block: enough of each row of B to read it at full speed. */
 function columnsInBlock(n: number, threads: number): number {
   return roundUp(Math.max(64, Math.min(1024, n / (4 * threads))), pair)
 }
@@ -103,29 +103,29 @@ const blockHeader = `(param $a i32) (param $b i32) (param $c i32) (param $from i
 
 const get = (local: string) => `(local.get $${local})`
 const set = (local: string, value: string) => `(local.set $${local} ${value})`
-/** A v128 from so many floats after an address. */
+/** Loads a v128 from `at` floats after an address. */
 const load = (address: string, at: number, type = 'load') =>
   `(v128.${type} offset=${at * 4} align=4 ${get(address)})`
 const addProduct = (fma: boolean, sum: string, a: string, b: string) =>
   set(sum, multiplyAdd(fma, get(a), get(b), get(sum)))
-/** The texts for both vectors of a pair. */
+/** The text for each of the two vectors of a pair. */
 const both = (text: (half: number) => string) => repeat(2, text)
 
-/** The block of a B that is stored [n, k]: dot products of rows, of four rows of B at a time. */
+/** The functions for a B that is stored [n, k]: dot products with four rows of B at a time. */
 function dotFunctions(name: string, shape: MatrixVectorShape, fma: boolean): string {
-  const { m, n, k, rowStrideA, rowStrideB, rowStrideC, residual } = shape
+  const { m, n, k, rowStrideA, rowStrideB, rowStrideC, addend } = shape
   const rest = n % group
-  // Two rows of A at a time: that many sums fit the registers.
+  // The sums of two rows of A fit in the registers.
   const heights = Array.from({ length: Math.ceil(m / 2) }, (_, i) => Math.min(2, m - 2 * i))
   const dots = (count: number) =>
     repeat(
       heights.length,
       i => `(call $${name}.dots${heights[i]}x${count}
         ${add('a', 2 * i * rowStrideA * 4)} (local.get $b) ${add('c', 2 * i * rowStrideC * 4)}
-        ${add('from', 2 * i * (residual?.rowStride ?? 0) * 4)} (local.get $scratch))`,
+        ${add('from', 2 * i * (addend?.rowStride ?? 0) * 4)} (local.get $scratch))`,
     )
   const counts = [...(n >= group ? [group] : []), ...(rest > 0 ? [rest] : [])]
-  // Of longer rows the processor itself fetches enough ahead.
+  // The processor itself prefetches longer rows.
   const ahead = Math.floor(prefetchBytes / (group * k * 4)) * group
   const prefetch =
     ahead > 0
@@ -155,10 +155,10 @@ function dotFunctions(name: string, shape: MatrixVectorShape, fma: boolean): str
     ${rest > 0 ? `(if (local.get $columns) (then ${dots(rest)}))` : ''})`
 }
 
-/** `(func $name a b c from scratch)`: the products of some rows of A with `count` rows of B, up to four. */
+/** `(func $name a b c from scratch)`: the dot products of `rows` rows of A with `count` rows of B, at most four. */
 function dotFunction(
   name: string,
-  { k, rowStrideA, rowStrideB, rowStrideC, residual }: MatrixVectorShape,
+  { k, rowStrideA, rowStrideB, rowStrideC, addend }: MatrixVectorShape,
   rows: number,
   count: number,
   fma: boolean,
@@ -168,21 +168,21 @@ function dotFunction(
   const operands = (at: number, half: number, type = 'load') => `
       ${repeat(rows, row => set(`a${row}_${half}`, load('a', row * rowStrideA + at, type)))}
       ${repeat(count, of => set(`b${of}_${half}`, load('b', of * rowStrideB + at, type)))}`
-  // What is left of k has sums of its own: those of the loop become 256-bit only if all of them are pairs.
+  // The last k % 8 steps have separate sums: the loop's sums become 256-bit only if all of them are pairs.
   const leftover = (at: number, type: string) => `${operands(at, 0, type)}
       ${each((row, of) => addProduct(fma, `rest${row}_${of}`, `a${row}_0`, `b${of}_0`))}`
   const place = (row: number, of: number, half: number) => (row * count + of) * pair + 4 * half
   const kept = (row: number, of: number, half: number) => load('scratch', place(row, of, half))
   const store = (row: number) => {
-    const from = row * (residual?.rowStride ?? 0)
+    const from = row * (addend?.rowStride ?? 0)
     if (count === group) {
-      const sum = residual ? `(f32x4.add ${load('from', from)} (local.get $total))` : '(local.get $total)'
+      const sum = addend ? `(f32x4.add ${load('from', from)} (local.get $total))` : '(local.get $total)'
       return `(v128.store offset=${row * rowStrideC * 4} align=4 (local.get $c) ${sum})`
     }
     return repeat(count, of => {
       const total = `(f32x4.extract_lane ${of} (local.get $total))`
       const before = `(f32.load offset=${(from + of) * 4} (local.get $from))`
-      const sum = residual ? `(f32.add ${before} ${total})` : total
+      const sum = addend ? `(f32.add ${before} ${total})` : total
       return `(f32.store offset=${(row * rowStrideC + of) * 4} (local.get $c) ${sum})`
     })
   }
@@ -226,7 +226,7 @@ function dotFunction(
     )})`
 }
 
-/** Sets a local to the sum of two choices from the lanes of two others. */
+/** Sets a local to the sum of two shuffles of two other locals. */
 function addLanes(
   sum: string,
   first: readonly number[],
@@ -237,14 +237,14 @@ function addLanes(
   return set(sum, `(f32x4.add ${shuffle(first, a, b)} ${shuffle(second, a, b)})`)
 }
 
-/** The block of a B that is stored [k, n]: the rows of C grow by multiples of B's, four of these at a time. */
+/** The functions for a B that is stored [k, n]: they add multiples of its rows to the rows of C, four rows at a time. */
 function sumFunctions(name: string, shape: MatrixVectorShape, fma: boolean): string {
-  const { m, k, rowStrideB, rowStrideC, residual } = shape
+  const { m, k, rowStrideB, rowStrideC, addend } = shape
   const rest = k % group
   const begin = (row: number) => {
     const to = add('c', row * rowStrideC * 4)
-    return residual
-      ? `(memory.copy ${to} ${add('from', row * residual.rowStride * 4)} (local.get $bytes))`
+    return addend
+      ? `(memory.copy ${to} ${add('from', row * addend.rowStride * 4)} (local.get $bytes))`
       : `(memory.fill ${to} (i32.const 0) (local.get $bytes))`
   }
   const addRows = (count: number) =>
@@ -266,7 +266,7 @@ function sumFunctions(name: string, shape: MatrixVectorShape, fma: boolean): str
     ${rest > 0 ? addRows(rest) : ''})`
 }
 
-/** `(func $name a b c bytes)`: adds to each row of C `count` rows of B, each times its element of A's row. */
+/** `(func $name a b c bytes)`: adds `count` rows of B to each row of C, each times the matching element of A's row. */
 function addFunction(
   name: string,
   { m, n, rowStrideA, rowStrideB, rowStrideC }: MatrixVectorShape,
@@ -275,7 +275,7 @@ function addFunction(
 ): string {
   const each = (text: (row: number, of: number) => string) =>
     repeat(m, row => repeat(count, of => text(row, of)))
-  // All loads, all arithmetic, then the stores side by side: what the revectorizer joins.
+  // The revectorizer joins operations if all loads come first, then the arithmetic, then the stores.
   const steps = (floats: number, loading: string, storing: string) => {
     const halves = (text: (half: number) => string) => repeat(floats === pair ? 2 : 1, text)
     return `
