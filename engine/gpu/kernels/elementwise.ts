@@ -9,6 +9,10 @@ export function valueType(dtype: DType, lanes: Lanes): string {
   return lanes === 1 ? scalar : `vec${lanes}<${scalar}>`
 }
 
+/** A scalar in every lane of a vector. */
+export const splat = (scalar: string, dtype: DType, lanes: Lanes): string =>
+  lanes === 1 ? scalar : `${valueType(dtype, lanes)}(${scalar})`
+
 /** A float as a WGSL literal, which must be finite. */
 const float = (value: number): string => {
   const text = `${Math.abs(Math.fround(value))}f`
