@@ -1,7 +1,4 @@
-import type { Target } from '../kernels/kernel.ts'
-
-/** float32 throughout, or f16 for what products read. */
-export type Precision = 'f32' | 'f16'
+import type { Precision, Target } from '../kernels/kernel.ts'
 
 /** A GPU that was asked for is not there, or has gone. The message says so, and after its last colon what to do. */
 export class GpuError extends Error {

@@ -1,6 +1,7 @@
 import { costOf } from '../../../compiler/cost.ts'
 import type { Matmul } from '../../../compiler/program.ts'
-import { type Bindings, type Dispatch, type Kernel, type Target, type TypeOf, bytesOf } from '../kernel.ts'
+import type { Bindings } from '../bindings.ts'
+import { type Dispatch, type Kernel, type Target, type TypeOf, bytesOf } from '../kernel.ts'
 import { matricesKernel } from './subgroup-matrix.ts'
 import { numbersKernel } from './scalar.ts'
 import { flippedProduct } from './operands.ts'

@@ -1,5 +1,6 @@
 import type { Matmul, Matrix } from '../../../compiler/program.ts'
-import type { Bindings, ElementType, TypeOf } from '../kernel.ts'
+import type { Bindings } from '../bindings.ts'
+import type { ElementType, TypeOf } from '../kernel.ts'
 
 /** How many elements a kernel reads or writes at once. */
 export type Lanes = 1 | 2 | 4

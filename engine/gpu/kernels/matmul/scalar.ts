@@ -1,5 +1,7 @@
 import type { Matmul } from '../../../compiler/program.ts'
-import { Bindings, type Kernel, type Target, type TypeOf, shader } from '../kernel.ts'
+import { Bindings } from '../bindings.ts'
+import type { Kernel, Target, TypeOf } from '../kernel.ts'
+import { shader } from '../shader.ts'
 import { type Operand, bindOperands, storeFunction, typeNames } from './operands.ts'
 import { type MatmulPlan, numberThreads, threadExtent } from './tiling.ts'
 import { fetchFunctions, tileGrid } from './tile.ts'

@@ -1,5 +1,7 @@
 import { Buffer, type Matmul, type Matrix } from '../../../compiler/program.ts'
-import { Bindings, type Dispatch, type Target, type TypeOf, bytesOf, shader } from '../kernel.ts'
+import { Bindings } from '../bindings.ts'
+import { type Dispatch, type Target, type TypeOf, bytesOf } from '../kernel.ts'
+import { shader } from '../shader.ts'
 import { bindResult, storeFunction } from './operands.ts'
 
 /** Invocations in a workgroup. */

@@ -1,5 +1,7 @@
 import type { Matmul, Matrix } from '../../../compiler/program.ts'
-import { Bindings, type Kernel, type Target, type TypeOf, shader } from '../kernel.ts'
+import { Bindings } from '../bindings.ts'
+import type { Kernel, Target, TypeOf } from '../kernel.ts'
+import { shader } from '../shader.ts'
 import { type Operand, bindOperands, converted, plus, stridesOf, times, typeNames } from './operands.ts'
 import { fetchFunctions } from './tile.ts'
 import { lines, range } from '../wgsl.ts'

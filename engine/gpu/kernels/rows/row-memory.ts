@@ -2,7 +2,7 @@
 import type { Access, Buffer, RowProgram } from '../../../compiler/program.ts'
 import type { DType } from '../../../graph/operations.ts'
 import { type Lanes, splat, valueType } from '../elementwise.ts'
-import type { Bindings } from '../kernel.ts'
+import type { Bindings } from '../bindings.ts'
 import type { Code } from './code.ts'
 import { type RowPlan, vectorAllocations } from './row-plan.ts'
 
