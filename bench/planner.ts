@@ -1,5 +1,5 @@
 import type { Backend, Executable } from '../engine/runtime/backend.ts'
-import type { Precision } from '../engine/gpu/runtime/device.ts'
+import type { Precision } from '../engine/gpu/kernels/kernel.ts'
 import type { Target } from '../engine/gpu/kernels/kernel.ts'
 import { type DeviceProgram, logitsAtOnce, planProgram } from '../engine/gpu/passes/device-program.ts'
 import { Pipelines } from '../engine/gpu/runtime/pipelines.ts'

@@ -2,14 +2,9 @@ import assert from 'node:assert/strict'
 import { after, test } from 'node:test'
 import { attentionDispatches } from '../../engine/gpu/kernels/attention/attention.ts'
 import { GpuError, type OpenDevice, openDevice } from '../../engine/gpu/runtime/device.ts'
-import {
-  type Dispatch,
-  type ElementType,
-  type Target,
-  bytesOf,
-  dimensionsOf,
-} from '../../engine/gpu/kernels/kernel.ts'
-import { storedBytes } from '../../engine/gpu/runtime/memory.ts'
+import { type Dispatch, type ElementType, type Target, bytesOf } from '../../engine/gpu/kernels/kernel.ts'
+import { dimensionsOf } from '../../engine/gpu/kernels/shader.ts'
+import { storedBytes } from '../../engine/gpu/kernels/kernel.ts'
 import { Pipelines } from '../../engine/gpu/runtime/pipelines.ts'
 import { type Attention, Buffer, type View } from '../../engine/compiler/program.ts'
 import { testGpu } from '../support/strict-gpu.ts'

@@ -1,12 +1,8 @@
 import { after } from 'node:test'
 import { GpuError, type OpenDevice, openDevice } from '../../engine/gpu/runtime/device.ts'
-import {
-  type Dispatch,
-  type ElementType,
-  type Target,
-  dimensionsOf,
-} from '../../engine/gpu/kernels/kernel.ts'
-import { storedBytes } from '../../engine/gpu/runtime/memory.ts'
+import type { Dispatch, ElementType, Target } from '../../engine/gpu/kernels/kernel.ts'
+import { dimensionsOf } from '../../engine/gpu/kernels/shader.ts'
+import { storedBytes } from '../../engine/gpu/kernels/kernel.ts'
 import { Pipelines } from '../../engine/gpu/runtime/pipelines.ts'
 import type { Buffer } from '../../engine/compiler/program.ts'
 import { testGpu } from './strict-gpu.ts'

@@ -1,15 +1,20 @@
+// Elementwise operations in WGSL. Functions that WGSL has not, or not exactly enough, are written out here.
 import type { BinaryName, DType, UnaryName } from '../../graph/operations.ts'
 
-/** How many neighbouring elements an expression stands for: a scalar, or a vector. */
+/** The number of neighbouring elements that an expression computes: a scalar's, or a vector's. */
 export type Lanes = 1 | 2 | 4
 
-/** The WGSL type of so many values. */
+/** The WGSL type of a scalar or vector. */
 export function valueType(dtype: DType, lanes: Lanes): string {
   const scalar = dtype === 'float32' ? 'f32' : dtype === 'int32' ? 'i32' : 'bool'
   return lanes === 1 ? scalar : `vec${lanes}<${scalar}>`
 }
 
-/** A float as a WGSL literal, which must be finite. */
+/** A scalar in every lane of a vector. */
+export const splat = (scalar: string, dtype: DType, lanes: Lanes): string =>
+  lanes === 1 ? scalar : `${valueType(dtype, lanes)}(${scalar})`
+
+/** A finite float as a WGSL literal. */
 const float = (value: number): string => {
   const text = `${Math.abs(Math.fround(value))}f`
   return value < 0 ? `(-${text})` : text
@@ -19,12 +24,12 @@ const float = (value: number): string => {
 const polynomial = (x: string, coefficients: readonly number[]): string =>
   coefficients.map(float).reduce((sum, coefficient) => `(${sum} * ${x} + ${coefficient})`)
 
-/** 1 / 2π in words of 32 bits, after one for its whole part. */
+/** 1 / 2π in words of 32 bits. The first word is its integer part. */
 const wordsOfReciprocal = [
   0x00000000, 0x28be60db, 0x9391054a, 0x7f09d5f4, 0x7d4d3770, 0x36d8a566, 0x4f10e410, 0x7f9458ea,
 ]
 
-/** In the place of a vector of indices from 0 to 4, the words that come so many places after these. */
+/** For a vector of indices from 0 to 4, the words at these indices + after. */
 const wordAt = (indices: string, after: number): string =>
   [3, 2, 1, 0].reduce(
     (others, i) => `select(${others}, ${word(i + after)}, ${indices} == $U(${i}u))`,
@@ -34,10 +39,9 @@ const wordAt = (indices: string, after: number): string =>
 const word = (index: number): string => `$U(${wordsOfReciprocal[index]}u)`
 
 /**
- * sin(x + shift·π) for a shift of 0 or ½: the nearest multiple of π is taken off in three parts. Where x is large, it is
- * taken off in whole numbers (Payne & Hanek 1983): x is m · 2^e with a whole m of 24 bits, and of 1 / 2π those 96 bits
- * are taken whose products with x are below one turn and count. Of the product, upper and lower are the first 64 bits of
- * what is left of a turn.
+ * sin(x + shift·π) for a shift of 0 or ½. The nearest multiple of π is subtracted in three parts. For large x, the
+ * remainder is computed in integers (Payne & Hanek 1983): x is m · 2^e with an integer m of 24 bits, and m is multiplied
+ * with the 96 bits of 1 / 2π that matter for the fraction of a turn. upper and lower are the first 64 bits of that fraction.
  */
 const sine = (shift: 0 | 0.5): string => `
   var n = round(x * ${float(1 / Math.PI)} + ${float(shift)});
@@ -85,7 +89,7 @@ const sine = (shift: 0 | 0.5): string => `
   let value = r * (1f + s * ${polynomial('s', [-2.3889859e-8, 2.7525562e-6, -1.9840874e-4, 8.333331e-3, -1.6666667e-1])});
   return bitcast<$F>(bitcast<$U>(value) ^ (odd << $U(31u)));`
 
-/** Of Cephes (S. Moshier): logf.c's log(1 + f) for a mantissa 1 + f between √½ and √2, and expf.c's exp(r). */
+/** From Cephes (S. Moshier): logf.c's log(1 + f) for a mantissa 1 + f between √½ and √2, and expf.c's exp(r). */
 const logPolynomial = [
   7.0376836292e-2, -0.1151461031, 0.1167699874, -0.12420140846, 0.14249322787, -0.16668057665, 0.20000714765,
   -0.24999993993, 0.33333331174, -0.5,
@@ -95,8 +99,8 @@ const expPolynomial = [
 ]
 
 /**
- * Takes apart a positive x, whose bits are given: the f of the mantissa 1 + f, and the exponent e. A subnormal number is
- * its bits times 2^-149; a GPU may take it for zero in arithmetic.
+ * Splits a positive x, given by its bits, into the f of its mantissa 1 + f and its exponent e. A subnormal number is read
+ * as its bits times 2^-149, since a GPU's arithmetic may treat it as zero.
  */
 const mantissaAndExponent = (given: string): string => `
   let is_small = ${given} < $I(0x00800000);
@@ -105,7 +109,7 @@ const mantissaAndExponent = (given: string): string => `
   let f = bitcast<$F>(bits - (exponent << $U(23u))) - 1f;
   let e = $F(exponent) - select($F(0f), $F(149f), is_small);`
 
-/** value · 2^n for whole n from -200 to 200, in two factors which are normal numbers. */
+/** value · 2^n for integers n from -200 to 200, in two factors that are normal numbers. */
 const timesPowerOfTwo = (value: string, n: string): string => `
   let whole = $I(${n});
   let half = whole >> $U(1u);
@@ -114,8 +118,8 @@ const timesPowerOfTwo = (value: string, n: string): string => `
   let scaled = (${value} * first) * second;`
 
 /**
- * Functions in WGSL, for floats $F, integers $I and $U and truth values $B of $N lanes. WGSL's own are as inexact as a
- * GPU likes, and may take it that there are no NaNs: these are right to about 1e-7, and what is NaN is told by its bits.
+ * Functions in WGSL for $N lanes, with the types $F (float), $I and $U (integers), and $B (bool). WGSL's own functions may
+ * be inexact and may assume that there are no NaNs. These have errors of about 1e-7, and recognise NaN by its bits.
  */
 const functions = {
   is_nan: `fn is_nan$N(x: $F) -> $B { return (bitcast<$U>(x) & $U(0x7fffffffu)) > $U(0x7f800000u); }`,
@@ -124,7 +128,7 @@ const functions = {
 
   smaller: `fn smaller$N(a: $F, b: $F) -> $F { return select(min(a, b), a + b, is_nan$N(a) | is_nan$N(b)); }`,
 
-  // x − x, which compilers take for zero: of infinity it is NaN.
+  // x − x, which compilers replace by zero: for infinity and NaN it is NaN.
   own_difference: `fn own_difference$N(x: $F) -> $F {
   return select($F(0f), $F(of_bits(0x7fc00000u)), (bitcast<$U>(x) & $U(0x7f800000u)) == $U(0x7f800000u));
 }`,
@@ -133,7 +137,7 @@ const functions = {
   of_bits: `var<private> no_bits: u32 = 0u;
 fn of_bits(bits: u32) -> f32 { return bitcast<f32>(bits | no_bits); }`,
 
-  // 2^n · exp(r). What is subnormal a GPU may take for 0.
+  // 2^n · exp(r). A GPU may round subnormal results to 0.
   exponential: `fn exponential$N(value: $F) -> $F {
   let x = clamp(value, $F(-104f), $F(89f));
   let n = round(x * ${float(Math.LOG2E)});
@@ -152,7 +156,7 @@ fn of_bits(bits: u32) -> f32 { return bitcast<f32>(bits | no_bits); }`,
   return select(select(special, value, given > $I(0)), x, is_nan$N(x) | (given == $I(0x7f800000)));
 }`,
 
-  // Below ½ in size 2 · artanh(s) for 2s = x / (1 + x/2), by its series, and beyond the logarithm of 1 + x.
+  // For |x| below ½, the series of 2 · artanh(s) with 2s = x / (1 + x/2); otherwise the logarithm of 1 + x.
   log_of_one_plus: `fn log_of_one_plus$N(x: $F) -> $F {
   let twice = x / (x * 0.5f + 1f);
   let q = twice * twice * 0.25f;
@@ -196,7 +200,7 @@ fn of_bits(bits: u32) -> f32 { return bitcast<f32>(bits | no_bits); }`,
   return select(far, near, abs(x) < $F(0.625f));
 }`,
 
-  // x · p(x²) / q(x²) on [−4, 4], beyond which it is ±1 in float32; the fit is Eigen's.
+  // x · p(x²) / q(x²) on [−4, 4], beyond which it is ±1 in float32. The fit is Eigen's.
   error_function: `fn error_function$N(value: $F) -> $F {
   let x = clamp(value, $F(-4f), $F(4f));
   let s = x * x;
@@ -211,7 +215,7 @@ fn of_bits(bits: u32) -> f32 { return bitcast<f32>(bits | no_bits); }`,
   cosine: `fn cosine$N(x: $F) -> $F {${sine(0.5)}
 }`,
 
-  // The upper 32 bits of the product of a number of 24 bits and one of 32.
+  // The upper 32 bits of the product of two numbers, of 24 and 32 bits.
   upper_product: `fn upper_product$N(x: $U, y: $U) -> $U {
   let high = x >> $U(16u);
   let low = x & $U(0xffffu);
@@ -220,7 +224,7 @@ fn of_bits(bits: u32) -> f32 { return bitcast<f32>(bits | no_bits); }`,
   return high * (y >> $U(16u)) + (middle >> $U(16u)) + (other >> $U(16u));
 }`,
 
-  // NaN gives 0, and what is too large the largest.
+  // NaN becomes 0, and what is out of range the nearest integer in range.
   truncated: `fn truncated$N(x: $F) -> $I {
   let small = $I(clamp(x, $F(-2147483648f), $F(2147483520f)));
   let low = select(small, $I(-2147483648), x <= $F(-2147483648f));
@@ -234,7 +238,7 @@ fn of_bits(bits: u32) -> f32 { return bitcast<f32>(bits | no_bits); }`,
   return second ^ (second >> $U(15u));
 }`,
 
-  // Two rounds, the key going into each.
+  // Two rounds, each with the key.
   random_bits: `fn random_bits$N(counter: $I, key: $I) -> $I {
   let k = bitcast<$U>(key);
   let once = mixed$N(bitcast<$U>(counter) + k * $U(0x9e3779b9u));
@@ -246,16 +250,16 @@ type FunctionName = keyof typeof functions
 
 const isFunctionName = (name: string): name is FunctionName => name in functions
 
-/** WGSL of elementwise operations on scalars and vectors. It gathers the functions that they call. */
+/** Writes elementwise operations on scalars and vectors in WGSL, and collects the functions that they call. */
 export class Elementwise {
   private readonly used = new Map<string, string>()
 
-  /** The functions that have been called, as module-scope declarations. */
+  /** Declarations of the functions that have been called. */
   get declarations(): string {
     return [...this.used.values()].join('\n')
   }
 
-  /** Operands are names, which may be written many times. */
+  /** Operands have to be names, since the code may repeat them. */
   unary(name: UnaryName, x: string, dtype: DType, lanes: Lanes): string {
     const floats = valueType('float32', lanes)
     const integers = valueType('int32', lanes)
@@ -340,7 +344,7 @@ export class Elementwise {
     if (dtype === 'bool') return `${value !== 0}`
     if (dtype === 'int32') return `i32(${value | 0})`
     const rounded = Math.fround(value)
-    // Compilers like to forget the sign of a zero.
+    // Compilers may drop the sign of a zero.
     if (Object.is(rounded, -0)) return this.ofBits('0x80000000u')
     if (Number.isFinite(rounded)) return float(rounded)
     return Number.isNaN(rounded) ? this.ofBits('0x7fc00000u') : this.infinity(rounded > 0)

@@ -1,8 +1,9 @@
+// Finds row programs that horizontal fusion may run as one kernel.
 import type { Access, Buffer, RowProgram } from '../../compiler/program.ts'
 import type { Dispatch, TypeOf } from '../kernels/kernel.ts'
-import { isReduction, rootsOf } from './row-programs.ts'
+import { allocationsOf, isReduction } from '../kernels/rows/analysis.ts'
 
-/** A row program, or what else runs, with the memory that it touches. */
+/** A row program or another kernel, with the allocations that it touches. */
 export interface Step {
   readonly work: RowProgram | Dispatch
   readonly touches: ReadonlySet<Buffer>
@@ -11,23 +12,23 @@ export interface Step {
 
 export const isRowProgram = (work: RowProgram | Dispatch): work is RowProgram => 'kind' in work
 
-/** A small program whose like may be joined to it. */
+/** A small row program that can be fused with others like it. */
 export interface FusionCandidate {
   readonly step: Step
   readonly work: RowProgram
-  /** The same for programs that do the same. */
+  /** Equal for programs that compute the same. */
   readonly key: string
-  /** Its memory, in the same order for all with this key. */
-  readonly roots: readonly Buffer[]
-  /** Elementwise over whole buffers: these can be seen as one. Else programs of equal shapes form a batch. */
+  /** Its allocations, in the same order for all candidates with this key. */
+  readonly allocations: readonly Buffer[]
+  /** Whether it is elementwise over whole buffers: such programs become one. Others, of equal shapes, become a batch. */
   readonly isFlat: boolean
 }
 
-/** Elements of a program that is small: alone it would not fill a large GPU. */
+/** Programs of fewer elements would not fill a large GPU alone. */
 const smallElements = 1 << 20
 export const elementsOf = ({ rows, columns }: RowProgram): number => rows * columns
 
-/** What a step is to be joined by, if it can be. numbers: of buffers that have to be the same ones. */
+/** A step as a candidate for fusion, if it can be one. numbers: names buffers that all candidates have to share. */
 export function candidateOf(
   step: Step,
   typeOf: TypeOf,
@@ -35,13 +36,13 @@ export function candidateOf(
 ): FusionCandidate | undefined {
   const { work } = step
   if (!isRowProgram(work) || elementsOf(work) > smallElements) return undefined
-  const roots = [...rootsOf(work)]
+  const allocations = [...allocationsOf(work)]
   const isFlat = isElementwise(work)
   const { rows, columns, rowBlock, values, stores, columnSums } = work
   const numberOf = ({ allocation }: Buffer): string => {
-    const number = roots.indexOf(allocation)
+    const number = allocations.indexOf(allocation)
     if (!isFlat) return `${number}:${allocation.size}`
-    // What is one number for all elements has to be the same one.
+    // A single number for all elements has to be the same one in all programs.
     if (allocation.size === columns) return `${number}`
     const identity = numbers.get(allocation) ?? numbers.size
     numbers.set(allocation, identity)
@@ -53,7 +54,7 @@ export function candidateOf(
   }
   const key = [
     isFlat ? 'flat' : [rows, columns, rowBlock].join(),
-    roots.map(root => `${typeOf(root)}${root.variable ? 'v' : ''}`).join(),
+    allocations.map(allocation => `${typeOf(allocation)}${allocation.variable ? 'v' : ''}`).join(),
     ...values.map(({ operation, inputs, dtype }) => {
       const what =
         operation.kind === 'load'
@@ -70,10 +71,10 @@ export function candidateOf(
     ...stores.map(({ value, access }) => `${value}>${accessKey(access)}`),
     ...columnSums.map(({ value, buffer, width }) => `${value}+${numberOf(buffer)} ${width}`),
   ].join('\n')
-  return { step, work, key, roots, isFlat }
+  return { step, work, key, allocations, isFlat }
 }
 
-/** Whether a program goes through whole buffers in their order, beside numbers of which there is one for all. */
+/** Whether a program goes through whole buffers in order; beside these it may read single numbers. */
 function isElementwise({ rows, columns, values, stores, columnSums }: RowProgram): boolean {
   const loads = values.flatMap(({ operation }) => (operation.kind === 'load' ? [operation.access] : []))
   const isWhole = ({ buffer, offset, columnStride, gather }: Access) =>

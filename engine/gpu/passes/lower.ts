@@ -1,38 +1,41 @@
+// Turns a program's instructions into the kernels that a GPU runs.
 import type { Pausing } from '../../compiler/pauses.ts'
-import type { Buffer, Program, Work } from '../../compiler/program.ts'
-import type { PackedPlace } from './packed-buffers.ts'
+import type { Buffer, Program, RowProgram, Work } from '../../compiler/program.ts'
+import { costOf } from '../../compiler/cost.ts'
 import { attentionDispatches } from '../kernels/attention/attention.ts'
+import { type Dispatch, type ElementType, type Target, type TypeOf, bytesOf } from '../kernels/kernel.ts'
+import { matmulDispatches } from '../kernels/matmul/matmul.ts'
+import { allocationsOf } from '../kernels/rows/analysis.ts'
+import { rowDispatch } from '../kernels/rows/row-kernel.ts'
+import { ScatterOrders, scatterDispatches } from '../kernels/scatter/scatter.ts'
 import { type Step, isRowProgram } from './fusion-candidates.ts'
 import { fuseHorizontally } from './horizontal-fusion.ts'
-import type { Dispatch, ElementType, Target, TypeOf } from '../kernels/kernel.ts'
-import { matmulDispatches } from '../kernels/matmul/matmul.ts'
-import { rowDispatch, rowPrograms } from '../kernels/rows/rows.ts'
-import { rootsOf } from './row-programs.ts'
-import { ScatterOrders, scatterDispatches } from '../kernels/scatter/scatter.ts'
+import type { PackedPlace } from './packed-buffers.ts'
+import { rowPrograms } from './row-passes.ts'
 
 /** A program as kernels of the GPU. */
 export interface Lowered {
   /** In the order in which they run. */
   readonly dispatches: Dispatch[]
-  /** Of arenas, too, in which joined kernels have their memory. */
+  /** Knows packed buffers too. */
   readonly typeOf: TypeOf
-  /** Where buffers lie in arenas. */
+  /** Where buffers are packed. */
   readonly places: ReadonlyMap<Buffer, PackedPlace>
 }
 
 /**
- * Turns a program's instructions into kernels of the GPU. halves: the f16 copies of variables; placed: what lies in
- * arenas already, for other programs.
+ * Turns a program's instructions into kernels of the GPU. halfCopies: the f16 copies of variables; placed: where buffers
+ * are packed already, for other programs.
  */
 export function* lower(
   { instructions }: Program,
   given: TypeOf,
   target: Target,
-  halves: ReadonlyMap<Buffer, Buffer> = new Map(),
+  halfCopies: ReadonlyMap<Buffer, Buffer> = new Map(),
   placed: ReadonlyMap<Buffer, PackedPlace> = new Map(),
 ): Pausing<Lowered> {
   const orders = new ScatterOrders()
-  const worksOf = (work: Work): Step['work'][] => {
+  const lowerWork = (work: Work): Step['work'][] => {
     switch (work.kind) {
       case 'rows':
         return rowPrograms(work, target)
@@ -43,31 +46,37 @@ export function* lower(
       case 'attention':
       case 'attentionGradient':
         return attentionDispatches(work, given, target)
+      default:
+        return work satisfies never
     }
   }
   const steps: Step[] = []
   for (const { work, writes } of instructions) {
     yield
-    for (const made of worksOf(work)) steps.push(stepOf(made))
+    for (const lowered of lowerWork(work)) steps.push(stepOf(lowered))
     orders.forget(writes)
   }
   const places = new Map(placed)
-  const joined = fuseHorizontally(steps, given, halves, places)
+  const fused = fuseHorizontally(steps, given, halfCopies, places)
   const types = new Map<Buffer, ElementType>()
-  for (const [root, { packed }] of places) types.set(packed.buffer, given(root))
+  for (const [member, { packed }] of places) types.set(packed.buffer, given(member))
   const typeOf: TypeOf = buffer => types.get(buffer.allocation) ?? given(buffer)
+  const bytesMoved = (work: RowProgram): number => costOf(work, buffer => bytesOf[typeOf(buffer)]).bytes
   const dispatches: Dispatch[] = []
-  for (const step of joined) {
+  for (const step of fused) {
     yield
-    if ('program' in step) dispatches.push(rowDispatch(step, typeOf, target))
-    else if (!isRowProgram(step.work)) dispatches.push(step.work)
-    else dispatches.push(rowDispatch({ works: [step.work], program: step.work }, typeOf, target))
+    if ('program' in step) {
+      // Without the gaps between packed operands.
+      const bytes = step.works.reduce((sum, work) => sum + bytesMoved(work), 0)
+      dispatches.push({ ...rowDispatch(step.program, typeOf, target, step.batch), bytes })
+    } else if (isRowProgram(step.work)) dispatches.push(rowDispatch(step.work, typeOf, target))
+    else dispatches.push(step.work)
   }
   return { dispatches, typeOf, places }
 }
 
 function stepOf(work: Step['work']): Step {
   if (!isRowProgram(work)) return { work, touches: new Set(work.buffers), writes: new Set(work.writes) }
-  const writes = rootsOf({ values: [], stores: work.stores, columnSums: work.columnSums })
-  return { work, touches: rootsOf(work), writes }
+  const writes = allocationsOf({ values: [], stores: work.stores, columnSums: work.columnSums })
+  return { work, touches: allocationsOf(work), writes }
 }

@@ -1,31 +1,32 @@
+// Buffers that lie side by side in one, so that a kernel can bind them together.
 import { Buffer } from '../../compiler/program.ts'
 
-/** Buffers side by side in one, so that a kernel binds it for all of them. */
+/** A buffer that has others, its members, side by side. */
 export interface PackedBuffer {
-  /** The whole of it. */
+  /** All of its memory. */
   readonly buffer: Buffer
   readonly members: readonly Buffer[]
 }
 
-/** Where a buffer lies in an arena, in elements. */
+/** Where a buffer lies in a packed buffer; start counts elements. */
 export interface PackedPlace {
   readonly packed: PackedBuffer
   readonly start: number
 }
 
-/** Members start at multiples of this many elements, so that they can be bound by themselves: 256 bytes of f16. */
+/** Members start at multiples of this many elements, so that each can be bound alone: 256 bytes of f16. */
 const alignment = 128
 
-/** Elements from where a member of so many starts to where the next one does. */
+/** Elements between the start of a member of this size and the start of the next one. */
 export const paddedSize = (size: number): number => Math.ceil(size / alignment) * alignment
 
-/** An arena for buffers in this order. */
+/** A packed buffer with these members, in this order. */
 export function packedBufferOf(members: readonly Buffer[]): PackedBuffer {
   const size = members.reduce((sum, { size }) => sum + paddedSize(size), 0)
   return { buffer: new Buffer(size, members[0].dtype), members }
 }
 
-/** Where each of an arena's members starts in it. */
+/** Where each member of a packed buffer starts. */
 export function startsOf<Member extends { readonly size: number }>(
   members: readonly Member[],
 ): Map<Member, number> {

@@ -1,6 +1,6 @@
 import { Buffer, type Instruction, type Matrix, type Program, type View } from '../../compiler/program.ts'
 import type { ElementType, Target, TypeOf } from '../kernels/kernel.ts'
-import { rootsOf } from './row-programs.ts'
+import { allocationsOf } from '../kernels/rows/analysis.ts'
 
 /** A program whose products read f16 where that can be. */
 export interface TypedProgram {
@@ -85,7 +85,7 @@ function halvesOfTemporaries(
     const { allocation, dtype } = buffer
     const [writer, other] = writers.get(buffer) ?? []
     const isPlain = !allocation.variable && dtype === 'float32' && !isHalf.has(allocation)
-    const isAlone = writer?.work.kind === 'rows' && !other && rootsOf(writer.work).size < bindings
+    const isAlone = writer?.work.kind === 'rows' && !other && allocationsOf(writer.work).size < bindings
     return count > 1 && isPlain && isAlone ? [buffer] : []
   })
   return new Map(wanted.map(buffer => [buffer, new Buffer(buffer.size, 'float32')]))

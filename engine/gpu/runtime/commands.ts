@@ -1,4 +1,6 @@
-/** A kernel with its memory, ready to be given to the GPU. */
+// Commands for the GPU's queue, and their times.
+
+/** A kernel bound to its memory, ready for the GPU's queue. */
 export interface Command {
   readonly pipeline: GPUComputePipeline
   readonly group: GPUBindGroup
@@ -12,14 +14,14 @@ export function issue(pass: GPUComputePassEncoder, { pipeline, group, dimensions
   pass.dispatchWorkgroups(...dimensions)
 }
 
-/** Runs commands one by one, and says how many milliseconds each took. The device has timestamp queries. */
+/** Runs commands one by one, and returns the milliseconds that each took. The device must have timestamp queries. */
 export async function timesOf(device: GPUDevice, commands: readonly Command[]): Promise<number[]> {
-  /** Pairs of timestamps in a set; a set holds 4,096. */
+  /** The most pairs of timestamps in a query set, which holds 4,096 timestamps. */
   const most = 2048
   const times: number[] = []
   for (let first = 0; first < commands.length; first += most) {
-    const part = commands.slice(first, first + most)
-    const count = 2 * part.length
+    const batch = commands.slice(first, first + most)
+    const count = 2 * batch.length
     const querySet = device.createQuerySet({ type: 'timestamp', count })
     const usage = GPUBufferUsage.QUERY_RESOLVE | GPUBufferUsage.COPY_SRC
     const resolved = device.createBuffer({ size: count * 8, usage })
@@ -28,7 +30,7 @@ export async function timesOf(device: GPUDevice, commands: readonly Command[]): 
       usage: GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST,
     })
     const encoder = device.createCommandEncoder()
-    part.forEach((command, i) => {
+    batch.forEach((command, i) => {
       const pass = encoder.beginComputePass({
         timestampWrites: { querySet, beginningOfPassWriteIndex: 2 * i, endOfPassWriteIndex: 2 * i + 1 },
       })
@@ -40,7 +42,7 @@ export async function timesOf(device: GPUDevice, commands: readonly Command[]): 
     device.queue.submit([encoder.finish()])
     await readable.mapAsync(GPUMapMode.READ)
     const nanoseconds = new BigUint64Array(readable.getMappedRange())
-    part.forEach((_, i) => times.push(Number(nanoseconds[2 * i + 1] - nanoseconds[2 * i]) / 1e6))
+    batch.forEach((_, i) => times.push(Number(nanoseconds[2 * i + 1] - nanoseconds[2 * i]) / 1e6))
     readable.unmap()
     for (const used of [resolved, readable, querySet]) used.destroy()
   }

@@ -1,17 +1,15 @@
-import type { Target } from '../kernels/kernel.ts'
+// Opens a WebGPU device, and finds out what it offers to kernels.
+import type { Precision, Target } from '../kernels/kernel.ts'
 
-/** float32 throughout, or f16 for what products read. */
-export type Precision = 'f32' | 'f16'
-
-/** A GPU that was asked for is not there, or has gone. The message says so, and after its last colon what to do. */
+/** There is no usable GPU. The message says why, and after its last colon what to do. */
 export class GpuError extends Error {
   override name = 'GpuError'
 }
 
-/** The GPU was there and has gone: its driver was reset, it was pulled out, or the machine slept. */
+/** The GPU was lost: its driver was reset, it was unplugged, or the machine slept. */
 export class GpuLostError extends GpuError {
   override name = 'GpuLostError'
-  /** As the driver gives it. */
+  /** The driver's explanation. */
   readonly reason: string
 
   constructor(reason: string) {
@@ -20,23 +18,23 @@ export class GpuLostError extends GpuError {
   }
 }
 
-/** What GpuError says where there is none. */
+/** GpuError's message where there is no GPU. */
 export const noGpu = 'no GPU was found: install the driver of the GPU, or take the CPU (--device cpu)'
 
-/** A device with what it offers to kernels. */
+/** A device, and what it offers to kernels. */
 export interface OpenDevice {
   readonly device: GPUDevice
   readonly adapter: GPUAdapter
   readonly target: Target
   readonly precision: Precision
-  /** Whether kernels' times can be asked for. */
+  /** Whether it can measure the times of kernels. */
   readonly hasTimestamps: boolean
 }
 
-/** Chrome's name for matrices that a subgroup multiplies; not in the standard yet. */
+/** Chrome's name of the feature with which a subgroup multiplies matrices; WebGPU's standard does not have it yet. */
 const subgroupMatrixFeature = 'chromium-experimental-subgroup-matrix'
 
-/** How adapter.info describes a shape of them. */
+/** adapter.info's description of a shape of subgroup matrices. */
 interface SubgroupMatrixConfig {
   readonly componentType: string
   readonly resultComponentType: string
@@ -47,7 +45,7 @@ interface SubgroupMatrixConfig {
 
 /**
  * Opens the fastest adapter with all its limits. precision: f16 by default where the adapter has it; subgroupMatrix: false
- * leaves tensor cores alone. Throws GpuError when there is no adapter, or none with the precision that was asked for, or it does not start.
+ * does without tensor cores. Throws GpuError if there is no adapter, it lacks the precision, or it does not start.
  */
 export async function openDevice(
   gpu: GPU,
@@ -61,7 +59,7 @@ export async function openDevice(
   const wanted = ['shader-f16', 'subgroups', 'timestamp-query', subgroupMatrixFeature]
   const offered = wanted.filter(feature => features.has(feature))
   const requested = adapter.requestDevice({
-    // The standard's list does not have them all.
+    // WebGPU's types know only the features of the standard.
     requiredFeatures: offered as GPUFeatureName[],
     requiredLimits: {
       maxBufferSize: limits.maxBufferSize,
@@ -102,14 +100,14 @@ export async function openDevice(
   }
 }
 
-/** Drivers' messages go on with where in Dawn they came from. */
+/** The first line of a driver's message; the others tell where in Dawn it comes from. */
 export const firstLine = (message: string): string => message.trim().split('\n')[0]
 
-/** The adapter's name as its driver gives it. */
+/** An adapter's name, as its driver gives it. */
 export const nameOf = ({ info }: GPUAdapter): string =>
   info.description || [info.vendor, info.architecture].filter(Boolean).join(' ') || 'without a name'
 
-/** The largest shape of f16 matrices with f32 sums. */
+/** The largest shape of f16 matrices with float32 sums. */
 function halfMatrix(info: GPUAdapterInfo): Target['subgroupMatrix'] {
   const configs =
     'subgroupMatrixConfigs' in info ? (info.subgroupMatrixConfigs as Iterable<SubgroupMatrixConfig>) : []

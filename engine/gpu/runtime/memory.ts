@@ -1,83 +1,102 @@
-import type { Buffer } from '../../compiler/program.ts'
-import { Timeline } from '../../compiler/timeline.ts'
-import { type Dispatch, type TypeOf, bytesOf } from '../kernels/kernel.ts'
+// The GPU's memory: variables, which keep theirs, and a pool that all programs share for their temporaries.
+import { bytesOf } from '../kernels/kernel.ts'
+import { MemoryError } from '../../runtime/memory-error.ts'
+import { Pool } from './pool.ts'
+import { GpuStorage, type VariablePack } from './variables.ts'
+import type { DeviceWatch } from './watch.ts'
 
-/** Where temporaries go: each one's or its arena's number, and the bytes of each numbered piece of memory, the largest first. */
-export interface Placement {
-  readonly slots: ReadonlyMap<Buffer, number>
-  readonly sizes: readonly number[]
-}
+export class GpuMemory {
+  readonly pool: Pool
+  private readonly device: GPUDevice
+  private readonly watch: DeviceWatch
+  /** Bytes of variables and of their half copies. */
+  private bytes = 0
+  /** How often variables have moved to other memory. */
+  private moves = 0
 
-/**
- * Gives temporaries memory: those whose lives do not overlap may have the same piece. The largest are placed first,
- * each in the smallest piece that is free and holds it. Whole pieces rather than ranges of one, since WebGPU tracks
- * memory by GPUBuffer: kernels that share none may run at the same time. held: alive throughout; homeOf: the arena that a
- * buffer is in, or itself.
- */
-export function placeBuffers(
-  dispatches: readonly Dispatch[],
-  held: readonly Buffer[],
-  homeOf: (root: Buffer) => Buffer,
-  isTemporary: (home: Buffer) => boolean,
-  typeOf: TypeOf,
-): Placement {
-  const lives = new Map<Buffer, { first: number; last: number }>()
-  dispatches.forEach(({ buffers }, at) => {
-    for (const { allocation } of buffers) {
-      const home = homeOf(allocation)
-      const life = lives.get(home)
-      if (life) life.last = at
-      else if (isTemporary(home)) lives.set(home, { first: at, last: at })
+  constructor(device: GPUDevice, watch: DeviceWatch) {
+    this.device = device
+    this.watch = watch
+    this.pool = new Pool(bytes => this.reserve(bytes))
+  }
+
+  get variableBytes(): number {
+    return this.bytes
+  }
+
+  /** Changes when variables or temporaries have moved, so that kernels have to be bound to their memory again. */
+  get generation(): number {
+    return this.pool.generation + this.moves
+  }
+
+  /** Throws MemoryError if the GPU never gives so much in one piece. */
+  checkSize(bytes: number): void {
+    const { maxBufferSize, maxStorageBufferBindingSize } = this.device.limits
+    const most = Math.min(maxBufferSize, maxStorageBufferBindingSize)
+    if (bytes > most) {
+      throw new MemoryError(
+        `one tensor takes ${megabytes(bytes)} and this GPU gives ${megabytes(most)} in one piece: take less at once (--memory), or a smaller network`,
+      )
     }
-  })
-  for (const { allocation } of held) {
-    const home = homeOf(allocation)
-    if (isTemporary(home)) lives.set(home, { first: 0, last: dispatches.length })
   }
-  const slots = new Map<Buffer, number>()
-  const sizes: number[] = []
-  const taken = new Timeline(dispatches.length + 1, () => new Numbers())
-  const bytes = (root: Buffer) => storedBytes(root, typeOf)
-  for (const [root, { first, last }] of [...lives].sort(([a], [b]) => bytes(b) - bytes(a))) {
-    // In descending order every piece so far is large enough; the last that is free is the smallest.
-    const free = lastMissing(taken.notes(first, last), sizes.length)
-    const piece = free ?? sizes.length
-    if (free === undefined) sizes.push(bytes(root))
-    taken.add(first, last, numbers => numbers.add(piece))
-    slots.set(root, piece)
+
+  /** Reserves memory for a variable of so many elements. */
+  async allocate(size: number): Promise<GpuStorage> {
+    const buffer = await this.reserve(Math.max(4, size * 4))
+    this.bytes += buffer.size
+    return new GpuStorage(size, buffer)
   }
-  return { slots, sizes }
+
+  /** Reserves memory for a variable's half copy, unless it has some. */
+  async allocateHalf(storage: GpuStorage, bytes: number): Promise<void> {
+    if (storage.half) return
+    const buffer = await this.reserve(bytes)
+    storage.half = { buffer, offset: 0 }
+    this.bytes += buffer.size
+  }
+
+  /** Moves variables next to each other, unless they are there already. size: elements of all with their padding. */
+  async pack(pack: VariablePack, size: number): Promise<void> {
+    if (pack.memory) return
+    const buffer = await this.reserve(size * bytesOf.f32)
+    const encoder = this.device.createCommandEncoder()
+    for (const [{ memory, size }, { offset }] of pack.ranges(buffer, bytesOf.f32))
+      encoder.copyBufferToBuffer(memory.buffer, memory.offset, buffer, offset, size * bytesOf.f32)
+    this.device.queue.submit([encoder.finish()])
+    this.replace(pack.moveTo(buffer), buffer)
+  }
+
+  /** Gives variables' half copies memory next to each other, unless they have it. The next run makes the copies. */
+  async packHalves(pack: VariablePack, size: number): Promise<void> {
+    if (pack.halfMemory) return
+    const buffer = await this.reserve(size * bytesOf.f16)
+    this.replace(pack.moveHalvesTo(buffer), buffer)
+  }
+
+  /** Frees the memory that variables had before they moved. */
+  private replace(before: readonly GPUBuffer[], by: GPUBuffer): void {
+    for (const buffer of before) {
+      this.bytes -= buffer.size
+      buffer.destroy()
+    }
+    this.bytes += by.size
+    this.moves++
+  }
+
+  /** Throws MemoryError if the GPU does not have so much. */
+  private async reserve(bytes: number): Promise<GPUBuffer> {
+    this.checkSize(bytes)
+    this.device.pushErrorScope('out-of-memory')
+    const usage = GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_SRC | GPUBufferUsage.COPY_DST
+    const buffer = this.device.createBuffer({ size: bytes, usage })
+    const error = await this.watch.waiting(this.device.popErrorScope())
+    if (error) {
+      throw new MemoryError(
+        `the GPU has no ${megabytes(bytes)} left: take less at once (--memory), or a smaller network`,
+      )
+    }
+    return buffer
+  }
 }
 
-/** A set of whole numbers, as bits. */
-class Numbers {
-  private readonly words: number[] = []
-
-  add(number: number): void {
-    const { words } = this
-    const word = number >> 5
-    while (words.length <= word) words.push(0)
-    words[word] |= 1 << (number & 31)
-  }
-
-  /** Of the 32 numbers from 32 · index, those in the set as bits. */
-  word(index: number): number {
-    return this.words[index] ?? 0
-  }
-}
-
-/** The last number below a count that is in none of some sets. */
-function lastMissing(sets: readonly Numbers[], count: number): number | undefined {
-  for (let index = (count - 1) >> 5; index >= 0; index--) {
-    const beyond = 32 * (index + 1) - count
-    // What is beyond the count is not free.
-    let used = beyond > 0 ? -1 << (32 - beyond) : 0
-    for (const set of sets) used |= set.word(index)
-    if (used !== -1) return 32 * index + 31 - Math.clz32(~used)
-  }
-  return undefined
-}
-
-/** Bytes of a buffer's memory; WebGPU counts in fours. */
-export const storedBytes = (buffer: Buffer, typeOf: TypeOf): number =>
-  Math.max(4, Math.ceil((buffer.size * bytesOf[typeOf(buffer)]) / 4) * 4)
+const megabytes = (bytes: number) => `${Math.ceil(bytes / 1e6)} MB`

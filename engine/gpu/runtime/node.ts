@@ -1,11 +1,12 @@
+// WebGPU in Node, from the npm package webgpu.
 import { GpuError, noGpu } from './device.ts'
 
-/** Kept: its devices do not keep it alive, and die with it. */
+/** Kept here, since devices stop working once their instance is garbage. */
 const instances = new Map<string, GPU>()
 
 /**
- * WebGPU in Node: Dawn, from the npm package webgpu, with flags of its own. Throws GpuError where the package is
- * missing or does not load, or where there can be no GPU.
+ * Dawn, the WebGPU implementation of the package webgpu. flags: Dawn's own. Throws GpuError if the package is missing or
+ * does not load, or if the machine has no Vulkan.
  */
 export async function nodeGpu(flags: readonly string[] = []): Promise<GPU> {
   const known = instances.get(flags.join())
@@ -14,14 +15,14 @@ export async function nodeGpu(flags: readonly string[] = []): Promise<GPU> {
   if (needsDriver && process.platform === 'linux' && !hasLibrary('libvulkan.so.1')) throw new GpuError(noGpu)
   try {
     const { create, globals } = await import('webgpu')
-    // GPUBufferUsage and its like, which a page has.
+    // GPUBufferUsage and the like, which are global in a browser.
     Object.assign(globalThis, globals)
     const instance = create([
-      // Subgroup matrices are behind the first. The others leave out what a page is to be kept safe with, and what slows
-      // products down: indices moved into range, and shared memory cleared. Kernels need neither: their own guards keep
-      // each index in range, and they write before they read, as "npm run test:gpu -- --strict" tests.
+      // The first allows subgroup matrices. The others switch off what protects a browser from its pages and slows products
+      // down: clamped indices and cleared workgroup memory. Kernels need neither: they keep each index in range and write
+      // before they read, which "npm run test:gpu -- --strict" tests.
       'enable-dawn-features=allow_unsafe_apis,disable_robustness,disable_workgroup_init',
-      // Kernels take less than the 100 µs that times would be rounded to.
+      // Many kernels take less than the 100 µs to which Dawn rounds times otherwise.
       'disable-dawn-features=timestamp_quantization',
       ...flags,
     ])
@@ -29,17 +30,17 @@ export async function nodeGpu(flags: readonly string[] = []): Promise<GPU> {
     return instance
   } catch (error) {
     const reason = error instanceof Error ? error.message.split('\n')[0] : String(error)
-    throw new GpuError(`WebGPU is not to be had here (${reason}): npm install brings the package webgpu`)
+    throw new GpuError(`WebGPU does not load (${reason}): npm install brings the package webgpu`)
   }
 }
 
-/** Whether the system's loader finds a library. Dawn would print a warning of its own where there is no Vulkan. */
+/** Whether the system's loader finds a library. Without Vulkan, Dawn would print a warning of its own. */
 function hasLibrary(name: string): boolean {
   try {
     process.dlopen({ exports: {} }, name)
     return true
   } catch (error) {
-    // One that is found is no addon of Node, which is an error too.
+    // A library that is found is no addon of Node, which is a different error.
     return !/cannot open shared object|no such file/i.test(String(error))
   }
 }

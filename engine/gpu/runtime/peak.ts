@@ -1,14 +1,14 @@
+// Measures how fast the GPU multiplies matrices.
 import type { Backend, Executable } from '../../runtime/backend.ts'
 import { Buffer, type Instruction, type Matrix, type Program } from '../../compiler/program.ts'
 
-/** A product that takes longer than this says how fast they are. */
+/** A product that takes longer than this is large enough to measure. */
 const enoughMilliseconds = 5
 const [smallest, largest] = [256, 4096]
 
 /**
- * GFLOP/s of a large square product: the size doubles until one takes long enough. Its operands are as the network's
- * are, f16 where the backend stores those so. hasTimes: whether kernels' own times are to be had; else what is on the way
- * to the GPU and back counts too.
+ * GFLOP/s of a large square product. The size doubles until a product takes long enough. Operands have the types that a
+ * network's have. hasTimes: whether the GPU measures the times of kernels. Otherwise the way to the GPU and back counts too.
  */
 export async function measurePeak(backend: Pick<Backend, 'load'>, hasTimes: boolean): Promise<number> {
   let gflops = 0
@@ -21,14 +21,14 @@ export async function measurePeak(backend: Pick<Backend, 'load'>, hasTimes: bool
   return gflops
 }
 
-/** Milliseconds of the faster product of those that read what a product wrote. */
+/** Milliseconds of the faster of the two products that read another one's result. */
 async function kernelTime(executable: Executable, x: Float32Array): Promise<number> {
   const steps = await executable.profile([x])
   const products = steps.filter(({ flops }) => flops > 0)
   return Math.min(...products.slice(1).map(({ milliseconds }) => milliseconds))
 }
 
-/** Milliseconds of one of three products that run one after the other. */
+/** A third of the milliseconds that three products take one after the other. */
 async function wallTime(executable: Executable, x: Float32Array): Promise<number> {
   await (
     await executable.run([x])
@@ -40,7 +40,7 @@ async function wallTime(executable: Executable, x: Float32Array): Promise<number
   return (performance.now() - start) / 3
 }
 
-/** x·x, its square, and the square of that again. */
+/** x², x⁴ and x⁸. */
 function squares(size: number): Program {
   const x = Array.from({ length: 4 }, () => new Buffer(size * size, 'float32'))
   const matrix = (buffer: Buffer): Matrix => ({
@@ -59,7 +59,7 @@ function squares(size: number): Program {
   return { instructions, inputs: [x[0]], outputs: [first], variables: [] }
 }
 
-/** Numbers that stay as large when the matrix is squared; zeros would take less power, and be faster. */
+/** Random numbers, which keep their size when the matrix is squared. With zeros a GPU takes less power and is faster. */
 function noise(size: number): Float32Array {
   const scale = Math.sqrt(12 / size)
   const block = Float32Array.from({ length: 4099 }, () => (Math.random() - 0.5) * scale)

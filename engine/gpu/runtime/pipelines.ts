@@ -1,20 +1,21 @@
+// Compiles kernels for a device.
 import type { Kernel } from '../kernels/kernel.ts'
 
-/** A kernel ready to be dispatched. */
+/** A compiled kernel. */
 export interface Pipeline {
   readonly pipeline: GPUComputePipeline
   readonly layout: GPUBindGroupLayout
 }
 
-/** Is told how many kernels are compiled of those that are under way. */
+/** Receives how many kernels of those requested so far are compiled. */
 export type CompileProgress = (done: number, all: number) => void
 
-/** The kernels of a device, each compiled once. */
+/** A device's kernels. Each is compiled once. */
 export class Pipelines {
   private readonly device: GPUDevice
   private readonly progress: CompileProgress
-  /** Of the kernels that are being compiled at the same time, how many are done. */
-  private under = { done: 0, all: 0 }
+  /** How many kernels are compiled of those that were requested since none was under way. */
+  private progressed = { done: 0, all: 0 }
   private readonly pipelines = new Map<string, Promise<Pipeline>>()
   private readonly layouts = new Map<string, GPUBindGroupLayout>()
 
@@ -23,7 +24,7 @@ export class Pipelines {
     this.progress = progress
   }
 
-  /** Compiles a kernel, or waits for it. Throws an Error that names the kernel and the line when WGSL is wrong. */
+  /** Compiles a kernel, unless it is compiled already. Throws an Error with its name and line if its WGSL is invalid. */
   get(kernel: Kernel): Promise<Pipeline> {
     const known = this.pipelines.get(kernel.code)
     if (known) return known
@@ -33,13 +34,13 @@ export class Pipelines {
   }
 
   private async counted(compiling: Promise<Pipeline>): Promise<Pipeline> {
-    this.under.all++
+    this.progressed.all++
     try {
       return await compiling
     } finally {
-      this.under.done++
-      this.progress(this.under.done, this.under.all)
-      if (this.under.done === this.under.all) this.under = { done: 0, all: 0 }
+      this.progressed.done++
+      this.progress(this.progressed.done, this.progressed.all)
+      if (this.progressed.done === this.progressed.all) this.progressed = { done: 0, all: 0 }
     }
   }
 
@@ -56,12 +57,12 @@ export class Pipelines {
     const { messages } = await module.getCompilationInfo()
     const first = messages.find(({ type }) => type === 'error')
     const line = first && code.split('\n')[first.lineNum - 1]?.trim()
-    // What was invalid before says more than that the pipeline could not be made of it.
+    // The first error says more than the failure of the pipeline that follows from it.
     const where = first ? `line ${first.lineNum}: ${first.message}\n  ${line}` : (error?.message ?? made)
     throw new Error(`the GPU kernel ${name} does not compile: ${where}`)
   }
 
-  /** A layout of the storage buffers that the code declares. */
+  /** The layout of the storage buffers that the code declares. */
   private layout(code: string): GPUBindGroupLayout {
     const kinds = [...code.matchAll(/var<storage, (read|read_write)>/g)].map(([, kind]) => kind)
     const known = this.layouts.get(kinds.join())

@@ -1,6 +1,7 @@
-/** Memory for the temporaries of all programs: they run one after the other, so each may have all of it. */
+// Memory for temporaries, which all programs share.
+/** Programs run one after the other, so each may use all of the pool. */
 export class Pool {
-  /** Goes up when pieces have been replaced: what was bound to them is to be bound anew. */
+  /** Goes up when a piece is replaced. Kernels have to be bound to the new one. */
   generation = 0
   private readonly pieces: (GPUBuffer | undefined)[] = []
   private readonly reserve: (bytes: number) => Promise<GPUBuffer>
@@ -11,7 +12,7 @@ export class Pool {
 
   piece(index: number): GPUBuffer {
     const piece = this.pieces[index]
-    if (!piece) throw new Error('a program has grown no memory for itself')
+    if (!piece) throw new Error(`there is no piece ${index} of memory: call grow() first`)
     return piece
   }
 
@@ -20,8 +21,8 @@ export class Pool {
   }
 
   /**
-   * Makes the n-th piece at least as large as the n-th of these sizes. What the pieces hold is lost. When there is no
-   * memory for one, those before it have grown, and it is none until the next time.
+   * Makes the n-th piece at least as large as the n-th size. A piece that grows loses its contents. If reserving a piece
+   * fails, those before it have grown, and there is no such piece until the next call.
    */
   async grow(sizes: readonly number[]): Promise<void> {
     for (const [i, bytes] of sizes.entries()) {

@@ -1,36 +1,40 @@
+// Copies results from the GPU's memory.
 import type { DType } from '../../graph/operations.ts'
 import { bytesOf } from '../kernels/kernel.ts'
 
-/** Some elements of a buffer. */
-export interface Part {
+/** Elements of a buffer. offset and size count elements. */
+export interface Elements {
   readonly buffer: GPUBuffer
   readonly offset: number
   readonly size: number
   readonly dtype: DType
 }
 
-/** Copies from the GPU's memory, which are taken when they are there; the queue does not wait. */
+/** Reads copies of buffers once the GPU has made them, while its queue goes on. */
 export class Readback {
   private readonly device: GPUDevice
-  /** Buffers that no copy is under way in. */
+  /** Staging buffers that are not in use. */
   private readonly free: GPUBuffer[] = []
 
   constructor(device: GPUDevice) {
     this.device = device
   }
 
-  /** Adds the copies to a list of commands. To take them, once it is submitted, call what this returns. */
-  copy(encoder: GPUCommandEncoder, parts: readonly Part[]): () => Promise<(Float32Array | Int32Array)[]> {
-    const total = parts.reduce((sum, { size }) => sum + size * bytesOf.f32, 0)
+  /** Adds copies to a list of commands. Once that is submitted, call the result to wait for the copies' data. */
+  copy(
+    encoder: GPUCommandEncoder,
+    ranges: readonly Elements[],
+  ): () => Promise<(Float32Array | Int32Array)[]> {
+    const total = ranges.reduce((sum, { size }) => sum + size * bytesOf.f32, 0)
     if (total === 0) {
       return async () => {
         await this.device.queue.onSubmittedWorkDone()
-        return parts.map(({ dtype }) => arrayOf(dtype, new ArrayBuffer(0)))
+        return ranges.map(({ dtype }) => arrayOf(dtype, new ArrayBuffer(0)))
       }
     }
     const staging = this.take(total)
     let start = 0
-    const starts = parts.map(({ buffer, offset, size }) => {
+    const starts = ranges.map(({ buffer, offset, size }) => {
       if (size > 0)
         encoder.copyBufferToBuffer(buffer, offset * bytesOf.f32, staging, start, size * bytesOf.f32)
       start += size * bytesOf.f32
@@ -39,7 +43,7 @@ export class Readback {
     return async () => {
       await staging.mapAsync(GPUMapMode.READ, 0, total)
       const mapped = staging.getMappedRange(0, total)
-      const arrays = parts.map(({ size, dtype }, i) =>
+      const arrays = ranges.map(({ size, dtype }, i) =>
         arrayOf(dtype, mapped.slice(starts[i], starts[i] + size * bytesOf.f32)),
       )
       staging.unmap()

@@ -1,23 +1,24 @@
+// Where variables lie in the GPU's memory. Those that one kernel updates together are packed in one GPUBuffer.
 import type { Storage } from '../../runtime/backend.ts'
 import { Buffer } from '../../compiler/program.ts'
 import { type PackedPlace, packedBufferOf, startsOf } from '../passes/packed-buffers.ts'
 import { bytesOf } from '../kernels/kernel.ts'
 
-/** Some of a GPUBuffer: where it starts, in bytes. */
-export interface Range {
+/** A part of a GPUBuffer. offset: where it starts, in bytes. */
+export interface MemoryRange {
   readonly buffer: GPUBuffer
   readonly offset: number
 }
 
-/** Memory of a variable, and the copy of it that products read. */
+/** The memory of a variable, and of the half copy that products read instead. */
 export class GpuStorage implements Storage {
   readonly size: number
-  memory: Range
-  half: Range | undefined
-  /** Whether half holds what memory does. */
+  memory: MemoryRange
+  half: MemoryRange | undefined
+  /** Whether the half copy holds the variable's value. */
   isHalfCurrent = false
-  /** The variables beside which it is to lie. */
-  family: Family | undefined
+  /** The variables that it is packed with. */
+  pack: VariablePack | undefined
 
   /** size: in elements. */
   constructor(size: number, buffer: GPUBuffer) {
@@ -27,21 +28,21 @@ export class GpuStorage implements Storage {
 }
 
 /**
- * Variables that one kernel updates together: they move next to each other, into one GPUBuffer, before it first runs.
- * So do their f16 copies if it writes those.
+ * Variables that one kernel updates together. They move into one GPUBuffer before that kernel first runs, and so do their
+ * half copies if the kernel writes these.
  */
-export class Family {
+export class VariablePack {
   readonly members: readonly GpuStorage[]
-  /** Undefined until they have been moved. */
-  memory: Range | undefined
-  halfMemory: Range | undefined
+  /** Undefined until they have moved. */
+  memory: MemoryRange | undefined
+  halfMemory: MemoryRange | undefined
 
   constructor(members: readonly GpuStorage[]) {
     this.members = members
-    for (const member of members) member.family = this
+    for (const member of members) member.pack = this
   }
 
-  /** Has the members in a buffer, where their values have been copied to. Gives the memory that they had. */
+  /** Notes that the members' values have been copied to a buffer. Returns the memory that they had. */
   moveTo(buffer: GPUBuffer): GPUBuffer[] {
     this.memory = { buffer, offset: 0 }
     const before = this.members.map(({ memory }) => memory.buffer)
@@ -49,7 +50,7 @@ export class Family {
     return before
   }
 
-  /** Has the members' copies in a buffer, where they are still to be made. Gives the memory that they had. */
+  /** Gives the members' half copies a buffer, in which they are still to be made. Returns the memory that they had. */
   moveHalvesTo(buffer: GPUBuffer): GPUBuffer[] {
     this.halfMemory = { buffer, offset: 0 }
     const before = this.members.flatMap(({ half }) => half?.buffer ?? [])
@@ -60,44 +61,44 @@ export class Family {
     return before
   }
 
-  /** Where each member lies in a buffer of elements of so many bytes. */
-  ranges(buffer: GPUBuffer, bytes: number): (readonly [GpuStorage, Range])[] {
+  /** Where each member lies in a buffer whose elements have so many bytes. */
+  ranges(buffer: GPUBuffer, bytes: number): (readonly [GpuStorage, MemoryRange])[] {
     return [...startsOf(this.members)].map(([member, start]) => [member, { buffer, offset: start * bytes }])
   }
 }
 
-/** Families of the variables of a program: by the arenas that its kernels have in their place. */
-export class Families {
+/** The packs of a program's variables, by the packed buffers that stand for them in its kernels. */
+export class VariablePacks {
   readonly places = new Map<Buffer, PackedPlace>()
-  readonly variables = new Map<Buffer, Family>()
-  readonly halves = new Map<Buffer, Family>()
-  private readonly homeOf: (root: Buffer) => GpuStorage
+  readonly variables = new Map<Buffer, VariablePack>()
+  readonly halfCopies = new Map<Buffer, VariablePack>()
+  private readonly storageOf: (variable: Buffer) => GpuStorage
 
-  /** Those that variables are in already. */
-  constructor(variables: readonly Buffer[], homeOf: (root: Buffer) => GpuStorage) {
-    this.homeOf = homeOf
-    const roots = new Map(variables.map(root => [homeOf(root), root]))
-    for (const family of new Set([...roots.keys()].flatMap(({ family }) => family ?? []))) {
-      // Others may be in it that the program does not use.
-      const arena = packedBufferOf(
-        family.members.map(home => roots.get(home) ?? new Buffer(home.size, 'float32')),
+  /** Starts with the packs that earlier programs have made of the variables. */
+  constructor(variables: readonly Buffer[], storageOf: (variable: Buffer) => GpuStorage) {
+    this.storageOf = storageOf
+    const known = new Map(variables.map(variable => [storageOf(variable), variable]))
+    for (const pack of new Set([...known.keys()].flatMap(({ pack }) => pack ?? []))) {
+      // A pack may have members that the program does not use.
+      const packed = packedBufferOf(
+        pack.members.map(storage => known.get(storage) ?? new Buffer(storage.size, 'float32')),
       )
-      for (const [root, start] of startsOf(arena.members)) this.places.set(root, { packed: arena, start })
-      this.variables.set(arena.buffer, family)
+      for (const [member, start] of startsOf(packed.members)) this.places.set(member, { packed, start })
+      this.variables.set(packed.buffer, pack)
     }
   }
 
-  /** Adds those that a plan makes. halves: f16 copies by variables. */
-  add(places: ReadonlyMap<Buffer, PackedPlace>, halves: ReadonlyMap<Buffer, Buffer>): void {
-    const arenas = new Set([...places.values()].map(({ packed }) => packed))
-    for (const { buffer, members } of arenas)
+  /** Adds the packs that a plan makes. halfCopies: by variables. */
+  add(places: ReadonlyMap<Buffer, PackedPlace>, halfCopies: ReadonlyMap<Buffer, Buffer>): void {
+    const packedBuffers = new Set([...places.values()].map(({ packed }) => packed))
+    for (const { buffer, members } of packedBuffers)
       if (members[0].variable && !this.variables.has(buffer))
-        this.variables.set(buffer, new Family(members.map(this.homeOf)))
-    const copied = new Map([...halves].map(([root, half]) => [half, root]))
-    for (const { buffer, members } of arenas) {
-      const variable = copied.get(members[0])
-      const family = variable && this.homeOf(variable).family
-      if (family) this.halves.set(buffer, family)
+        this.variables.set(buffer, new VariablePack(members.map(this.storageOf)))
+    const variableOf = new Map([...halfCopies].map(([variable, copy]) => [copy, variable]))
+    for (const { buffer, members } of packedBuffers) {
+      const variable = variableOf.get(members[0])
+      const pack = variable && this.storageOf(variable).pack
+      if (pack) this.halfCopies.set(buffer, pack)
     }
   }
 }

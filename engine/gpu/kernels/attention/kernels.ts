@@ -3,7 +3,9 @@ import { type Form, type Sum, ampleBytes, float } from './form.ts'
 import { fmaForm } from './scalar.ts'
 import { matrixForm } from './subgroup-matrix.ts'
 import { type Matrices, type Operand, operandsOf } from './operand.ts'
-import { Bindings, type Kernel, type Target, type TypeOf, shader } from '../kernel.ts'
+import { Bindings } from '../bindings.ts'
+import type { Kernel, Target, TypeOf } from '../kernel.ts'
+import { shader } from '../shader.ts'
 import { lines } from '../wgsl.ts'
 
 /** What the kernels of one attention have in common. */

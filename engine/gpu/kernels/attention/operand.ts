@@ -1,5 +1,5 @@
 import type { View } from '../../../compiler/program.ts'
-import type { Bindings } from '../kernel.ts'
+import type { Bindings } from '../bindings.ts'
 
 /**
  * What a kernel of attention reads or writes: of each head its own columns of a view [batch, length, heads *

@@ -1,6 +1,8 @@
+// Chooses the kernels of a matrix product.
 import { costOf } from '../../../compiler/cost.ts'
 import type { Matmul } from '../../../compiler/program.ts'
-import { type Bindings, type Dispatch, type Kernel, type Target, type TypeOf, bytesOf } from '../kernel.ts'
+import type { Bindings } from '../bindings.ts'
+import { type Dispatch, type Kernel, type Target, type TypeOf, bytesOf } from '../kernel.ts'
 import { matricesKernel } from './subgroup-matrix.ts'
 import { numbersKernel } from './scalar.ts'
 import { flippedProduct } from './operands.ts'
@@ -8,19 +10,18 @@ import { type MatmulPlan, matmulPlan } from './tiling.ts'
 import { partialSums, sumSlices } from './slices.ts'
 import { mostVectors, vectorKernel } from './vector.ts'
 
-/** A kernel in the making. */
-interface Made {
+/** A kernel before its dispatch. */
+interface MatmulKernel {
   readonly kernel: Kernel
   readonly bindings: Bindings
   readonly workgroups: number
 }
 
 /**
- * Kernels for c = a·b (+ residual), in one of three forms: with few rows or columns, by columns; else in
- * subgroup matrices where the target has them, which multiply f16 (what is stored as float32 is rounded on
- * its way); else in float32. A product with little to do for its size is cut along k, and its partial sums
- * are added up by another kernel. Sums are float32, and their order depends on the shapes and the target
- * alone. plan: instead of what is estimated to be fastest.
+ * Kernels for c = a·b (+ addend), in one of three forms: by columns where there are few rows or columns; otherwise in
+ * subgroup matrices where the target has them, which multiply f16 and round float32 operands to it; otherwise in float32.
+ * A product with few tiles is cut along k into slices, whose partial sums another kernel adds up. Sums are float32, and
+ * their order depends only on the shapes and the target. plan: overrides the plan with the fewest estimated cycles.
  */
 export function matmulDispatches(
   given: Matmul,
@@ -40,7 +41,7 @@ export function matmulDispatches(
   return tiled(work, typeOf, target, plan ?? matmulPlan(work, target))
 }
 
-/** Products with few rows are cut along k when this is deeper, and there are fewer columns. */
+/** Products with few rows are tiled, not made by columns, if k is deeper than this and there are fewer columns. */
 const deepest = 4096
 const wide = 4096
 
@@ -60,7 +61,7 @@ function tiled(work: Matmul, typeOf: TypeOf, target: Target, plan: MatmulPlan): 
   ]
 }
 
-function dispatchOf({ kernel, bindings, workgroups }: Made, work: Matmul, typeOf: TypeOf): Dispatch {
+function dispatchOf({ kernel, bindings, workgroups }: MatmulKernel, work: Matmul, typeOf: TypeOf): Dispatch {
   const { buffers, writes } = bindings
   return { kernel, buffers, writes, workgroups, ...costOf(work, buffer => bytesOf[typeOf(buffer)]) }
 }

@@ -1,65 +1,64 @@
+// The operands of a matrix product, and the code that stores its result.
 import type { Matmul, Matrix } from '../../../compiler/program.ts'
-import type { Bindings, ElementType, TypeOf } from '../kernel.ts'
+import type { Bindings } from '../bindings.ts'
+import type { ElementType, TypeOf } from '../kernel.ts'
 
-/** How many elements a kernel reads or writes at once. */
+/** The number of elements that a kernel reads or writes at once. */
 export type Lanes = 1 | 2 | 4
 
-/** a or b of a product, as a kernel sees it: lines of elements side by side, either along k or across it. */
-export interface Operand {
+/** a or b of a product, as a kernel reads it: lines of elements side by side, either along k or across it. */
+export interface Factor {
   readonly side: 'a' | 'b'
   readonly matrix: Matrix
   readonly type: ElementType
   readonly lanes: Lanes
-  /** Whether elements with neighbouring k lie side by side; else neighbouring rows of a, or columns of b. */
+  /** Whether elements with neighbouring k lie side by side. Otherwise neighbouring rows of a, or columns of b, do. */
   readonly isAlongK: boolean
   /** Rows of a, or columns of b. */
   readonly extent: number
   readonly depth: number
   readonly lineStride: number
   readonly batchStride: number
-  /** The array that it is in. */
+  /** The name of its array. */
   readonly array: string
 }
 
-/** Where sums go: c itself, or partial sums that are added up later. */
-export interface Output {
+/** The destination of sums: c itself, or partial sums that another kernel adds up. */
+export interface Destination {
   readonly matrix: Matrix
   readonly type: ElementType
   readonly lanes: Lanes
   readonly array: string
 }
 
-/** The residual, with strides for both of its axes. */
-export interface Residual extends Output {
+/** The matrix that is added to the product, with strides for both of its axes. */
+export interface Addend extends Destination {
   readonly rowStride: number
   readonly columnStride: number
 }
 
-/** A product's operands, bound. */
+/** A product's operands with their bindings. */
 export interface Operands {
-  readonly a: Operand
-  readonly b: Operand
-  readonly c: Output
-  readonly residual?: Residual
+  readonly a: Factor
+  readonly b: Factor
+  readonly c: Destination
+  readonly addend?: Addend
 }
 
-/** The same numbers with rows and columns swapped. */
+/** The transposed matrix, in the same memory. */
 const flipped = (matrix: Matrix): Matrix => ({ ...matrix, transposed: !matrix.transposed })
 
-/** The same product as cᵀ = bᵀ·aᵀ. */
+/** The same product, written as cᵀ = bᵀ·aᵀ. */
 export function flippedProduct({ a, b, c, addend, m, n, ...rest }: Matmul): Matmul {
-  const sum = addend && { residual: flipped(addend) }
-  return { ...rest, m: n, n: m, a: flipped(b), b: flipped(a), c: flipped(c), ...sum }
+  const sum = addend && flipped(addend)
+  return { ...rest, m: n, n: m, a: flipped(b), b: flipped(a), c: flipped(c), ...(sum && { addend: sum }) }
 }
 
 /** The distances between neighbouring rows and columns. */
 export const stridesOf = ({ rowStride, transposed }: Matrix): [row: number, column: number] =>
   transposed ? [1, rowStride] : [rowStride, 1]
 
-/**
- * How many elements of a matrix [rows, columns] can be taken at once along the axis where they are side by
- * side.
- */
+/** How many elements of a matrix [rows, columns] can be read at once, along the axis where they lie side by side. */
 function lanesOf(matrix: Matrix, rows: number, columns: number, batch: number): Lanes {
   const { transposed, offset, rowStride, batchStride } = matrix
   const [lines, width] = transposed ? [columns, rows] : [rows, columns]
@@ -71,21 +70,21 @@ function lanesOf(matrix: Matrix, rows: number, columns: number, batch: number): 
 }
 
 /**
- * Binds c, which must not be transposed, and the residual. single: both by single elements. When they share
- * memory they are seen in the same way.
+ * Binds c, which must not be transposed, and the addend. single: both by single elements. If they share memory, both have
+ * the same lanes.
  */
 export function bindResult(
   { batch, m, n, c, addend }: Matmul,
   bindings: Bindings,
   { single = false }: { single?: boolean } = {},
-): { c: Output; residual?: Residual } {
+): { c: Destination; addend?: Addend } {
   const [rowStride, columnStride] = addend ? stridesOf(addend) : [0, 0]
-  // Sums come in fours, or else are written one by one.
+  // Sums are written in fours, or one by one.
   const allows = (matrix: Matrix) => !single && !matrix.transposed && lanesOf(matrix, m, n, batch) === 4
   const shares = addend?.buffer.allocation === c.buffer.allocation
-  const residualFits = addend !== undefined && allows(addend)
-  const cLanes = allows(c) && (residualFits || !shares) ? 4 : 1
-  const residualLanes = residualFits && (cLanes === 4 || !shares) ? 4 : 1
+  const addendFits = addend !== undefined && allows(addend)
+  const cLanes = allows(c) && (addendFits || !shares) ? 4 : 1
+  const addendLanes = addendFits && (cLanes === 4 || !shares) ? 4 : 1
   const bound = (matrix: Matrix, lanes: Lanes, writes: boolean) => ({
     matrix,
     type: bindings.type(matrix.buffer),
@@ -94,13 +93,13 @@ export function bindResult(
   })
   return {
     c: bound(c, cLanes, true),
-    ...(addend && { residual: { ...bound(addend, residualLanes, false), rowStride, columnStride } }),
+    ...(addend && { addend: { ...bound(addend, addendLanes, false), rowStride, columnStride } }),
   }
 }
 
 /**
- * Binds what a product reads and writes; c must not be transposed. singleC: c and the residual by single
- * elements. What shares memory with c is seen as c is.
+ * Binds a product's operands. c must not be transposed. singleC: c and the addend by single elements. Operands that share
+ * memory with c have the same lanes as c.
  */
 export function bindOperands(
   work: Matmul,
@@ -112,7 +111,7 @@ export function bindOperands(
   const lanes = { a: lanesOf(a, m, k, batch), b: lanesOf(b, k, n, batch) }
   const single = singleC || (shares(a) && lanes.a < 4) || (shares(b) && lanes.b < 4)
   const result = bindResult(work, bindings, { single })
-  const operand = (side: 'a' | 'b'): Operand => {
+  const operand = (side: 'a' | 'b'): Factor => {
     const [matrix, extent] = side === 'a' ? [a, m] : [b, n]
     const isAlongK = matrix.transposed === (side === 'b')
     const seen = shares(matrix) ? result.c.lanes : lanes[side]
@@ -132,14 +131,14 @@ export function bindOperands(
   return { ...result, a: operand('a'), b: operand('b') }
 }
 
-/** WGSL for number · factor, where the factor is known. */
+/** WGSL for text · factor. */
 export const times = (text: string, factor: number): string =>
   factor === 0 ? '0u' : factor === 1 ? text : `(${text}) * ${factor}u`
 
-/** WGSL for the sum of some terms, without the zeros. */
+/** WGSL for the sum of terms, without zeros. */
 export const plus = (...terms: string[]): string => terms.filter(term => term !== '0u').join(' + ') || '0u'
 
-/** WGSL for floats as elements of a type; f16 ends at ±65504. vector: 'vec4' or nothing for one. */
+/** WGSL for floats as elements of a type. f16 is clamped to ±65504. vector: '' for a scalar. */
 export function converted(text: string, type: ElementType, vector: 'vec4' | '' = ''): string {
   if (type === 'f32') return text
   const clamped = vector
@@ -149,11 +148,11 @@ export function converted(text: string, type: ElementType, vector: 'vec4' | '' =
 }
 
 /**
- * WGSL of `fn store(batch: u32, row: u32, column: u32, sums: vec4f)`, which puts four neighbouring sums of a
- * row into c, with the residual added. column is a multiple of 4. What lies outside of c is left out.
+ * WGSL of `fn store(batch: u32, row: u32, column: u32, sums: vec4f)`, which adds the addend to four neighbouring sums of a
+ * row and stores those that lie within c. column is a multiple of 4.
  */
 export function storeFunction(
-  { c, residual }: { c: Output; residual?: Residual },
+  { c, addend }: { c: Destination; addend?: Addend },
   { batch, m, n }: { batch: number; m: number; n: number },
   tile: { rows: number; columns: number },
 ): string {
@@ -166,8 +165,8 @@ export function storeFunction(
     )
   const place = (columnText: string) => at(c.matrix, c.matrix.rowStride, 1, columnText)
   const added = (columnText: string) =>
-    residual
-      ? `f32(${residual.array}[${at(residual.matrix, residual.rowStride, residual.columnStride, columnText)}])`
+    addend
+      ? `f32(${addend.array}[${at(addend.matrix, addend.rowStride, addend.columnStride, columnText)}])`
       : ''
   const rowGuard = m % tile.rows === 0 ? '' : `if (row >= ${m}u) { return; }`
   const columns = [0, 1, 2, 3].map(i => (i === 0 ? 'column' : `column + ${i}u`))
@@ -175,17 +174,17 @@ export function storeFunction(
     c.lanes === 4
       ? `${n % tile.columns === 0 ? '' : `if (column >= ${n}u) { return; }`}
   ${
-    !residual
+    !addend
       ? 'let value = sums;'
-      : residual.lanes === 4
-        ? `let value = sums + vec4f(${residual.array}[(${at(residual.matrix, residual.rowStride, 1, 'column')}) / 4u]);`
+      : addend.lanes === 4
+        ? `let value = sums + vec4f(${addend.array}[(${at(addend.matrix, addend.rowStride, 1, 'column')}) / 4u]);`
         : `let value = sums + vec4f(${columns.map(added).join(', ')});`
   }
   ${c.array}[(${place('column')}) / 4u] = ${converted('value', c.type, 'vec4')};`
       : columns
           .map(
             (column, i) => `  if (${column} < ${n}u) {
-    let value = sums[${i}]${residual ? ` + ${added(column)}` : ''};
+    let value = sums[${i}]${addend ? ` + ${added(column)}` : ''};
     ${c.array}[${place(column)}] = ${converted('value', c.type)};
   }`,
           )

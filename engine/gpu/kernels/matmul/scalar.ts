@@ -1,19 +1,21 @@
+// Products in float32, by multiply-add.
 import type { Matmul } from '../../../compiler/program.ts'
-import { Bindings, type Kernel, type Target, type TypeOf, shader } from '../kernel.ts'
-import { type Operand, bindOperands, storeFunction, typeNames } from './operands.ts'
+import { Bindings } from '../bindings.ts'
+import type { Kernel, Target, TypeOf } from '../kernel.ts'
+import { shader } from '../shader.ts'
+import { type Factor, bindOperands, storeFunction, typeNames } from './operands.ts'
 import { type MatmulPlan, numberThreads, threadExtent } from './tiling.ts'
 import { fetchFunctions, tileGrid } from './tile.ts'
 import { lines, range } from '../wgsl.ts'
 
 /**
- * A product in float32, whatever its operands are stored as: every invocation sums up 8 x 8 elements of c in
- * registers (4 for tiles of 32), so that four 16-byte reads of workgroup memory go with 64 multiplications;
- * of a tile of 128 x 128 each 4 bytes read from the cache behind go with 64.
+ * A product in float32, whatever the types of its operands. Every invocation sums 8 x 8 elements of c in registers (4 for
+ * tiles of 32), so that it makes 64 multiplications for four 16-byte reads of workgroup memory. A tile of 128 x 128 makes
+ * 64 for each 4 bytes that it reads from the cache.
  *
- * Workgroup memory holds depth x rows of a and depth x columns of b, in vec4 along rows and columns. Operands
- * that lie along k are turned on their way, in blocks of 4 x 4; where these go is permuted (xor), so that
- * eight neighbouring invocations write to different banks. The next depth is read into registers before this
- * one is multiplied.
+ * Workgroup memory holds depth x rows of a and depth x columns of b, in vec4 along rows and columns. Operands that lie
+ * along k are transposed on the way there, in blocks of 4 x 4. The places of these blocks are permuted (xor), so that eight
+ * neighbouring invocations write to different banks. The next depth is read into registers before this one is multiplied.
  */
 export function numbersKernel(
   work: Matmul,
@@ -23,20 +25,20 @@ export function numbersKernel(
 ): { kernel: Kernel; bindings: Bindings; workgroups: number } {
   const { tile } = plan
   const bindings = new Bindings(typeOf)
-  const { a, b, c, residual } = bindOperands(work, bindings)
+  const { a, b, c, addend } = bindOperands(work, bindings)
   const grid = tileGrid(work, plan)
   const size = numberThreads(tile)
   const sides = {
     a: new Side(a, tile.rows, tile.depth, 0),
     b: new Side(b, tile.columns, tile.depth, tile.rows * tile.depth),
   }
-  // Read as they are stored where both are the same: conversions would wait for what is read.
+  // Both are read as they are stored if they have one type: a conversion would wait for the read.
   const [read, type] = a.type === b.type ? (['stored', a.type] as const) : (['f32', 'f32'] as const)
   const stage = ((tile.rows + tile.columns) * tile.depth) / 4
   const perSide = { a: sides.a.blocks, b: sides.b.blocks }
   const slots = Math.ceil((perSide.a + perSide.b) / size)
 
-  /** Code for the block of a or b that an invocation has in one of its slots. */
+  /** Code for the block of a or b in one of an invocation's slots. */
   const forSlot = (slot: number, text: (side: Side, block: string) => string): string => {
     const first = slot * size
     const ofA = () => `{ ${text(sides.a, `thread + ${first}u`)} }`
@@ -87,7 +89,7 @@ export function numbersKernel(
     }`
   const threadsAcross = tile.columns / columns
   const threadsDown = tile.rows / rows
-  // Of 32 neighbouring invocations eight are side by side and four below each other.
+  // 32 neighbouring invocations are eight side by side and four below each other.
   const isBlocked = threadsAcross % 8 === 0 && threadsDown % 4 === 0
   const where = isBlocked
     ? `let right = thread / 32u % ${threadsAcross / 8}u * 8u + thread % 8u;
@@ -140,7 +142,7 @@ export function numbersKernel(
 var<workgroup> tiles: array<vec4f, ${stage * tile.stages}>;
 ${fetchFunctions(a, tile.rows, read)}
 ${fetchFunctions(b, tile.columns, read)}
-${storeFunction({ c, residual }, { ...work, batch: work.batch * plan.slices }, tile)}`
+${storeFunction({ c, addend }, { ...work, batch: work.batch * plan.slices }, tile)}`
   const { batch, m, n, k } = work
   const name = `matmul ${batch > 1 ? `${batch}×` : ''}${m}×${n}×${k} ${typeNames(work, typeOf)}`
   const { workgroups } = grid
@@ -151,19 +153,16 @@ ${storeFunction({ c, residual }, { ...work, batch: work.batch * plan.slices }, t
   }
 }
 
-/**
- * a's or b's part of workgroup memory, [depth, extent / 4] in vec4, and how it is filled in blocks of 4 x 4
- * elements.
- */
+/** The part of workgroup memory for a or b, [depth, extent / 4] in vec4. Invocations fill it in blocks of 4 x 4 elements. */
 class Side {
   readonly blocks: number
-  private readonly operand: Operand
+  private readonly operand: Factor
   private readonly extent: number
   private readonly depth: number
   private readonly first: number
 
-  /** first: where it begins, in elements. */
-  constructor(operand: Operand, extent: number, depth: number, first: number) {
+  /** first: its first element in workgroup memory. */
+  constructor(operand: Factor, extent: number, depth: number, first: number) {
     this.operand = operand
     this.extent = extent
     this.depth = depth
@@ -171,7 +170,7 @@ class Side {
     this.blocks = (extent * depth) / 16
   }
 
-  /** A block's place, and the starts of its four lines. */
+  /** Computes a block's place, and the starts of its four lines. */
   prepare(slot: number, block: string): string {
     const { operand, extent, depth, first } = this
     const { side, isAlongK } = operand
@@ -189,7 +188,7 @@ class Side {
     ${lines(isAlongK ? 4 : 1, i => `start${slot}_${i} = ${side}_start(batch, across${slot} + ${i}u);`)}`
   }
 
-  /** Reads a block into registers: lines along k, or along rows or columns. */
+  /** Reads a block into registers, line by line. */
   fetch(slot: number, how: 'whole' | 'tail'): string {
     const { side, isAlongK } = this.operand
     const end = how === 'tail' ? ', k_end' : ''
@@ -200,7 +199,7 @@ class Side {
     )
   }
 
-  /** Puts a block into workgroup memory, turned where its lines are along k. */
+  /** Writes a block to workgroup memory, transposed where its lines are along k. */
   keep(slot: number): string {
     const line = (i: number) =>
       this.operand.isAlongK
@@ -211,17 +210,14 @@ class Side {
     return lines(4, i => `tiles[base + place${slot} + ${(i * this.extent) / 4}u] = ${line(i)};`)
   }
 
-  /** Declares at_a or at_b: the vec4 of an invocation at the first of four k. */
+  /** Declares at_a or at_b: the index of an invocation's vec4 at the first of four k. */
   at(index: string, quad: string): string {
     const { side, isAlongK } = this.operand
     const across = isAlongK ? `(${index} ^ ${this.turn(quad)})` : index
     return `let at_${side} = stage + ${this.first}u + ${quad} * ${this.extent}u + ${across};`
   }
 
-  /**
-   * What the index along rows or columns is combined with, for four k: eight neighbours then differ in the
-   * last three bits.
-   */
+  /** What the index along rows or columns is xored with, for four k. Eight neighbours then differ in the last three bits. */
   private turn(quadK: string): string {
     return `(${quadK} * ${Math.max(1, 32 / this.depth)}u)`
   }

@@ -1,5 +1,8 @@
+// Products that are cut along k: memory for the slices' partial sums, and the kernel that adds them up.
 import { Buffer, type Matmul, type Matrix } from '../../../compiler/program.ts'
-import { Bindings, type Dispatch, type Target, type TypeOf, bytesOf, shader } from '../kernel.ts'
+import { Bindings } from '../bindings.ts'
+import { type Dispatch, type Target, type TypeOf, bytesOf } from '../kernel.ts'
+import { shader } from '../shader.ts'
 import { bindResult, storeFunction } from './operands.ts'
 
 /** Invocations in a workgroup. */
@@ -11,7 +14,7 @@ export function partialSums({ batch, m, n }: Matmul, slices: number): Matrix {
   return { buffer, offset: 0, rowStride: n, transposed: false, batchStride: m * n }
 }
 
-/** c = the slices' partial sums, added up in order (+ residual). c must not be transposed. */
+/** The kernel that adds the slices' partial sums up in order, and the addend, to c. c must not be transposed. */
 export function sumSlices(
   work: Matmul,
   partial: Matrix,
@@ -23,7 +26,7 @@ export function sumSlices(
   const bindings = new Bindings(typeOf)
   const lanes = n % 4 === 0 ? 4 : 1
   const array = bindings.name(partial.buffer, { lanes })
-  const { c, residual: added } = bindResult(work, bindings)
+  const { c, addend } = bindResult(work, bindings)
   const quads = Math.ceil(n / 4)
   const count = batch * m * quads
   const workgroups = Math.ceil(count / size)
@@ -46,7 +49,7 @@ export function sumSlices(
     }
   }
   store(line / ${m}u, line % ${m}u, column, sums);`
-  const declarations = storeFunction({ c, residual: added }, work, { rows: 1, columns: 4 })
+  const declarations = storeFunction({ c, addend }, work, { rows: 1, columns: 4 })
   return {
     kernel: {
       name: `sum of ${slices} slices ${batch > 1 ? `${batch}×` : ''}${m}×${n} → ${c.type}`,
@@ -56,6 +59,6 @@ export function sumSlices(
     writes: bindings.writes,
     workgroups,
     flops: 0,
-    bytes: between * (4 * slices + bytesOf[c.type] + (added ? bytesOf[added.type] : 0)),
+    bytes: between * (4 * slices + bytesOf[c.type] + (addend ? bytesOf[addend.type] : 0)),
   }
 }

@@ -1,24 +1,27 @@
+// Products in subgroup matrices (tensor cores).
 import type { Matmul, Matrix } from '../../../compiler/program.ts'
-import { Bindings, type Kernel, type Target, type TypeOf, shader } from '../kernel.ts'
-import { type Operand, bindOperands, converted, plus, storeFunction, times, typeNames } from './operands.ts'
+import { Bindings } from '../bindings.ts'
+import type { Kernel, Target, TypeOf } from '../kernel.ts'
+import { shader } from '../shader.ts'
+import { type Factor, bindOperands, converted, plus, storeFunction, times, typeNames } from './operands.ts'
 import { type MatmulPlan, matrixPadding, matrixTileElements, subgroupLayout } from './tiling.ts'
 import { fetchFunctions, tileGrid } from './tile.ts'
 import { lines } from '../wgsl.ts'
 
 /**
- * A product in subgroup matrices (tensor cores): f16 operands, float32 sums. Each subgroup has blockRows x
- * blockColumns sums in registers; with 64 x 32 elements of c, a byte read from workgroup memory goes with 21
- * operations, and with a tile of 128 x 128 each byte from the cache behind with 64: on an H100, whose L2
- * gives some 5.5 TB/s, that is enough for 350 TFLOP/s.
+ * A product in subgroup matrices: f16 operands, float32 sums. Each subgroup has blockRows x blockColumns blocks of sums in
+ * registers. With 64 x 32 elements of c, it makes 21 operations for a byte read from workgroup memory, and a tile of
+ * 128 x 128 makes 64 for a byte from the cache. On an H100, whose L2 delivers about 5.5 TB/s, that suffices for
+ * 350 TFLOP/s.
  *
- * Workgroup memory holds the operands as they lie: lines along k, or across it, which the matrices are loaded
- * from in either order. Lines are 16 bytes longer than they need be, so that eight of them begin in different
- * banks, at multiples of 16 bytes as loads want it. The next depth is read into registers before this one is
- * multiplied. Sums go straight to c where it is float32 and made of whole blocks, and start from the
- * residual; else they pass through workgroup memory, some blocks of each subgroup at a time.
+ * Workgroup memory holds the operands' lines as they lie, along k or across it; matrices can be loaded from either. Lines
+ * are padded by 16 bytes, so that eight of them start in different banks, at multiples of 16 bytes as loads require. The
+ * next depth is read into registers before this one is multiplied. If c is float32 and consists of whole blocks, sums start
+ * from the addend and are stored directly. Otherwise they pass through workgroup memory, some blocks of each subgroup at a
+ * time.
  *
- * Where subgroups may be of several widths, as many as there are share the work: those too many wait, and
- * with too few the product is gone through several times.
+ * Where a driver may choose among several subgroup sizes, the subgroups that it makes share the work. Surplus ones wait,
+ * and with too few the kernel goes through the product several times.
  */
 export function matricesKernel(
   work: Matmul,
@@ -29,15 +32,15 @@ export function matricesKernel(
   const { tile } = plan
   const shape = target.subgroupMatrix
   const layout = shape && subgroupLayout(tile, shape, target)
-  if (!shape || !layout) throw new Error('a product of subgroup matrices without any')
-  const { batch, m, n, k, c: matrixC, addend: matrixResidual } = work
+  if (!shape || !layout) throw new Error('the target has no subgroup matrices for this tile')
+  const { batch, m, n, k, c: matrixC, addend: matrixAddend } = work
   const isDirect =
     m % shape.m === 0 &&
     n % shape.n === 0 &&
     isStorable(matrixC, batch * plan.slices, typeOf) &&
-    (!matrixResidual || isStorable(matrixResidual, batch, typeOf))
+    (!matrixAddend || isStorable(matrixAddend, batch, typeOf))
   const bindings = new Bindings(typeOf)
-  const { a, b, c, residual } = bindOperands(work, bindings, { singleC: isDirect })
+  const { a, b, c, addend } = bindOperands(work, bindings, { singleC: isDirect })
   const grid = tileGrid(work, plan)
   const { size, down, across, blockRows, blockColumns } = layout
   const count = down * across
@@ -70,7 +73,7 @@ export function matricesKernel(
       ${lines(blockRows, i => `${sum(i, j)} = subgroupMatrixMultiplyAccumulate(left${i}, right${j}, ${sum(i, j)});`)}`,
       )}
     }`
-  /** For subgroups that have something to do. */
+  /** Code for the subgroups that have work. */
   const ifActive = (text: string) => (layout.isFixed ? text : `if (is_active) { ${text} }`)
 
   const blockAt = ({ offset, batchStride, rowStride }: Matrix, i: number, j: number, at: string) =>
@@ -89,18 +92,18 @@ export function matricesKernel(
   const ifWithin = (i: number, j: number, text: string) =>
     guards.length === 0 ? text : `if (${guards.map(guard => guard(i, j)).join(' && ')}) { ${text} }`
   const start =
-    isDirect && residual
+    isDirect && addend
       ? ifActive(
           forBlocks((i, j) =>
             ifWithin(
               i,
               j,
-              `${sum(i, j)} = subgroupMatrixLoad<${result}, row_major>(&${residual.array}, ${blockAt(residual.matrix, i, j, 'batch')}, ${strideOf(residual.matrix, n)}u);`,
+              `${sum(i, j)} = subgroupMatrixLoad<${result}, row_major>(&${addend.array}, ${blockAt(addend.matrix, i, j, 'batch')}, ${strideOf(addend.matrix, n)}u);`,
             ),
           ),
         )
       : ''
-  // Of each subgroup, passing blocks side by side.
+  // Each subgroup passes so many blocks side by side.
   const passingWidth = layout.passing * shape.n
   const passingSize = shape.m * passingWidth
   const passingCount = layout.isFixed ? `${count * passingSize}u` : `active_count * ${passingSize}u`
@@ -190,7 +193,7 @@ ${layout.isFixed ? '' : 'var<workgroup> subgroup_count: u32;'}
 ${isDirect ? '' : `var<workgroup> sums: array<f32, ${layout.passingElements}>;`}
 ${fetchFunctions(a, tile.rows, 'stored')}
 ${fetchFunctions(b, tile.columns, 'stored')}
-${isDirect ? '' : storeFunction({ c, residual }, { ...work, batch: batch * plan.slices }, tile)}`
+${isDirect ? '' : storeFunction({ c, addend }, { ...work, batch: batch * plan.slices }, tile)}`
   const name = `matmul ${batch > 1 ? `${batch}×` : ''}${m}×${n}×${k} ${typeNames(work, typeOf)} in matrices`
   const { workgroups } = grid
   return {
@@ -203,29 +206,26 @@ ${isDirect ? '' : storeFunction({ c, residual }, { ...work, batch: batch * plan.
   }
 }
 
-/**
- * Whether blocks of float32 sums can be stored to a matrix as they are: Vulkan wants rows at multiples of 16
- * bytes.
- */
+/** Whether blocks of float32 sums can be stored to a matrix directly. Vulkan requires rows at multiples of 16 bytes. */
 function isStorable(matrix: Matrix, batch: number, typeOf: TypeOf): boolean {
   const { offset, rowStride, batchStride, transposed, buffer } = matrix
   const aligned = [offset, rowStride, batch > 1 ? batchStride : 0].every(number => number % 4 === 0)
   return aligned && !transposed && typeOf(buffer) === 'f32'
 }
 
-/** A single row has no stride, but a block of rows does. */
+/** The stride for a block of rows. That of a matrix with a single row may be 0. */
 const strideOf = ({ rowStride }: Matrix, columns: number): number => Math.max(rowStride, columns)
 
-/** a's or b's tile in workgroup memory, line by line, and how it is filled in pieces of four elements. */
+/** The tile of a or b in workgroup memory, line by line. Invocations fill it in pieces of four elements. */
 class Side {
-  readonly operand: Operand
+  readonly operand: Factor
   private readonly size: number
   private readonly pieces: number
   private readonly perLine: number
   private readonly pitch: number
 
-  /** size: the invocations that fill it. */
-  constructor(operand: Operand, extent: number, depth: number, size: number) {
+  /** size: the number of invocations that fill it. */
+  constructor(operand: Factor, extent: number, depth: number, size: number) {
     const width = operand.isAlongK ? depth : extent
     this.operand = operand
     this.size = size
@@ -234,7 +234,7 @@ class Side {
     this.pitch = width + matrixPadding
   }
 
-  /** Whether all invocations have a piece in a slot. */
+  /** Code for a slot, for those invocations that have a piece in it. */
   private guarded(slot: number, text: string): string {
     const rest = this.pieces - slot * this.size
     return rest >= this.size ? text : `if (thread < ${rest}u) { ${text} }`
@@ -244,7 +244,7 @@ class Side {
     return Math.ceil(this.pieces / this.size)
   }
 
-  /** Where in the operand and in the tile an invocation's pieces are. */
+  /** Computes the places of an invocation's pieces in the operand and in the tile. */
   prepare(): string {
     const { operand, size, perLine, pitch, slots } = this
     const { side, isAlongK } = operand
@@ -264,7 +264,7 @@ class Side {
     })
   }
 
-  /** Reads the pieces into registers, as they are stored: conversions would wait for them. */
+  /** Reads the pieces into registers as they are stored: a conversion would wait for the read. */
   fetch(how: 'whole' | 'tail'): string {
     const { side } = this.operand
     const end = how === 'tail' ? ', k_end' : ''
@@ -276,7 +276,7 @@ class Side {
     )
   }
 
-  /** Puts the pieces into workgroup memory. */
+  /** Writes the pieces to workgroup memory. */
   keep(base: string): string {
     const { side, type } = this.operand
     return lines(this.slots, slot => {
@@ -290,7 +290,7 @@ class Side {
     })
   }
 
-  /** A matrix from a row of a or column of b on, and from step k of those in the tile. */
+  /** Loads a matrix that starts at a row of a or column of b, and at step k of the tile. */
   load(type: string, base: string, across: string): string {
     const { operand, pitch } = this
     const { side, isAlongK } = operand

@@ -1,22 +1,20 @@
+// The tiles of a product: which workgroup makes which, and functions that read operands.
 import type { Matmul } from '../../../compiler/program.ts'
-import { type Operand, plus, times } from './operands.ts'
+import { type Factor, plus, times } from './operands.ts'
 import type { MatmulPlan } from './tiling.ts'
 
-/**
- * Tiles of this many rows are done before the next columns of tiles begin, so that what they share is in
- * cache.
- */
+/** Workgroups go through the columns of a band of this many rows of tiles, so that the cache holds what tiles share. */
 const bandTiles = 16
 
-/** The workgroups of a product, one for each tile of each slice of each of the batch. */
+/** The workgroups of a product: one for each tile, of each slice, of each matrix of the batch. */
 export interface Grid {
   readonly workgroups: number
   /**
-   * WGSL that declares `batch`, the tile's first `row0` and `column0`, the steps `k_start` to `k_end` of k
-   * that are to be done, and `steps`, how many depths these are.
+   * WGSL that declares `batch`, the tile's first row `row0` and column `column0`, the range of k from `k_start` to
+   * `k_end`, and `steps`, the number of depths in it.
    */
   readonly position: string
-  /** WGSL for where c, or a slice's partial sums, are in their batch. */
+  /** WGSL for the batch index of c, or of a slice's partial sums. */
   readonly target: string
   /** Whether the last depth may go beyond k_end. */
   readonly hasTail: boolean
@@ -49,13 +47,13 @@ export function tileGrid({ batch, m, n, k }: Matmul, { tile, slices, sliceDepth 
 }
 
 /**
- * WGSL functions that read four elements side by side of an operand, as vec4f or as they are stored:
- *   a_start(batch, across)            where the line is; across: a row of a, a column of b,
+ * WGSL functions that read four neighbouring elements of an operand, as vec4f or as they are stored:
+ *   a_start(batch, across)            where a line starts; across: a row of a, a column of b,
  *   a_whole(start, across, k)         elements k to k + 3 of a line, or across to across + 3 at one k,
- *   a_tail(start, across, k, k_end)   zero where k is not below k_end.
- * What lies beyond the matrix' rows or columns is some element within: it makes sums that are not stored.
+ *   a_tail(start, across, k, k_end)   the same, with zeros from k_end on.
+ * Beyond the matrix' rows or columns they read some element within. The sums made of those are not stored.
  */
-export function fetchFunctions(operand: Operand, tileExtent: number, type: 'f32' | 'stored'): string {
+export function fetchFunctions(operand: Factor, tileExtent: number, type: 'f32' | 'stored'): string {
   const { side, matrix, lanes, isAlongK, extent, lineStride, batchStride, array } = operand
   const vector = `vec4<${type === 'f32' ? 'f32' : operand.type}>`
   const isRagged = extent % tileExtent !== 0

@@ -1,41 +1,42 @@
+// Chooses how a product is cut into tiles and slices.
 import type { Matmul } from '../../../compiler/program.ts'
 import type { Target } from '../kernel.ts'
 
-/** The part of c that a workgroup makes, and how it goes through k. */
+/** The part of c that a workgroup computes, and how it goes through k. */
 export interface Tile {
   readonly rows: number
   readonly columns: number
-  /** Steps of k that are in workgroup memory at a time. */
+  /** Steps of k that workgroup memory holds at a time. */
   readonly depth: number
-  /** 2: the next depth is put into workgroup memory while this one is multiplied. */
+  /** 2: workgroup memory receives the next depth while this one is multiplied. */
   readonly stages: 1 | 2
 }
 
-/** How a product is cut. */
+/** How a product is cut into tiles and slices. */
 export interface MatmulPlan {
-  /** Multiplied by subgroups as matrices, or by each invocation as numbers. */
+  /** Whether subgroups multiply matrices, or each invocation multiplies numbers. */
   readonly form: 'matrices' | 'numbers'
   readonly tile: Tile
-  /** k is cut into so many slices, whose partial sums are added up in order by another kernel. */
+  /** The number of slices that k is cut into. Another kernel adds up their partial sums in order. */
   readonly slices: number
   /** Steps of k in a slice: a multiple of the tile's depth. */
   readonly sliceDepth: number
 }
 
-/** Subgroups of the matrix form, and the blocks of its shape that each of them sums up. */
+/** The subgroups of the matrix form, and the blocks of sums that each has. A block has the shape of a subgroup matrix. */
 export interface SubgroupLayout {
-  /** Subgroups below each other and side by side. */
+  /** The numbers of subgroups below each other, and side by side. */
   readonly down: number
   readonly across: number
   readonly blockRows: number
   readonly blockColumns: number
   /** Invocations. */
   readonly size: number
-  /** Whether there are exactly as many subgroups as are reckoned with. */
+  /** Whether the workgroup has exactly this many subgroups, whatever size the driver chooses for them. */
   readonly isFixed: boolean
   /**
-   * Blocks side by side whose sums pass through workgroup memory at a time, of each subgroup; and these sums'
-   * number.
+   * Blocks side by side that each subgroup passes through workgroup memory at a time, and the number of their sums in
+   * all subgroups.
    */
   readonly passing: number
   readonly passingElements: number
@@ -43,13 +44,10 @@ export interface SubgroupLayout {
 
 type MatrixShape = NonNullable<Target['subgroupMatrix']>
 
-/**
- * Elements of f16 by which lines in workgroup memory are longer: 16 bytes, so that eight lines start in
- * different banks.
- */
+/** Padding of lines in workgroup memory, in elements of f16: with 16 bytes, eight lines start in different banks. */
 export const matrixPadding = 8
 
-/** Tiles by rows and columns, the larger ones first. */
+/** Rows and columns of tiles, the larger ones first. */
 const sizes = [
   [128, 128],
   [128, 64],
@@ -60,11 +58,11 @@ const sizes = [
   [32, 32],
 ] as const
 
-const unevenly = (a: number, b: number) => Math.ceil(a / b)
+const ceilDivide = (a: number, b: number) => Math.ceil(a / b)
 
 /**
- * How subgroups share a tile: each of 128 x 128's eight makes 64 x 32, else there are four. Undefined when
- * that does not work.
+ * How subgroups share a tile: a tile of 128 x 128 has eight, each with 64 x 32 of it; other tiles have four. Undefined if
+ * the tile does not divide so, or the target does not allow it.
  */
 export function subgroupLayout(
   { rows, columns }: Pick<Tile, 'rows' | 'columns'>,
@@ -77,9 +75,9 @@ export function subgroupLayout(
   const blockRows = rows / down / shape.m
   const blockColumns = columns / across / shape.n
   if (!Number.isInteger(blockRows) || !Number.isInteger(blockColumns)) return undefined
-  // Drivers that can do with many widths mostly take 32.
+  // Drivers that support many widths mostly choose 32.
   const width = Math.min(Math.max(32, subgroups.smallest), subgroups.largest)
-  const size = unevenly(down * across * width, subgroups.largest) * subgroups.largest
+  const size = ceilDivide(down * across * width, subgroups.largest) * subgroups.largest
   if (size > target.workgroupSize) return undefined
   const isFixed = subgroups.smallest === subgroups.largest && size === down * across * width
   const elements = down * across * shape.m * shape.n
@@ -97,7 +95,7 @@ export function subgroupLayout(
   }
 }
 
-/** Sums in workgroup memory on their way to c, where one block of each subgroup does not take more: 8 KiB. */
+/** The most sums that pass through workgroup memory at a time, 8 KiB, unless one block of each subgroup has more. */
 const mostPassing = 2048
 
 /** Elements of a and of b in workgroup memory, in the matrix form. */
@@ -110,14 +108,14 @@ export const matrixTileElements = (
   return { a: elements(rows, isAlongK.a), b: elements(columns, isAlongK.b) }
 }
 
-/** Rows or columns of c that an invocation of the number form makes. */
+/** Rows or columns of c that an invocation of the number form computes. */
 export const threadExtent = (extent: number): 4 | 8 => (extent >= 64 ? 8 : 4)
 
-/** Invocations of a tile in the number form. */
+/** Invocations for a tile in the number form. */
 export const numberThreads = ({ rows, columns }: Pick<Tile, 'rows' | 'columns'>): number =>
   (rows / threadExtent(rows)) * (columns / threadExtent(columns))
 
-/** Depths and stages in the order of preference. */
+/** Depths and stages, the preferred ones first. */
 const depths = {
   matrices: [
     [32, 2],
@@ -135,29 +133,25 @@ const depths = {
   ],
 } as const
 
-/**
- * A GPU to choose tiles for: NVIDIA's H100. On smaller ones there are more slices and smaller tiles than they
- * need.
- */
+/** Tiles are chosen for NVIDIA's H100, which has so many processors. Smaller GPUs would do with fewer slices and larger tiles. */
 const processors = 132
-/** Invocations that keep a processor busy, while some wait for others. */
+/** Invocations that keep a processor busy while some of them wait for memory. */
 const busy = 512
-/** Multiplications that a processor does in a cycle, and bytes that it gets from memory. */
+/** Multiplications of a processor in a cycle, and bytes that it reads from memory. */
 const rates = { matrices: 1024, numbers: 128, bytes: 16 }
-/** Cycles that one more dispatch takes. */
+/** Cycles for one more dispatch. */
 const dispatchCycles = 5000
 /**
- * Steps of k in a slice of the number form, where partial sums have room: longer sums lose digits. The matrix form's
- * operands are rounded to f16 and lose more by that.
+ * The most steps of k in a slice of the number form, if the partial sums fit: longer sums lose digits. The matrix form
+ * loses more by rounding its operands to f16.
  */
 const deepestSlice = 2 ** 13
-/** Bytes that partial sums may take. */
+/** The most bytes of partial sums. */
 const mostPartialBytes = 64 * 2 ** 20
 
 /**
- * Chooses the tile, and how many slices k is cut into, by an estimate of cycles: larger tiles read less and
- * smaller ones keep more processors busy. It depends on the shape and the target alone, so the order of sums
- * does as well.
+ * Chooses the tile and the number of slices by an estimate of cycles: larger tiles read less, and smaller ones keep more
+ * processors busy. The choice, and with it the order of sums, depends only on the shape and the target.
  */
 export function matmulPlan(work: Matmul, target: Target): MatmulPlan {
   const { batch, m, n, k } = work
@@ -165,19 +159,19 @@ export function matmulPlan(work: Matmul, target: Target): MatmulPlan {
   let best: { plan: MatmulPlan; cycles: number; isTooDeep: boolean } | undefined
   for (const tile of tiles(work, target, form)) {
     const { rows, columns, depth } = tile
-    const count = batch * unevenly(m, rows) * unevenly(n, columns)
+    const count = batch * ceilDivide(m, rows) * ceilDivide(n, columns)
     const threads = threadsOf(tile, target, form)
     const rate = rates[form] / (1 + 16 / rows + 16 / columns)
-    const steps = unevenly(k, depth)
+    const steps = ceilDivide(k, depth)
     for (let wanted = 1; wanted <= 64; wanted++) {
-      const sliceDepth = unevenly(steps, wanted) * depth
-      const slices = unevenly(k, sliceDepth)
+      const sliceDepth = ceilDivide(steps, wanted) * depth
+      const slices = ceilDivide(k, sliceDepth)
       const partialBytes = slices * batch * m * n * 4
       if (slices !== wanted) continue
       if (slices > 1 && (sliceDepth < 128 || partialBytes > mostPartialBytes)) break
       const isTooDeep = form === 'numbers' && sliceDepth > deepestSlice
       if (best && isTooDeep && !best.isTooDeep) continue
-      const rounds = Math.max(unevenly(count * slices, processors), busy / threads)
+      const rounds = Math.max(ceilDivide(count * slices, processors), busy / threads)
       const multiplying = (rounds * rows * columns * (sliceDepth + 32)) / rate
       const adding = slices > 1 ? dispatchCycles + (2 * partialBytes) / rates.bytes / processors : 0
       const cycles = multiplying + adding
@@ -192,11 +186,11 @@ export function matmulPlan(work: Matmul, target: Target): MatmulPlan {
 function threadsOf(tile: Tile, target: Target, form: MatmulPlan['form']): number {
   const shape = target.subgroupMatrix
   const layout = shape && form === 'matrices' ? subgroupLayout(tile, shape, target) : undefined
-  // Subgroups of any width do as much as those of 32.
+  // Subgroups of any width do as much work as those of 32.
   return layout ? layout.down * layout.across * 32 : numberThreads(tile)
 }
 
-/** The tiles that fit the target, each with the deepest steps that do. */
+/** The tiles that fit the target, each with the preferred depth that fits. */
 function tiles(work: Matmul, target: Target, form: MatmulPlan['form']): Tile[] {
   return sizes.flatMap(([rows, columns]) => {
     const found = depths[form]
@@ -216,10 +210,10 @@ function fits(tile: Tile, { a, b }: Matmul, target: Target, form: MatmulPlan['fo
   const shape = target.subgroupMatrix
   if (!shape || depth % shape.k !== 0) return false
   const layout = subgroupLayout(tile, shape, target)
-  // Few invocations, as where subgroups are narrow, would load much each: code that drivers take long to compile.
+  // With few invocations, as in narrow subgroups, each would load so much that drivers take long to compile the code.
   if (!layout || depth > Math.max(shape.k, layout.size / 4)) return false
   const elements = matrixTileElements(tile, { a: !a.transposed, b: b.transposed })
-  // Sums may leave through workgroup memory; a word says how many subgroups there are.
+  // Workgroup memory also holds the sums that pass through it, and the number of subgroups where that is not fixed.
   const sums = layout.passingElements * 4 + (layout.isFixed ? 0 : 4)
   return (elements.a + elements.b) * 2 * stages + sums <= target.workgroupBytes
 }

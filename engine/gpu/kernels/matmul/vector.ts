@@ -1,34 +1,37 @@
+// Products with few rows.
 import type { Matmul, Matrix } from '../../../compiler/program.ts'
-import { Bindings, type Kernel, type Target, type TypeOf, shader } from '../kernel.ts'
-import { type Operand, bindOperands, converted, plus, stridesOf, times, typeNames } from './operands.ts'
+import { Bindings } from '../bindings.ts'
+import type { Kernel, Target, TypeOf } from '../kernel.ts'
+import { shader } from '../shader.ts'
+import { type Factor, bindOperands, converted, plus, stridesOf, times, typeNames } from './operands.ts'
 import { fetchFunctions } from './tile.ts'
 import { lines, range } from '../wgsl.ts'
 
-/** The most rows of a with which this form pays. */
+/** The most rows of a for which this form is faster. */
 export const mostVectors = 4
 
 /** Invocations in a workgroup. */
 const size = 256
 
-/** Steps of k that are written out in the loop. */
+/** Steps by which the loop over k is unrolled. */
 const unroll = 4
 
 /**
- * A product with few rows, in float32, which takes as long as b takes to be read: that happens once, 16 bytes
- * at a time. Teams of invocations make some columns each, and their members share k: with columns that lie
- * along k a team has as many as four and reads one after the other; else it has four neighbouring ones. The
- * members' sums are added up in order. c and the residual may be transposed.
+ * A product with few rows, in float32. Its time is that of reading b, once and 16 bytes at a time. Each team of invocations
+ * computes some columns, and its members share k. Where columns lie along k, a team has up to four and reads them one after
+ * the other; otherwise it has four neighbouring ones. The members' sums are added in order. c and the addend may be
+ * transposed.
  */
 export function vectorKernel(
   work: Matmul,
   typeOf: TypeOf,
   target: Target,
 ): { kernel: Kernel; bindings: Bindings; workgroups: number } {
-  const { batch, m, n, k, c: matrixC, addend: matrixResidual } = work
+  const { batch, m, n, k, c: matrixC, addend: matrixAddend } = work
   const bindings = new Bindings(typeOf)
-  const { a, b, c, residual } = bindOperands(work, bindings, { singleC: true })
+  const { a, b, c, addend } = bindOperands(work, bindings, { singleC: true })
   const { isAlongK } = b
-  // With few columns, a workgroup has fewer of them, so that there are more workgroups.
+  // With few columns in all, a workgroup has fewer, so that there are more workgroups.
   const isWide = batch * n >= 2 ** 13
   const teams = isAlongK || isWide ? 8 : 4
   const members = size / teams
@@ -38,7 +41,7 @@ export function vectorKernel(
   const workgroups = batch * blocks
 
   const sum = (row: number, column: number) => `sum${row}_${column}`
-  // A sum for each row and column, or one for each row that is four columns'.
+  // A sum for each row and column, or a vector for each row and four columns.
   const sumsEach = isAlongK ? columnsEach : 1
   const type = isAlongK ? 'f32' : 'vec4f'
   const multiply = (how: 'whole' | 'tail') => {
@@ -61,7 +64,7 @@ export function vectorKernel(
   }
   const stepDepth = isAlongK ? members * 4 : members
   const wholeSteps = Math.floor(k / stepDepth)
-  // Several steps are written out, so that many reads are under way.
+  // Steps are unrolled, so that many reads are in flight.
   const unrolled = wholeSteps - (wholeSteps % unroll)
   const oneStep = (step: string) => `{
     let k = ${step} * ${stepDepth}u + ${first};
@@ -89,7 +92,7 @@ export function vectorKernel(
   }
   const finish = (row: number) => {
     const added =
-      residual && matrixResidual ? `total += f32(${residual.array}[${placeOf(matrixResidual, row)}]);` : ''
+      addend && matrixAddend ? `total += f32(${addend.array}[${placeOf(matrixAddend, row)}]);` : ''
     return `{
       let own = ${row * sumsEach * size}u + ${times(`thread % ${columnsEach}u`, isAlongK ? size : 0)} + thread / ${columnsEach}u;
       var total = 0.0;
@@ -132,16 +135,8 @@ ${fetchFunctions(b, columns, 'f32')}`
   }
 }
 
-/** WGSL for a function that reads one element of a, or gives zero beyond k. */
-function elementFunction({
-  matrix,
-  array,
-  lanes,
-  depth,
-  isAlongK,
-  lineStride,
-  batchStride,
-}: Operand): string {
+/** WGSL for a function that reads an element of a, or returns zero beyond k. */
+function elementFunction({ matrix, array, lanes, depth, isAlongK, lineStride, batchStride }: Factor): string {
   const [row, step] = isAlongK ? [lineStride, 1] : [1, lineStride]
   const at = plus(`${matrix.offset}u`, times('batch', batchStride), times('row', row), times('k', step))
   return `fn element_a(batch: u32, row: u32, k: u32) -> f32 {

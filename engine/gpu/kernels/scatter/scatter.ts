@@ -1,6 +1,8 @@
 import { costOf } from '../../../compiler/cost.ts'
 import { Buffer, type ScatterAdd, type View } from '../../../compiler/program.ts'
-import { Bindings, type Dispatch, type Target, type TypeOf, bytesOf, shader } from '../kernel.ts'
+import { Bindings } from '../bindings.ts'
+import { type Dispatch, type Target, type TypeOf, bytesOf } from '../kernel.ts'
+import { shader } from '../shader.ts'
 import { radixSort } from './sort.ts'
 
 /** Positions of an order that are summed one after the other; a row named more often is summed in several pieces. */

@@ -1,5 +1,7 @@
 import { Buffer } from '../../../compiler/program.ts'
-import { Bindings, type Dispatch, type Target, type TypeOf, shader } from '../kernel.ts'
+import { Bindings } from '../bindings.ts'
+import type { Dispatch, Target, TypeOf } from '../kernel.ts'
+import { shader } from '../shader.ts'
 
 /** Invocations of a workgroup: one for each value of a digit. */
 const size = 256

@@ -1,38 +1,40 @@
-import { type Access, Buffer, type RowProgram, type RowValue } from '../../../compiler/program.ts'
-import { RowBuilder, rootsOf } from '../../passes/row-programs.ts'
+// Splits row programs that use more buffers than a kernel may bind.
+import { type Access, Buffer, type RowProgram, type RowValue } from '../../compiler/program.ts'
+import { allocationsOf } from '../kernels/rows/analysis.ts'
+import { RowBuilder } from './row-builder.ts'
 
-/** Where one program's outputs go: memory that a value is stored to, or the sums of its columns. */
+/** An output of the program: a value that is stored, or the sums of its columns. */
 type Output =
   | { readonly kind: 'store'; readonly value: number; readonly access: Access }
   | { readonly kind: 'sum'; readonly value: number; readonly buffer: Buffer; readonly width: number }
 
-/** Some of a program's values and outputs, to be a program of their own. */
+/** Some of a program's values and outputs, which become a program of their own. */
 interface Piece {
   readonly values: Set<number>
   readonly outputs: Output[]
-  readonly roots: Set<Buffer>
+  readonly allocations: Set<Buffer>
 }
 
-/** Buffers for what pieces hand on: one of floats, and one of whole numbers. */
-const handedOn = 2
+/** Buffers in which pieces pass values on: one of floats, and one of integers. */
+const passingBuffers = 2
 
 /**
- * A program that uses more than so many buffers as several that do not: what a later one needs of an earlier one's
- * values is stored between them.
+ * Splits a program that uses more than `limit` buffers into several that do not. An earlier one stores the values that a
+ * later one needs.
  */
-export function splitByBuffers(work: RowProgram, limit: number): RowProgram[] {
-  return rootsOf(work).size <= limit ? [work] : new Splitter(work, limit).split()
+export function splitByBindings(work: RowProgram, limit: number): RowProgram[] {
+  return allocationsOf(work).size <= limit ? [work] : new Splitter(work, limit).split()
 }
 
 class Splitter {
   private readonly work: RowProgram
   private readonly limit: number
-  /** Memory that is both loaded and stored. */
-  private readonly overwritten: ReadonlySet<Buffer>
+  /** Allocations that the program both loads and stores. */
+  private readonly inPlace: ReadonlySet<Buffer>
   private readonly pieces: Piece[] = []
-  /** The piece that computes a value. */
-  private readonly homes = new Map<number, Piece>()
-  /** Values that are stored for later pieces, and the first element of each in its buffer. */
+  /** The piece that computes each value. */
+  private readonly pieceOf = new Map<number, Piece>()
+  /** For each value that is stored for later pieces, its first element in the passing buffer. */
   private readonly offsets = new Map<number, number>()
   private readonly sizes = { float32: 0, int32: 0 }
 
@@ -40,8 +42,8 @@ class Splitter {
     this.work = work
     this.limit = limit
     const stored = new Set(work.stores.map(({ access }) => access.buffer?.allocation))
-    const loaded = rootsOf({ values: work.values, stores: [], columnSums: [] })
-    this.overwritten = new Set([...loaded].filter(root => stored.has(root)))
+    const loaded = allocationsOf({ values: work.values, stores: [], columnSums: [] })
+    this.inPlace = new Set([...loaded].filter(allocation => stored.has(allocation)))
     this.begin()
   }
 
@@ -51,16 +53,16 @@ class Splitter {
       ...stores.map(store => ({ kind: 'store' as const, ...store })),
       ...columnSums.map(sum => ({ kind: 'sum' as const, ...sum })),
     ]
-    const overwrites = (output: Output) =>
+    const isInPlace = (output: Output) =>
       output.kind === 'store' &&
       output.access.buffer !== undefined &&
-      this.overwritten.has(output.access.buffer.allocation)
-    const [late, early] = [outputs.filter(overwrites), outputs.filter(output => !overwrites(output))]
+      this.inPlace.has(output.access.buffer.allocation)
+    const [late, early] = [outputs.filter(isInPlace), outputs.filter(output => !isInPlace(output))]
     for (const output of early) {
       this.compute(output.value)
       this.output(output)
     }
-    // What later pieces might load is overwritten once all is computed.
+    // Memory that later pieces might load is overwritten last, when all values are computed.
     for (const { value } of late) this.compute(value)
     this.begin()
     for (const output of late) this.output(output)
@@ -74,29 +76,30 @@ class Splitter {
   }
 
   private begin(): void {
-    this.pieces.push({ values: new Set(), outputs: [], roots: new Set() })
+    this.pieces.push({ values: new Set(), outputs: [], allocations: new Set() })
   }
 
   private get piece(): Piece {
     return this.pieces[this.pieces.length - 1]
   }
 
-  /** Makes room for more memory, in a new piece if need be. */
-  private reserve(roots: readonly Buffer[]): void {
-    if (new Set([...this.piece.roots, ...roots]).size > this.limit - handedOn) this.begin()
-    for (const root of roots) this.piece.roots.add(root)
+  /** Adds allocations to the last piece, or begins a new one where they do not fit. */
+  private reserve(allocations: readonly Buffer[]): void {
+    const all = new Set([...this.piece.allocations, ...allocations])
+    if (all.size > this.limit - passingBuffers) this.begin()
+    for (const allocation of allocations) this.piece.allocations.add(allocation)
   }
 
-  /** Has the last piece compute a value, unless one does already. */
+  /** Adds a value to the last piece, unless an earlier one computes it. */
   private compute(index: number): void {
-    if (this.homes.has(index)) return
+    if (this.pieceOf.has(index)) return
     const value = this.work.values[index]
     for (const input of value.inputs) this.compute(input)
     if (isFree(value)) return
-    this.reserve([...rootsOf({ values: [value], stores: [], columnSums: [] })])
+    this.reserve([...allocationsOf({ values: [value], stores: [], columnSums: [] })])
     for (const input of value.inputs) this.use(input)
     this.piece.values.add(index)
-    this.homes.set(index, this.piece)
+    this.pieceOf.set(index, this.piece)
   }
 
   private output(output: Output): void {
@@ -106,13 +109,13 @@ class Splitter {
     this.piece.outputs.push(output)
   }
 
-  /** Has a value stored if an earlier piece than the last computes it. */
+  /** Makes room to pass a value on, if an earlier piece than the last computes it. */
   private use(index: number): void {
     const value = this.work.values[index]
-    if (isFree(value) || this.homes.get(index) === this.piece || this.offsets.has(index)) return
+    if (isFree(value) || this.pieceOf.get(index) === this.piece || this.offsets.has(index)) return
     const kind = bufferType(value)
     this.offsets.set(index, this.sizes[kind])
-    // Multiples of four, for vectors.
+    // Multiples of four, so that it can be read in vectors.
     this.sizes[kind] += Math.ceil(this.sizeOf(value) / 4) * 4
   }
 
@@ -124,7 +127,7 @@ class Splitter {
   private program(piece: Piece, buffers: Readonly<Record<'float32' | 'int32', Buffer>>): RowProgram {
     const { rows, columns, values } = this.work
     const builder = new RowBuilder(values)
-    const place = (index: number): Access => {
+    const passed = (index: number): Access => {
       const { extent } = values[index]
       const columnStride = extent === 'element' ? 1 : 0
       return {
@@ -135,11 +138,11 @@ class Splitter {
       }
     }
     const replace = (value: RowValue, index: number) =>
-      piece.values.has(index) || isFree(value) ? undefined : builder.load(place(index), value.dtype)
+      piece.values.has(index) || isFree(value) ? undefined : builder.load(passed(index), value.dtype)
     const copied = piece.outputs.map(output => ({ output, value: builder.copy(output.value, replace) }))
-    const handed = [...piece.values]
+    const passing = [...piece.values]
       .filter(index => this.offsets.has(index))
-      .map(index => ({ value: builder.copy(index, replace), access: place(index) }))
+      .map(index => ({ value: builder.copy(index, replace), access: passed(index) }))
     return {
       ...this.work,
       values: builder.values,
@@ -147,7 +150,7 @@ class Splitter {
         ...copied.flatMap(({ output, value }) =>
           output.kind === 'store' ? [{ value, access: output.access }] : [],
         ),
-        ...handed,
+        ...passing,
       ],
       columnSums: copied.flatMap(({ output, value }) =>
         output.kind === 'sum' ? [{ value, buffer: output.buffer, width: output.width }] : [],
@@ -156,10 +159,10 @@ class Splitter {
   }
 }
 
-/** Whether a value is had without memory or earlier values. */
+/** Whether a value depends on no memory and no other values, so that each piece can compute it. */
 const isFree = ({ operation }: RowValue): boolean =>
   operation.kind === 'constant' ||
   (operation.kind === 'load' && !operation.access.buffer && !operation.access.gather?.indices.buffer)
 
-/** bool is stored as whole numbers. */
+/** The passing buffer for a value; bool is stored as integers. */
 const bufferType = ({ dtype }: RowValue): 'float32' | 'int32' => (dtype === 'float32' ? 'float32' : 'int32')
