@@ -114,7 +114,7 @@ test('assign: in place, with others that read the old value', async () => {
   )
 })
 
-test('assign: one tensor to two variables, and one that others go on from', async () => {
+test('assign: one tensor to two variables, and one that is used further', async () => {
   const [a, b, c] = [1, 2, 3].map(value => variable(full([5, 3], value)))
   const run = compile(({ x }) => {
     const sum = x.add(1)
@@ -129,7 +129,7 @@ test('assign: one tensor to two variables, and one that others go on from', asyn
   ;(await numbers(c)).forEach((value, i) => assert.ok(Math.abs(value - Math.sin(2 * expected[i])) < 1e-6))
 })
 
-test('assign: what is computed elsewhere is not overwritten on its way', async () => {
+test('assign: a value is not overwritten before it is copied to its variable', async () => {
   // The product is read by one kernel, which could take over its memory, and assigned by a copy: it reads v.
   const v = variable(full([8, 8], 2))
   const run = compile(({ x }) => {
@@ -170,7 +170,7 @@ test('assign: a product into the variable, once everything has read the old valu
   )
 })
 
-test('a piece of a result is not written before the memory that it takes over', async () => {
+test('a piece of a result is not written into memory that is still to be read', async () => {
   const run = compile(({ x, y }) => {
     // This one could run first, into the memory of the product, of which the other piece is the only reader.
     const other = y.exp()
@@ -209,7 +209,7 @@ test('assign: a new value and the old one, read together', async () => {
   assert.deepEqual(await numbers(v), [0, 2, 4, 6, 8, 10, 12, 14, 16])
 })
 
-test('assign: what still reads the old value is waited for', async () => {
+test('assign: readers of the old value finish first', async () => {
   // Both kernels are one item, so that one thread is free for the second while another does the first.
   const v = variable(full([40, 20_000], 0))
   const run = compile(({ next }) => {
@@ -305,7 +305,7 @@ test('scatterAdd of rows onto themselves', async () => {
   )
 })
 
-test('scatterAdd onto a variable of which others take the old and the new value', async () => {
+test('scatterAdd onto a variable whose old and new values are both read', async () => {
   const [table, copy] = [variable(counting(5, 3)), variable(full([5, 3], 0))]
   const run = compile(({ rows, ids }) => {
     const next = table.add(scatterAdd(rows, ids, 5)).add(scatterAdd(rows.mul(10), ids.add(1), 5))

@@ -99,7 +99,7 @@ test('outputs that are inputs, views, constants and variables', async () => {
   assert.ok(result.count.data instanceof Int32Array)
 })
 
-test('constants that no text of JSON tells apart', async () => {
+test('constants that JSON cannot tell apart', async () => {
   const run = compile(({ x }) => ({
     up: x.maximum(-Infinity),
     down: x.minimum(Infinity),
@@ -111,7 +111,7 @@ test('constants that no text of JSON tells apart', async () => {
   assert.deepEqual([...up.data, ...down.data], [1, -2, 1, -2])
   assert.deepEqual([...nan.data], [NaN, NaN])
   assert.equal(zero.item(), Infinity)
-  // A GPU may leave the sign of a zero away.
+  // A GPU may drop the sign of a zero.
   assert.equal(gpuPrecision ? Math.abs(minus.item()) : -minus.item(), Infinity)
 })
 
@@ -222,7 +222,7 @@ for (const [name, [body, message]] of Object.entries(wrong)) {
   })
 }
 
-test('truth values cannot leave a function', async () => {
+test('bool tensors cannot be returned', async () => {
   await assert.rejects(compile(({ x }) => ({ y: x.less(0) }))({ x: floats(1) }), /ShapeError: .*'y'.*bool/)
 })
 
@@ -273,7 +273,7 @@ test('whole graphs and one operation at a time agree', async () => {
   }
 })
 
-/** Computes a graph with a program for each node; truth values, which no program returns, within their readers'. */
+/** Computes a graph with one program a node. Programs cannot return bools, so these are computed where they are read. */
 async function oneByOne(roots: readonly Tensor[], data: Inputs) {
   const values = new Map<Tensor, ReturnType<typeof array>>()
   const visit = async (tensor: Tensor): Promise<void> => {
