@@ -211,7 +211,7 @@ test('sums over many rows, in more than one block', async () => {
   await check([shape(101, 1), shape(3)], (_, x, y) => x.add(y.mul(0)).sum(0))
 })
 
-test('sums of what is the same in every column or row', async () => {
+test('sums of values that are equal in every column or row', async () => {
   await check([shape(5, 1)], (_, x) => x.broadcastTo([5, 3]).sum(0))
   await check([shape(60, 1)], (_, x) => x.square().broadcastTo([60, 3]).sum(0))
   await check([shape(5, 1)], (_, x) => x.broadcastTo([5, 3]).sum(-1))
@@ -348,13 +348,13 @@ test('products of views', async () => {
   await check([shape(12), shape(12)], (_, a, b) => a.reshape(3, 4).matmul(b.reshape(4, 3)))
   await check([shape(3, 3), shape(3, 3)], (f, a, b) => f.concat([a, b], 1).matmul(f.concat([b, a], 0)))
 })
-test('products and residuals', async () => {
+test('products and addends', async () => {
   await check([shape(5, 6), shape(6, 6)], (_, x, w) => x.add(x.matmul(w)).tanh())
   await check([shape(5, 6), shape(6, 6)], (_, x, w) => x.matmul(w).add(x.square().matmul(w)))
   await check([shape(2, 5, 6), shape(6, 6), shape(6)], (_, x, w, b) => x.matmul(w).add(b).add(x))
 })
 
-test('what is detached has no gradient', async () => {
+test('a detached tensor has no gradient', async () => {
   const run = compile(({ x, y }) => {
     const [first, second] = grad(x.mul(x.detach()).sum(), [x, y])
     return { first, second }
@@ -367,7 +367,7 @@ test('what is detached has no gradient', async () => {
   assert.deepEqual([second.shape, ...second.data], [[2, 3], 0, 0, 0, 0, 0, 0], 'of an input that has no part')
 })
 
-test('a gradient with respect to what lies between', async () => {
+test('a gradient with respect to an intermediate tensor', async () => {
   const run = compile(({ x }) => {
     const y = x.square()
     const [dx, dy] = grad(y.mul(y).sum(), [x, y])
@@ -523,7 +523,7 @@ test('a step in the shape of a network', async () => {
   await check([shape(7, 5), shape(12, 5), shape(5, 6), shape(5)], body)
 })
 
-test('grad refuses what is no scalar', async () => {
+test('grad refuses a loss that is not a scalar', async () => {
   const x: NDArray = array(Float32Array.of(1, 2))
   await assert.rejects(compile(({ x }) => ({ g: grad(x, [x])[0] }))({ x }), /ShapeError: grad: .*\[2\]/)
 })
@@ -649,7 +649,7 @@ for (const [name, { of, loss }] of Object.entries(between46)) {
   })
 }
 
-test('grad refuses what would get zeros by mistake', async () => {
+test('grad refuses tensors that would get zeros by mistake', async () => {
   const x = array(Float32Array.of(1, 2, 3, 4), [2, 2])
   const asking = (of: (x: Tensor) => Tensor, loss: (x: Tensor) => Tensor) =>
     compile(({ x }) => ({ g: grad(loss(x), [x, of(x)])[1] }))({ x })

@@ -1,4 +1,4 @@
-/** Indices and targets outside of what they are for: refused where they are data, and never a plausible number. */
+/** Indices and targets out of range: an error if they are data, and never a plausible result. */
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import {
@@ -52,7 +52,7 @@ test('linearCrossEntropy: a target of -100 has no loss and no gradient', async (
   for (const { data } of [loss, correct, dx, dw]) assert.ok(data.every(value => value === 0))
 })
 
-test('crossEntropy: a target that is an input and no class is refused, with its place', async () => {
+test('crossEntropy: an input target that is not a class is refused, with its position', async () => {
   for (const [values, message] of [
     [[0, 3], /^RangeError: crossEntropy: input 't' has 3 at \[1\], and it takes 0 to 2, or -100/],
     [[-1, 0], /input 't' has -1 at \[0\]/],
@@ -63,11 +63,11 @@ test('crossEntropy: a target that is an input and no class is refused, with its 
     await assert.rejects(head(inputs), message)
     await assert.rejects(head.profile(inputs), message)
   }
-  // It goes on as if nothing had been.
+  // The function still works.
   assert.ok((await head({ l: logits, t: ints(0, 1) })).loss.data.every(Number.isFinite))
 })
 
-test('crossEntropy: the loss of a computed target that is no class is NaN', async () => {
+test('crossEntropy: the loss of a computed target that is not a class is NaN', async () => {
   const run = compile(({ l, t }) => {
     const { loss, correct } = crossEntropy(l, t.mul(2))
     return { loss, correct }
@@ -157,7 +157,7 @@ test('indices that are constants are checked where they are used', async () => {
   assert.deepEqual([...y.data], [1, 1, 1, 1, 1, 1])
 })
 
-test('computed indices outside count as the first row or the last, in gather, scatterAdd and their gradients', async () => {
+test('computed indices out of range are clamped, in gather, scatterAdd and their gradients', async () => {
   const run = compile(({ table, values, i }) => {
     const indices = i.mul(2)
     const [dTable] = grad(table.gather(indices).mul(values).sum(), [table])

@@ -1,4 +1,4 @@
-/** Batches that go through a function in pieces: the same results, in the memory of one piece. */
+/** Batches in several microbatches: the same results, in the memory of one microbatch. */
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import {
@@ -29,7 +29,7 @@ const layers = Array.from({ length: 4 }, (_, i) => ({
 }))
 const output = weights(50, dim, 99)
 
-/** A little network that has whatever a large one has. */
+/** A small network with all kinds of layers that a large one has. */
 function lossOf(x: Tensor, targets: Tensor) {
   for (const { gain, expand, project } of layers) {
     const expanded = rmsNorm(x).mul(gain).matmul(expand.T)
@@ -61,7 +61,7 @@ function batch(rows: number, length: number) {
   }
 }
 
-test('means and gradients are those of the whole batch, also where the pieces differ in size', async () => {
+test('means and gradients equal those of the whole batch, even if microbatches differ in size', async () => {
   const inputs = batch(7, 12)
   const products = await productsOf(step(1), inputs)
   const expectedOf = new Map(Object.entries(await step(1)(inputs)))
@@ -77,11 +77,11 @@ test('means and gradients are those of the whole batch, also where the pieces di
   }
 })
 
-test('a piece goes forward and back before the next one: memory is that of one', async () => {
+test('each microbatch runs forward and backward before the next: memory holds one at a time', async () => {
   const inputs = batch(32, 64)
   const bytes = async (pieces: number) => (await step(pieces).prepare(inputs)).temporaryBytes
   const whole = await bytes(1)
-  // x and its gradient stay, the activations of four layers do not.
+  // x and its gradient stay whole; the activations of four layers do not.
   assert.ok((await bytes(8)) < 0.25 * whole)
 })
 

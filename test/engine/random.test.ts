@@ -80,7 +80,7 @@ test('different keys give independent numbers', async () => {
   }
 })
 
-test('the numbers depend on key and index alone', async () => {
+test('the numbers depend only on key and index', async () => {
   const flat = await draw(randomNormal, 5, 6000)
   expectSame('[20, 300]', await draw(randomNormal, 5, 20, 300), flat)
   expectSame('[600, 10]', await draw(randomNormal, 5, 600, 10), flat)
@@ -120,7 +120,7 @@ test('the numbers depend on key and index alone', async () => {
 
 const most = Number.MAX_SAFE_INTEGER
 
-test('keys: they stay what they are, and no two seeds or names share them', () => {
+test('keys never change, and no two seeds or names share one', () => {
   // Runs are compared pair by pair across versions: these values must not change.
   const pinned = [
     [0, ''],
@@ -166,7 +166,7 @@ test('keys: they stay what they are, and no two seeds or names share them', () =
     assert.throws(() => randomKey(seed, 'a'), RangeError, `${seed}`)
 })
 
-test('first values follow from the seed and the name: another parameter changes no other one', async () => {
+test('initial values depend only on the seed and the name: adding a parameter changes no other', async () => {
   const normal = (key: number) => randomNormal([40], key)
   const valuesOf = async (network: Parameters<typeof parametersOf>[0]) => {
     const entries = parametersOf(network).map(async ([name, parameter]) => [
