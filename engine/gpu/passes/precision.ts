@@ -57,8 +57,8 @@ function halfCopiesOfVariables({ instructions }: Program): Map<Buffer, Buffer> {
   const read = instructions.flatMap(({ work }) =>
     work.kind === 'matmul' ? [work.a.buffer.allocation, work.b.buffer.allocation] : [],
   )
-  const wanted = read.filter(root => root.variable && root.dtype === 'float32' && !summed.has(root))
-  return new Map(wanted.map(root => [root, new Buffer(root.size, 'float32')]))
+  const wanted = read.filter(variable => variable.variable && variable.dtype === 'float32' && !summed.has(variable))
+  return new Map(wanted.map(variable => [variable, new Buffer(variable.size, 'float32')]))
 }
 
 /**

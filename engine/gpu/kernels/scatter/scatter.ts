@@ -36,8 +36,8 @@ export class ScatterOrders {
 
   /** Forgets the orders of indices that an instruction has written. */
   forget(written: readonly Buffer[]): void {
-    const roots = new Set(written.map(({ allocation }) => allocation))
-    this.known = this.known.filter(({ indices }) => !roots.has(indices.buffer.allocation))
+    const allocations = new Set(written.map(({ allocation }) => allocation))
+    this.known = this.known.filter(({ indices }) => !allocations.has(indices.buffer.allocation))
   }
 }
 
