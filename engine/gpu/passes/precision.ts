@@ -57,7 +57,9 @@ function halfCopiesOfVariables({ instructions }: Program): Map<Buffer, Buffer> {
   const read = instructions.flatMap(({ work }) =>
     work.kind === 'matmul' ? [work.a.buffer.allocation, work.b.buffer.allocation] : [],
   )
-  const wanted = read.filter(variable => variable.variable && variable.dtype === 'float32' && !summed.has(variable))
+  const wanted = read.filter(
+    variable => variable.variable && variable.dtype === 'float32' && !summed.has(variable),
+  )
   return new Map(wanted.map(variable => [variable, new Buffer(variable.size, 'float32')]))
 }
 
