@@ -71,3 +71,20 @@ test('the gradient of a LayerNorm is one kernel, and fits any GPU of ten buffers
   // Two blocks and the last norm; what is left adds up what workgroups have summed.
   assert.equal(norms.length, 3)
 })
+
+test('a product with few columns is computed transposed, and still adds its addend', async () => {
+  const planner = new Planner('f32')
+  useBackend(planner)
+  const [x, weights] = [
+    [64, 96],
+    [96, 2],
+  ].map((shape, seed) => variable(randomNormal(shape, seed)))
+  const { prepare } = compile(({ sum }) => ({ result: sum.add(x.matmul(weights)) }))
+  await prepare({ sum: array(new Float32Array(64 * 2), [64, 2]) })
+  assert.ok(planner.plan)
+  const products = planner.plan.dispatches.filter(({ kernel }) => kernel.name.startsWith('matmul'))
+  assert.deepEqual(
+    products.map(({ kernel, buffers }) => [kernel.name, buffers.length]),
+    [['matmul 2×64×96 f32·f32+f32→f32 by columns', 4]],
+  )
+})

@@ -1,21 +1,22 @@
+// Decides which buffers are stored in half precision (f16).
 import { Buffer, type Instruction, type Matrix, type Program, type View } from '../../compiler/program.ts'
 import type { ElementType, Target, TypeOf } from '../kernels/kernel.ts'
 import { allocationsOf } from '../kernels/rows/analysis.ts'
 
-/** A program whose products read f16 where that can be. */
+/** A program with the element types of its buffers. */
 export interface TypedProgram {
   readonly program: Program
   readonly typeOf: TypeOf
-  /** For variables that products read: an f16 copy, which outlives runs as the variable does. */
+  /** The f16 copies of variables that products read. They outlive runs, as the variables do. */
   readonly halfCopies: ReadonlyMap<Buffer, Buffer>
-  /** The variables among them that the program assigns, and their copies too. */
+  /** The variables among these whose copies the program writes when it assigns them. */
   readonly kept: ReadonlySet<Buffer>
 }
 
 /**
- * Decides what is stored as f16: temporaries between products, and copies of what products read that is f32 all the same.
- * Copies of variables outlive runs; the kernel that assigns the variable writes them as well. All else is f32, sums
- * within kernels too.
+ * Decides what is stored as f16: temporaries between products, and copies of float32 buffers that products read. A
+ * variable's copy outlives runs, and the kernel that assigns the variable writes the copy too. Everything else is float32,
+ * including sums within kernels.
  */
 export function assignPrecision(
   program: Program,
@@ -23,31 +24,31 @@ export function assignPrecision(
   { bindings }: Pick<Target, 'bindings'>,
 ): TypedProgram {
   if (!f16) return { program, typeOf: plainType, halfCopies: new Map(), kept: new Set() }
-  const halves = halvesOfVariables(program)
+  const halfCopies = halfCopiesOfVariables(program)
   const kept = new Set<Buffer>()
   const ofVariables = program.instructions.map(instruction =>
     storing(
-      reading(instruction, ({ allocation }) => halves.get(allocation)),
+      reading(instruction, ({ allocation }) => halfCopies.get(allocation)),
       ({ allocation }) => {
-        if (halves.has(allocation)) kept.add(allocation)
-        return halves.get(allocation)
+        if (halfCopies.has(allocation)) kept.add(allocation)
+        return halfCopies.get(allocation)
       },
     ),
   )
   const temporaries = new Set(halfTemporaries({ ...program, instructions: ofVariables }))
-  const copies = halvesOfTemporaries(ofVariables, temporaries, bindings)
+  const copies = halfCopiesOfTemporaries(ofVariables, temporaries, bindings)
   const instructions = ofVariables.map(instruction => {
     const copyOf = (buffer: Buffer) => copies.get(buffer)
     return storing(reading(instruction, copyOf), copyOf)
   })
-  const half = new Set([...halves.values(), ...temporaries, ...copies.values()])
+  const half = new Set([...halfCopies.values(), ...temporaries, ...copies.values()])
   const typeOf = (buffer: Buffer): ElementType => (half.has(buffer.allocation) ? 'f16' : plainType(buffer))
-  return { program: { ...program, instructions }, typeOf, halfCopies: halves, kept }
+  return { program: { ...program, instructions }, typeOf, halfCopies, kept }
 }
 
-/** Memory for copies of the variables that products read. */
-function halvesOfVariables({ instructions }: Program): Map<Buffer, Buffer> {
-  // What a product adds to is f32 alone, and read as such.
+/** Buffers for f16 copies of the variables that products read. */
+function halfCopiesOfVariables({ instructions }: Program): Map<Buffer, Buffer> {
+  // A variable that a product is added to stays float32, and products read it as that.
   const summed = new Set(
     instructions.flatMap(({ work, writes }) =>
       work.kind === 'rows' ? [] : writes.map(({ allocation }) => allocation),
@@ -56,15 +57,17 @@ function halvesOfVariables({ instructions }: Program): Map<Buffer, Buffer> {
   const read = instructions.flatMap(({ work }) =>
     work.kind === 'matmul' ? [work.a.buffer.allocation, work.b.buffer.allocation] : [],
   )
-  const wanted = read.filter(root => root.variable && root.dtype === 'float32' && !summed.has(root))
-  return new Map(wanted.map(root => [root, new Buffer(root.size, 'float32')]))
+  const wanted = read.filter(
+    variable => variable.variable && variable.dtype === 'float32' && !summed.has(variable),
+  )
+  return new Map(wanted.map(variable => [variable, new Buffer(variable.size, 'float32')]))
 }
 
 /**
- * Memory for copies of other f32 that several products read, such as gradients of the residual stream: to write one
- * costs as much as one of them saves, and more where its kernel uses as many buffers as it may.
+ * Buffers for f16 copies of float32 temporaries that several products read, such as gradients of the residual stream. For
+ * a single reader a copy would cost as much as it saves, and more if its kernel binds as many buffers as it can.
  */
-function halvesOfTemporaries(
+function halfCopiesOfTemporaries(
   instructions: readonly Instruction[],
   isHalf: ReadonlySet<Buffer>,
   bindings: number,
@@ -102,7 +105,7 @@ function reading(instruction: Instruction, copyOf: (buffer: Buffer) => Buffer | 
   return { ...instruction, work: changed, reads }
 }
 
-/** A row program that writes copies, too, of what it stores. */
+/** The instruction with stores of copies added, if it is a row program. */
 function storing(instruction: Instruction, copyOf: (buffer: Buffer) => Buffer | undefined): Instruction {
   const { work, writes } = instruction
   if (work.kind !== 'rows') return instruction
@@ -121,9 +124,9 @@ function storing(instruction: Instruction, copyOf: (buffer: Buffer) => Buffer | 
 const plainType: TypeOf = ({ dtype }) => (dtype === 'float32' ? 'f32' : 'i32')
 
 /**
- * Temporaries that may be f16: what nothing but products and attention reads; and what products of activations make,
- * whoever reads it, as in mixed precision everywhere (Micikevicius et al. 2018). Sums that go on in memory, such as
- * gradients of weights and the residual stream, stay f32.
+ * Temporaries that may be f16: those that only products and attention read, and the results of products of activations,
+ * whoever reads them, as usual in mixed precision (Micikevicius et al. 2018). Sums that continue in memory, such as
+ * gradients of weights and the residual stream, stay float32.
  */
 function halfTemporaries({ instructions, inputs, outputs }: Program): Buffer[] {
   const wide = new Set<Buffer>([...inputs, ...outputs.map(({ buffer }) => buffer)])
@@ -148,7 +151,7 @@ function halfTemporaries({ instructions, inputs, outputs }: Program): Buffer[] {
       case 'matmul':
         add(multiplied, work.a.buffer, work.b.buffer)
         add(wide, work.addend?.buffer)
-        // Of rows of a as they are stored: a product of the transposed is a gradient of weights.
+        // A product with a transposed a is a gradient of weights.
         if (!work.addend && !work.a.transposed) produced.add(work.c.buffer)
         break
       case 'scatterAdd':
@@ -178,7 +181,7 @@ function halfTemporaries({ instructions, inputs, outputs }: Program): Buffer[] {
     buffer.dtype === 'float32' &&
     !wide.has(buffer) &&
     (produced.has(buffer) || (multiplied.has(buffer) && !loaded.has(buffer)))
-  // Memory has one type. What is stored otherwise than what it would take over has its own.
+  // An allocation has one type, so a buffer of another type than its alias gets its own memory.
   for (const { writes } of instructions) {
     for (const buffer of writes)
       if (buffer.aliasOf && !buffer.allocation.variable && mayBeHalf(buffer) !== mayBeHalf(buffer.aliasOf))

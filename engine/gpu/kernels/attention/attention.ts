@@ -1,3 +1,4 @@
+// The kernels of causal attention and its gradients.
 import {
   type Attention,
   type AttentionForward,
@@ -5,29 +6,21 @@ import {
   Buffer,
   type View,
 } from '../../../compiler/program.ts'
-import {
-  type Call,
-  type Heads,
-  type SumOf,
-  fitTogether,
-  logSumExpCall,
-  queryTiles,
-  slopeGradientCall,
-  statisticsCall,
-  sumsCall,
-} from './kernels.ts'
+import { type Call, type Heads, fitTogether, queryTiles } from './common.ts'
+import { slopeGradientCall, statisticsCall } from './backward.ts'
+import { logSumExpCall } from './log-sum-exp.ts'
+import { type SumOf, sumsCall } from './weighted-sums.ts'
 import { type Dispatch, type Target, type TypeOf, bytesOf } from '../kernel.ts'
 
 /**
  * Causal attention and its gradients, never storing the length x length scores (Dao et al., "FlashAttention",
  * 2022).
  *
- * Every kernel recomputes tiles of scores and uses them at once. The forward pass is two: each query's
- * logSumExp, then the sum of exp(score - logSumExp) · value. So nothing is rescaled on the way, no tile waits
- * for a row's maximum, and a wide value can be shared out among workgroups by its columns: scores cost less
- * than what they weigh, wherever keys are narrower than values. The backward pass sums the gradient of
- * queries over keys, those of keys and values over queries: kernels that write what is theirs alone, so that
- * no sum depends on who comes first.
+ * Every kernel recomputes tiles of scores and uses them at once. The forward pass has two kernels: each query's
+ * logSumExp, then the sum of exp(score - logSumExp) · value. So nothing is rescaled on the way, no tile waits for a row's
+ * maximum, and workgroups can share a wide value by its columns: where keys are narrower than values, scores cost less than
+ * the sums that they weigh. The backward pass sums the gradients of queries over keys, and those of keys and values over
+ * queries. Each element is written by one workgroup, so that no sum depends on which comes first.
  */
 export function attentionDispatches(work: Attention, typeOf: TypeOf, target: Target): Dispatch[] {
   const { batch, heads, length, scale, keyDim, valueDim, operands } = work
@@ -114,7 +107,7 @@ function backward(
   ]
 }
 
-/** Memory for rows of numbers. */
+/** Memory for temporary rows. */
 const temporary = (rows: number, columns: number): View => ({
   buffer: new Buffer(rows * columns, 'float32'),
   offset: 0,
@@ -122,10 +115,7 @@ const temporary = (rows: number, columns: number): View => ({
   strides: [columns, 1],
 })
 
-/**
- * Makes dispatches, given the columns that are multiplied for each pair of a query and a key, and the views
- * touched.
- */
+/** Makes dispatches. depth: columns multiplied for each pair of a query and a key; touched: the views accessed. */
 function dispatchOf({ batch, heads, length }: Heads, typeOf: TypeOf) {
   const pairs = (batch * heads * length * (length + 1)) / 2
   return ({ kernel, bindings, workgroups }: Call, depth: number, touched: readonly View[]): Dispatch => ({

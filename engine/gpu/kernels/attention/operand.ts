@@ -1,10 +1,8 @@
+// The operands of attention's kernels in WGSL: loads and stores of one head's matrix.
 import type { View } from '../../../compiler/program.ts'
 import type { Bindings } from '../bindings.ts'
 
-/**
- * What a kernel of attention reads or writes: of each head its own columns of a view [batch, length, heads *
- * width].
- */
+/** An operand of an attention kernel. Each head has its own columns of a view [batch, length, heads * width]. */
 export interface Matrices {
   readonly name: string
   readonly view: View
@@ -13,19 +11,19 @@ export interface Matrices {
   readonly isWritten?: boolean
 }
 
-/** The kernel that operands are for. */
+/** The kernel that uses the operands. */
 export interface Place {
   readonly bindings: Bindings
   readonly length: number
-  /** That its tiles have. */
+  /** The rows of its tiles. */
   readonly rows: number
-  /** What it multiplies. */
+  /** The type that it multiplies. */
   readonly loads: 'f32' | 'f16'
 }
 
 /**
- * One head's matrix [length, width] of a sequence in WGSL, four columns at a time: a quad. Where the view is
- * laid out so, a quad is one vector of memory. Loads give zeros where there is no such row or column.
+ * One head's matrix [length, width] of a sequence in WGSL, accessed four columns at a time: a quad. Where the layout of the
+ * view allows, a quad is one vector of memory. Loads return zeros beyond the last row or column.
  */
 export class Operand {
   readonly name: string
@@ -34,15 +32,15 @@ export class Operand {
   private readonly isHalf: boolean
   private readonly isWritten: boolean
   private readonly loads: Place['loads']
-  /** Elements of the array that a quad is: 1 where the array is one of vectors. */
+  /** Array elements in a quad: 1 in an array of vectors. */
   private readonly quad: 1 | 4
   private readonly view: View
   private readonly length: number
-  /** Whether every row, or every quad, that is asked for exists. */
+  /** Whether kernels access only rows, or quads, that exist. */
   private readonly hasRows: boolean
   private hasQuads = true
 
-  /** lanes: of the array. */
+  /** lanes: of the array's elements. */
   constructor(
     { name, view, width, isWritten = false }: Matrices,
     { bindings, length, rows, loads, lanes }: Place & { lanes: 1 | 4 },
@@ -59,7 +57,7 @@ export class Operand {
     this.isHalf = bindings.type(view.buffer) === 'f16'
   }
 
-  /** Statement that finds the matrix of a sequence and a head, which are names of variables. */
+  /** A statement that locates the matrix of a sequence and a head, which are names of variables. */
   locate(sequence: string, head: string): string {
     const { offset, strides } = this.view
     const inArray = (elements: number) => (elements * this.quad) / 4
@@ -67,19 +65,19 @@ export class Operand {
     return `let at_${this.name} = ${place} + ${head} * ${inArray(this.width)};`
   }
 
-  /** Expression of a quad. columns: how many there may be asked for. */
+  /** An expression for a quad. columns: the number of columns that the kernel accesses. */
   load(row: string, quad: string, columns: number): string {
     this.hasQuads &&= columns <= this.width
     return `load_${this.name}(at_${this.name}, ${row}, ${quad})`
   }
 
-  /** Statement that stores a vec4f; what has no place is left out. */
+  /** A statement that stores those elements of a vec4f that lie within the matrix. */
   store(row: string, quad: string, value: string, columns: number): string {
     this.hasQuads &&= columns <= this.width
     return `store_${this.name}(at_${this.name}, ${row}, ${quad}, ${value});`
   }
 
-  /** The functions. To be asked for after their uses. */
+  /** The functions. Read this after all calls of load() and store(). */
   get declarations(): string {
     return this.isWritten ? this.storeFunction() : this.loadFunction()
   }
@@ -88,7 +86,7 @@ export class Operand {
     const { name, array, loads } = this
     const type = `vec4<${loads}>`
     const head = `fn load_${name}(at: u32, row: u32, quad: u32) -> ${type}`
-    // What is too large for f16 becomes the largest number rather than infinity.
+    // Numbers too large for f16 become its largest one rather than infinity.
     const loaded = (value: string) =>
       loads === 'f16' && !this.isHalf
         ? `${type}(clamp(${value}, vec4f(-65504), vec4f(65504)))`
@@ -143,9 +141,7 @@ export class Operand {
   }
 }
 
-/**
- * The operands of a kernel. An array is one of vectors where all that lies in its memory is laid out so.
- */
+/** The operands of a kernel. An array is one of vectors where the layout of all operands in its memory allows. */
 export function operandsOf<Name extends string>(
   matrices: Readonly<Record<Name, Omit<Matrices, 'name'>>>,
   place: Place,

@@ -1,13 +1,13 @@
+// The products of attention by multiply-add.
 import { type Form, type FormOptions, type Sum, chunkOf, coveredBy, float, roundUp, sliceOf } from './form.ts'
 import type { Operand } from './operand.ts'
 import { lines } from '../wgsl.ts'
 
 /**
- * Products by multiply-add in float32, on any GPU. Of a tile of scores an invocation has 4 x 4 elements, of a
- * sum 4 rows by up to 12 columns: for each step of the depth it loads a quad of each factor from workgroup
- * memory, and makes 16 products (of a sum 48 for 4 quads). Both factors lie there with the depth outermost,
- * the left one's and the weights' rows padded by a quad, so that writing them transposed takes no more than
- * twice the least time.
+ * Products by multiply-add in float32, on any GPU. An invocation has 4 x 4 elements of a tile of scores, and 4 rows by up
+ * to 12 columns of a sum. For each step of the depth it loads a quad of each factor from workgroup memory and makes 16
+ * products (for a sum, 48 with 4 quads). Both factors lie there with the depth outermost. The rows of the left one and of
+ * the weights are padded by a quad, so that writing them transposed takes at most twice the minimum.
  */
 export function fmaForm({ rows, columns, widths, bytes, target }: FormOptions): Form | undefined {
   const [rowQuads, columnQuads] = [rows / 4, columns / 4]
@@ -16,13 +16,13 @@ export function fmaForm({ rows, columns, widths, bytes, target }: FormOptions): 
   const most = 3 * columns
   const chunks = widths.map(width => chunkOf(width, most, columns))
   const chunk = Math.max(columns, ...chunks)
-  /** Rows of values that are in workgroup memory together, in quads of memory with the weights. */
+  /** Quads of workgroup memory for the weights and so many rows of values. */
   const withWeights = (step: number) => columns * leftStride + step * (chunk / 4)
   const valueStep = [columns, 32, 16, 8].find(
     step => step <= columns && withWeights(step) * 16 <= Math.min(bytes, 32768),
   )
   const depthStep = [32, 16, 8].find(step => step * (leftStride + rightStride) * 16 <= bytes)
-  // Nor can it be less than put() wants.
+  // put() needs memory, too.
   if (!valueStep || !depthStep || size * 4 * 16 > bytes || size > target.workgroupSize) return undefined
   const quads = Math.max(withWeights(valueStep), depthStep * (leftStride + rightStride), size * 4)
 

@@ -1,15 +1,15 @@
+// The products of attention in subgroup matrices (tensor cores).
 import { type Form, type FormOptions, type Sum, chunkOf, coveredBy, float, roundUp, sliceOf } from './form.ts'
 import type { Operand } from './operand.ts'
 import type { Target } from '../kernel.ts'
 import { lines } from '../wgsl.ts'
 
 /**
- * Products in subgroup matrices of f16 with sums in float32. A tile of scores, and each part of a sum as wide
- * as it, is shared out among a grid of subgroups. What matrices are loaded from lies in workgroup memory in
- * rows as it does in the views; rows are padded by 16 bytes, so that eight of them start in different banks.
- * Scores go through workgroup memory too, since only there an invocation sees which element is which; with
- * four invocations to a row, each at every fourth column, and rows padded by 4 floats, no two of 32
- * neighbours are at one bank.
+ * Products in subgroup matrices of f16 with sums in float32. A grid of subgroups shares a tile of scores, and each part of
+ * a sum of that width. Matrices are loaded from workgroup memory, which holds rows as the views do, padded by 16 bytes so
+ * that eight of them start in different banks. Scores pass through workgroup memory too, since an invocation cannot tell
+ * which elements of a subgroup matrix it has. With four invocations to a row, each at every fourth column, and rows padded
+ * by 4 floats, no two of 32 neighbours access the same bank.
  */
 export function matrixForm({ rows, columns, widths, bytes, target }: FormOptions): Form | undefined {
   const grid = gridOf(rows, columns, target)
@@ -41,13 +41,13 @@ export function matrixForm({ rows, columns, widths, bytes, target }: FormOptions
     right: `subgroup_matrix_right<f16, ${n}, ${k}>`,
     result: `subgroup_matrix_result<f32, ${n}, ${m}>`,
   }
-  /** Subgroups beyond the grid look on. */
+  /** Code for the subgroups of the grid. Surplus ones wait. */
   const inGrid = (code: string) => (isFixed ? code : `if (subgroup < ${down * across}) {\n${code}\n}`)
   const blocks = (text: (row: number, column: number) => string) =>
     lines(rowBlocks, row => lines(columnBlocks, column => text(row, column)))
   const rowOf = (row: number) => `(blockRow + ${row * m})`
   const columnOf = (column: number) => `(blockColumn + ${column * n})`
-  /** Puts a quad into workgroup memory. */
+  /** Writes a quad to workgroup memory. */
   const stage = (at: string, quad: string) => `
       let at = ${at};
       let quad = ${quad};
@@ -179,13 +179,12 @@ var<workgroup> staged: array<f16, ${staged}>;`,
   }
 }
 
-/** Elements of f16 by which rows are longer in workgroup memory. */
+/** Padding of rows in workgroup memory, in elements of f16. */
 const padding = 8
 
 /**
- * The grid of subgroups that share a tile, of up to 256 invocations. Undefined when there are no subgroup
- * matrices, or none that fit. Where subgroups may be narrower than the widest, there are more of them than
- * the grid has.
+ * The grid of subgroups that share a tile, of up to 256 invocations. Undefined if the target has no subgroup matrices, or
+ * none that fit. If the driver makes subgroups narrower than the largest, there are more of them than the grid has.
  */
 function gridOf(rows: number, columns: number, { subgroups, subgroupMatrix, workgroupSize }: Target) {
   if (!subgroups || !subgroupMatrix) return undefined

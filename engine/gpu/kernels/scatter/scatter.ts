@@ -1,3 +1,4 @@
+// Kernels that sum rows by index: scatterAdd, the gradient of an embedding.
 import { costOf } from '../../../compiler/cost.ts'
 import { Buffer, type ScatterAdd, type View } from '../../../compiler/program.ts'
 import { Bindings } from '../bindings.ts'
@@ -5,16 +6,16 @@ import { type Dispatch, type Target, type TypeOf, bytesOf } from '../kernel.ts'
 import { shader } from '../shader.ts'
 import { radixSort } from './sort.ts'
 
-/** Positions of an order that are summed one after the other; a row named more often is summed in several pieces. */
+/** Positions that one thread sums one after the other. A row that occurs more often is summed in several pieces. */
 const chunkLength = 32
-/** Positions whose rows of values are on their way at the same time. */
+/** Positions whose rows of values are loaded at the same time. */
 const inFlight = 8
 
-/** Orders of indices by the row that they name, made once for all scatters of a program that use the same indices. */
+/** The sorted indices of a program's scatters. Scatters with the same indices share them. */
 export class ScatterOrders {
   private known: { indices: View; rows: number; order: Buffer }[] = []
 
-  /** Pairs of row and position, and what makes them where they are not made yet. */
+  /** Pairs of row and position, and the kernels that make them if no earlier ones do. */
   of({ indices, rows, count }: ScatterAdd, typeOf: TypeOf, target: Target): Ordered {
     const known = this.known.find(
       other =>
@@ -33,10 +34,10 @@ export class ScatterOrders {
     return { order, dispatches }
   }
 
-  /** To be called with what each instruction has written: the orders of such indices no longer hold. */
+  /** Forgets the orders of indices that an instruction has written. */
   forget(written: readonly Buffer[]): void {
-    const roots = new Set(written.map(({ allocation }) => allocation))
-    this.known = this.known.filter(({ indices }) => !roots.has(indices.buffer.allocation))
+    const allocations = new Set(written.map(({ allocation }) => allocation))
+    this.known = this.known.filter(({ indices }) => !allocations.has(indices.buffer.allocation))
   }
 }
 
@@ -46,10 +47,10 @@ interface Ordered {
 }
 
 /**
- * Sums rows of values into rows of out by index: the positions are sorted by the row that they name, cut into chunks of
- * equal length, and each chunk adds up its runs of one row in their order. A run that its chunk holds whole goes to out;
- * the pieces of one that goes over the ends of chunks are added by a second kernel. Where out is base itself, only rows
- * that are named are touched. An index outside is clamped.
+ * Sums rows of values into rows of out by index. The positions are sorted by their row and cut into chunks of equal length.
+ * Each chunk sums its runs, which are neighbouring positions of one row, in order. A run within a chunk goes straight to
+ * out, and a second kernel adds the pieces of runs that cross chunks. Where out is base itself, only the rows that occur are
+ * touched. Indices out of range are clamped.
  */
 export function scatterDispatches(
   work: ScatterAdd,
@@ -69,9 +70,9 @@ export function scatterDispatches(
   const operands = [values, out, ...(base ? [base] : [])]
   const lanes = operands.every(view => isInVectors(view, columns)) ? 4 : 1
   const width = columns / lanes
-  /** Of each chunk two rows: the piece of a run that came from before, and of one that goes on after. */
+  /** Two rows for each chunk: the piece of a run that began before it, and of one that continues after it. */
   const pieces = chunks > 1 ? new Buffer(2 * chunks * columns, 'float32') : undefined
-  const plan: Plan = { work, order, pieces, chunks, lanes, width, typeOf, target }
+  const plan: ScatterPlan = { work, order, pieces, chunks, lanes, width, typeOf, target }
   const { bytes } = costOf(work, buffer => bytesOf[typeOf(buffer)])
   const rest = bytes - fill.reduce((sum, dispatch) => sum + dispatch.bytes, 0)
   const name = `scatter ${count}×${columns} ${base ? 'onto' : '→'} ${rows}×${columns}`
@@ -83,12 +84,12 @@ export function scatterDispatches(
   ]
 }
 
-interface Plan {
+interface ScatterPlan {
   readonly work: ScatterAdd
   readonly order: Buffer
   readonly pieces: Buffer | undefined
   readonly chunks: number
-  /** Columns are taken so many at a time: width of these make a row. */
+  /** Columns in a vector, and vectors in a row. */
   readonly lanes: 1 | 4
   readonly width: number
   readonly typeOf: TypeOf
@@ -134,9 +135,9 @@ function fillDispatch({ rows, columns, base, out }: ScatterAdd, typeOf: TypeOf, 
   return { kernel: { name, code }, buffers, writes, workgroups, flops: 0, bytes }
 }
 
-/** The parts of the kernels that sum which say where things are. */
+/** The bindings and addresses of the kernels that sum. */
 function names(
-  { work, order, pieces, lanes, width, typeOf }: Plan,
+  { work, order, pieces, lanes, width, typeOf }: ScatterPlan,
   { writesPieces }: { writesPieces: boolean },
 ) {
   const { base, out } = work
@@ -149,22 +150,22 @@ function names(
     ordered,
     pieces: pieces ? bindings.name(pieces, { writes: writesPieces, lanes }) : '',
     vector: lanes === 4 ? 'vec4f' : 'f32',
-    /** A statement that adds to a row of out; zeros need not be read. */
+    /** A statement that adds to a row of out. Zeros need not be read. */
     add: `${result}[${place}] ${base ? '+=' : '='} sum;`,
-    /** Where a column of a piece is. */
+    /** The index of a column of a piece. */
     piece: (index: string) => `(${index}) * ${width}u + column`,
   }
 }
 
-/** Adds up the runs of each chunk: as many threads as there are columns, and every thread on its own. */
-function sumDispatch(plan: Plan, name: string, bytes: number): Dispatch {
+/** Sums the runs of each chunk. Each thread has one column of vectors. */
+function sumDispatch(plan: ScatterPlan, name: string, bytes: number): Dispatch {
   const { work, chunks, lanes, width, target } = plan
   const { count, values } = work
   const { bindings, ordered, pieces, vector, add, piece } = names(plan, { writesPieces: true })
   const numbers = bindings.name(values.buffer, { lanes })
   const slices = Math.ceil(width / 256)
   const across = Math.ceil(width / slices)
-  // Small work is spread over as many processors as it can be.
+  // Small work uses smaller workgroups, so that more processors share it.
   const together = Math.max(1, Math.floor((chunks * width < 2 ** 16 ? 64 : 256) / across))
   const workgroups = Math.ceil(chunks / together) * slices
   const size = across * together
@@ -209,8 +210,8 @@ ${steps
   return { kernel: { name, code }, buffers, writes, workgroups, flops: 0, bytes }
 }
 
-/** Adds up the pieces of each run that goes over the end of a chunk: a workgroup for each chunk that one begins in. */
-function joinDispatch(plan: Plan, name: string): Dispatch {
+/** Adds the pieces of each run that crosses the end of a chunk. A workgroup has the runs that begin in one chunk. */
+function joinDispatch(plan: ScatterPlan, name: string): Dispatch {
   const { chunks, width, target } = plan
   const { bindings, ordered, pieces, vector, add, piece } = names(plan, { writesPieces: false })
   const across = Math.min(width, 32)
@@ -252,7 +253,7 @@ fn first_row(chunk: u32) -> i32 { return ${ordered}[chunk * ${chunkLength}u].x; 
   }`
   const code = shader({ bindings, target, size, workgroups, declarations, body })
   const { buffers, writes } = bindings
-  // How many pieces there are is not known before; that is looked for in any case.
+  // The number of pieces depends on the indices; what counts here is the search for them.
   const bytes = 24 * (chunks - 1)
   return { kernel: { name, code }, buffers, writes, workgroups, flops: 0, bytes }
 }

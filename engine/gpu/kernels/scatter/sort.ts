@@ -1,3 +1,4 @@
+// A radix sort of positions by their keys.
 import { Buffer } from '../../../compiler/program.ts'
 import { Bindings } from '../bindings.ts'
 import type { Dispatch, Target, TypeOf } from '../kernel.ts'
@@ -7,7 +8,7 @@ import { shader } from '../shader.ts'
 const size = 256
 const digitBits = 8
 
-/** Integers to sort: count of them from an offset of a buffer on, each clamped to 0 ... limit - 1. */
+/** The integers to sort by: `count` of them, from an offset in a buffer on, each clamped to 0 ... limit - 1. */
 export interface Keys {
   readonly keys: Buffer
   readonly offset: number
@@ -16,8 +17,8 @@ export interface Keys {
 }
 
 /**
- * Sorts positions by their keys, equal keys by position: a radix sort by digits of 8 bits, of which there are as many as
- * the limit needs, the lowest first. sorted: [count, 2], the key and its position.
+ * Sorts positions by their keys, and equal keys by position: a radix sort by digits of 8 bits, the lowest first, with as
+ * many digits as the limit needs. sorted: [count, 2], pairs of a key and its position.
  */
 export function radixSort(
   { keys, offset, count, limit }: Keys,
@@ -26,7 +27,7 @@ export function radixSort(
 ): { sorted: Buffer; dispatches: Dispatch[] } {
   const bits = 32 - Math.clz32(limit - 1)
   const digits = Math.max(1, Math.ceil(bits / digitBits))
-  // Each workgroup goes through a tile in rounds, and over the counts of all tiles: both take about as long.
+  // Each workgroup goes through its tile in rounds, and through the counts of all tiles. Both take about as long.
   const rounds = Math.max(1, Math.round(Math.sqrt(count / size) / 3))
   const tiles = Math.ceil(count / (rounds * size))
   const passes = Array.from({ length: digits }, (_, digit) => ({
@@ -36,22 +37,22 @@ export function radixSort(
   }))
   const dispatches = passes.flatMap(({ digit, counts, sorted }, i) => {
     const from = i === 0 ? undefined : passes[i - 1].sorted
-    /** The pair at i, of what the digits before have sorted. */
+    /** WGSL for the pair at i, as the previous digit has sorted it. */
     const source = (bindings: Bindings): string =>
       from
         ? `${bindings.name(from, { lanes: 2 })}[i]`
         : `vec2i(clamp(${bindings.name(keys)}[${offset}u + i], 0, ${limit - 1}), i32(i))`
     const each = from ? 8 : 4
-    const tile: Tile = { count, rounds, tiles, digit, source, typeOf, target }
+    const pass: SortPass = { count, rounds, tiles, digit, source, typeOf, target }
     return [
-      countDispatch(tile, counts, count * each + tiles * size * 4),
-      placeDispatch(tile, counts, sorted, count * (each + 8) + tiles * size * 4),
+      countDispatch(pass, counts, count * each + tiles * size * 4),
+      placeDispatch(pass, counts, sorted, count * (each + 8) + tiles * size * 4),
     ]
   })
   return { sorted: passes[digits - 1].sorted, dispatches }
 }
 
-interface Tile {
+interface SortPass {
   readonly count: number
   readonly rounds: number
   readonly tiles: number
@@ -61,11 +62,11 @@ interface Tile {
   readonly target: Target
 }
 
-const nameOf = (what: string, { count, digit }: Tile) => `sort ${count}, ${what} of digit ${digit}`
+const nameOf = (what: string, { count, digit }: SortPass) => `sort ${count}, ${what} of digit ${digit}`
 
-/** How often each tile has each value of a digit: [tiles, values]. */
-function countDispatch(tile: Tile, counts: Buffer, bytes: number): Dispatch {
-  const { count, rounds, tiles, digit, source, typeOf, target } = tile
+/** Counts how often each tile has each value of a digit: [tiles, values]. */
+function countDispatch(pass: SortPass, counts: Buffer, bytes: number): Dispatch {
+  const { count, rounds, tiles, digit, source, typeOf, target } = pass
   const bindings = new Bindings(typeOf)
   const pair = source(bindings)
   const result = bindings.name(counts, { writes: true })
@@ -80,7 +81,7 @@ function countDispatch(tile: Tile, counts: Buffer, bytes: number): Dispatch {
   ${result}[group * ${size}u + thread] = i32(atomicLoad(&counts[thread]));`
   const declarations = `var<workgroup> counts: array<atomic<u32>, ${size}>;`
   const code = shader({ bindings, target, size, workgroups: tiles, declarations, body })
-  const kernel = { name: nameOf('counts', tile), code }
+  const kernel = { name: nameOf('counts', pass), code }
   return {
     kernel,
     buffers: bindings.buffers,
@@ -92,11 +93,11 @@ function countDispatch(tile: Tile, counts: Buffer, bytes: number): Dispatch {
 }
 
 /**
- * Puts each tile's pairs in their places. In a round of 256 pairs, each marks its bit for its digit's value; how many
- * bits before its own are marked is its place among those of the round.
+ * Puts each tile's pairs in their places. In a round of 256 pairs, each marks its bit for its digit's value. The number of
+ * marked bits before its own is its place among the round's pairs with this value.
  */
-function placeDispatch(tile: Tile, counts: Buffer, sorted: Buffer, bytes: number): Dispatch {
-  const { count, rounds, tiles, digit, source, typeOf, target } = tile
+function placeDispatch(pass: SortPass, counts: Buffer, sorted: Buffer, bytes: number): Dispatch {
+  const { count, rounds, tiles, digit, source, typeOf, target } = pass
   const words = size / 32
   const bindings = new Bindings(typeOf)
   const pair = source(bindings)
@@ -149,7 +150,7 @@ var<workgroup> marks: array<atomic<u32>, ${words * size}>;
 var<workgroup> next: array<u32, ${size}>;`
   const code = shader({ bindings, target, size, workgroups: tiles, declarations, body })
   return {
-    kernel: { name: nameOf('places', tile), code },
+    kernel: { name: nameOf('places', pass), code },
     buffers: bindings.buffers,
     writes: bindings.writes,
     workgroups: tiles,
