@@ -1,10 +1,11 @@
+/** Chooses the kernel of an attention instruction. */
 import { type Attention, type View, attentionOperands, attentionResults } from '../../compiler/program.ts'
 import { attentionBackward } from './attention/backward.ts'
 import { attentionForward } from './attention/forward.ts'
 import type { Kernel } from './kernel.ts'
 import type { MicroKernel } from './matmul/micro-kernel.ts'
 
-/** The kernel of an attention instruction, by what writes it and a key that is equal for equal ones, and its operands. */
+/** The kernel of an attention instruction: a key that equal kernels share, a function that writes it, and its operands. */
 export function attentionCall(
   work: Attention,
   tile: MicroKernel,
@@ -18,7 +19,7 @@ export function attentionCall(
   const views = [...attentionOperands(work), ...attentionResults(work)]
   if (kind === 'attention') {
     const shape = { ...sizes, rowStride: { ...strides, out: stride(results.out) } }
-    // Every group packs keys and values anew, so only where there are too few sequences and heads.
+    // Every group packs the keys and values again, so several are used only if there are few sequences and heads.
     const groups = Math.ceil((2 * threads) / (batch * heads))
     return {
       key: [kind, shape, groups],

@@ -1,13 +1,14 @@
+/** Sums rows by index, as the gradient of a gather needs. */
 import type { Kernel } from './kernel.ts'
 
-/** Columns of one item: a cache line of the table is one thread's alone. */
+/** Columns of one item: a multiple of a cache line, so that threads share no cache lines of the table. */
 const columnBlock = 32
 
 /**
- * Sums rows of values into rows of out by index. One item is a block of columns, which takes all
- * rows in their order: the sums are the same however many threads there are.
- * Operands: values [count, columns], indices [count], out [rows, columns], and base [rows, columns] if out
- * starts from that. An index outside is clamped.
+ * Adds rows of values to the rows of out that indices select. One item computes a block of columns and adds all rows in
+ * order, so the sums do not depend on the number of threads.
+ * Operands: values [count, columns], indices [count], out [rows, columns], and base [rows, columns] if out starts from
+ * it. Indices out of range are clamped.
  */
 export function scatterKernel(shape: {
   rows: number
@@ -67,7 +68,7 @@ export function scatterKernel(shape: {
   return { name, wat, items: Math.ceil(columns / columnBlock), scratchBytes: 0 }
 }
 
-/** Does something with each $row. */
+/** A loop over all rows; the local $row is the current one. */
 const eachRow = (rows: number, body: string): string => `
   (loop $rows
     ${body}

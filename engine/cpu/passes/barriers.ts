@@ -1,82 +1,83 @@
+/** Orders the phases of a program, decides where threads wait for each other, and assigns memory to temporaries. */
 import type { Buffer, Instruction } from '../../compiler/program.ts'
 import { type Lifetime, planMemory } from '../../compiler/memory-plan.ts'
 import type { Pausing } from '../../compiler/pauses.ts'
 import type { CallChain } from './lower.ts'
 
-/** A phase, and whether all threads wait for each other before it. */
+/** A phase, which is a chain of calls, and whether all threads wait for each other before it. */
 export interface Step {
   readonly phase: CallChain
   readonly barrier: boolean
 }
 
 /**
- * About how long one thread takes, as the floating-point operations that it does in that time at 100 GFLOP/s; what
- * it moves, it moves at 20 GB/s.
+ * An estimate of the time that one thread takes, as the number of floating-point operations in that time at 100 GFLOP/s.
+ * Memory is assumed to move at 20 GB/s.
  */
 export const workOf = (steps: readonly Step[]): number =>
   steps.flatMap(({ phase }) => phase).reduce((sum, { flops, bytes }) => sum + flops + 5 * bytes, 0)
 
 /** A phase, with what decides when it may run. */
-interface Waiting {
+interface PendingPhase {
   readonly phase: CallChain
   readonly reads: readonly Buffer[]
   readonly writes: readonly Buffer[]
   readonly parallel: Instruction | undefined
-  /** Whether it takes so much memory that it is not to run earlier than it must. */
+  /** Whether it takes so much memory that it should run no earlier than necessary. */
   readonly takesMemory: boolean
-  /** How many barriers come before it; undefined until it has been placed. */
+  /** How many barriers come before it; undefined until it is placed. */
   interval: number | undefined
-  /** A phase that it conflicts with and that was not over when last looked at. */
-  blocker: Waiting | undefined
+  /** A conflicting phase that had not finished when last checked. */
+  blocker: PendingPhase | undefined
 }
 
 /** A use of memory by a phase. */
 interface Use {
-  readonly by: Waiting
+  readonly by: PendingPhase
   readonly isWrite: boolean
 }
 
-/** Some uses of a buffer, of which so many are earlier than a phase. */
+/** The first `count` of a buffer's uses, which come before a phase. */
 interface EarlierUses {
   readonly uses: readonly Use[]
   readonly count: number
 }
 
-/** What each phase has to wait for, by the uses of memory before it. */
+/** Which earlier phases each phase has to wait for, because of the memory that they use. */
 class Conflicts {
-  /** For each buffer of a phase, the uses that do not go together with its own. */
-  private readonly earlier = new Map<Waiting, EarlierUses[]>()
+  /** For each buffer of a phase, the earlier uses that conflict with its own. */
+  private readonly earlier = new Map<PendingPhase, EarlierUses[]>()
 
-  constructor(phases: readonly Waiting[]) {
+  constructor(phases: readonly PendingPhase[]) {
     const all = new Map<Buffer, Use[]>()
     const writes = new Map<Buffer, Use[]>()
     for (const by of phases) {
       const earlier: EarlierUses[] = []
-      for (const root of by.reads) {
-        const uses = listOf(writes, root)
+      for (const allocation of by.reads) {
+        const uses = listOf(writes, allocation)
         earlier.push({ uses, count: uses.length })
       }
-      for (const root of by.writes) {
-        const uses = listOf(all, root)
+      for (const allocation of by.writes) {
+        const uses = listOf(all, allocation)
         earlier.push({ uses, count: uses.length })
       }
-      for (const root of by.reads) listOf(all, root).push({ by, isWrite: false })
-      for (const root of by.writes) {
-        listOf(all, root).push({ by, isWrite: true })
-        listOf(writes, root).push({ by, isWrite: true })
+      for (const allocation of by.reads) listOf(all, allocation).push({ by, isWrite: false })
+      for (const allocation of by.writes) {
+        listOf(all, allocation).push({ by, isWrite: true })
+        listOf(writes, allocation).push({ by, isWrite: true })
       }
       this.earlier.set(by, earlier)
     }
   }
 
-  /** One of the earlier phases that a phase needs, or whose memory it overwrites, and that is not over. */
-  blockerOf(phase: Waiting, isOver: (other: Waiting) => boolean): Waiting | undefined {
+  /** An unfinished earlier phase whose result a phase needs or whose memory it overwrites, if there is one. */
+  blockerOf(phase: PendingPhase, isOver: (other: PendingPhase) => boolean): PendingPhase | undefined {
     for (const { uses, count } of this.earlier.get(phase) ?? []) {
       for (let i = count - 1; i >= 0; i--) {
         const { by, isWrite } = uses[i]
         if (phase.parallel !== undefined && by.parallel === phase.parallel) continue
         if (!isOver(by)) return by
-        // All uses before a write were over before it, unless it is one of several at once.
+        // All uses before a write finished before it, unless it is one of several parallel writes.
         if (isWrite && by.parallel === undefined) break
       }
     }
@@ -90,44 +91,46 @@ function listOf<K, V>(lists: Map<K, V[]>, key: K): V[] {
   return list
 }
 
-/** Phases beyond the next that are looked at for one that need not wait. */
+/** How many phases after the next one are searched for some that need not wait. */
 const lookahead = 512
-/** Elements of memory that a phase may take earlier than it must; and how much more all may take in the end. */
+/** How many elements a phase may allocate earlier than necessary. */
 const earlyElements = 1 << 18
+/** How much more memory a reordered program may take. */
 const earlyShare = 0.01
 
-/** Steps with a place for each of their temporaries, in bytes from the first. */
+/** The order of a program's phases, and the memory for its temporaries. */
 export interface BarrierSchedule {
   readonly steps: readonly Step[]
+  /** Byte offset of each temporary from the first. */
   readonly offsets: ReadonlyMap<Buffer, number>
   readonly bytes: number
 }
 
 /**
- * Phases with few barriers: before one come those from behind it that need not wait, such as the next steps of other
- * matrices' optimizers. They stay as they are where that would take more memory. held: buffers that the caller reads
- * or writes, alive throughout.
+ * Orders phases so that they need few barriers: later phases that need not wait move ahead of a barrier, such as the next
+ * steps of other matrices' optimizers. Keeps the given order if that takes clearly less memory. held: buffers that the
+ * caller reads or writes, which stay alive throughout.
  */
 export function* scheduleBarriers(
   phases: readonly CallChain[],
   held: readonly Buffer[],
 ): Pausing<BarrierSchedule> {
-  const inOrder = placeTemporaries(yield* placeBarriers(phases, 0), held)
+  const inOrder = assignTemporaries(yield* placeBarriers(phases, 0), held)
   yield
-  const early = placeTemporaries(yield* placeBarriers(phases, lookahead), held)
+  const early = assignTemporaries(yield* placeBarriers(phases, lookahead), held)
   return early.bytes <= inOrder.bytes * (1 + earlyShare) ? early : inOrder
 }
 
-/** Phases with barriers only where one needs what another since the last barrier did, or overwrites it. */
+/** Places a barrier before each phase that conflicts with one since the last barrier. */
 function* placeBarriers(phases: readonly CallChain[], ahead: number): Pausing<Step[]> {
-  const all = phases.map((phase): Waiting => {
+  const all = phases.map((phase): PendingPhase => {
     const writes = [...new Set(phase.flatMap(call => call.writes.map(({ allocation }) => allocation)))]
     return {
       phase,
       reads: [...new Set(phase.flatMap(call => call.reads.map(({ allocation }) => allocation)))],
       writes,
       parallel: phase.length === 1 ? phase[0].parallel : undefined,
-      takesMemory: writes.some(root => !root.variable && root.size > earlyElements),
+      takesMemory: writes.some(allocation => !allocation.variable && allocation.size > earlyElements),
       interval: undefined,
       blocker: undefined,
     }
@@ -135,17 +138,17 @@ function* placeBarriers(phases: readonly CallChain[], ahead: number): Pausing<St
   const conflicts = new Conflicts(all)
   const steps: Step[] = []
   let interval = 0
-  const isOver = (other: Waiting) => other.interval !== undefined && other.interval < interval
-  /** Whether a phase must wait for some of what is placed since the last barrier, or of what it would pass. */
-  const mustWait = (phase: Waiting): boolean => {
+  const isOver = (other: PendingPhase) => other.interval !== undefined && other.interval < interval
+  /** Whether a phase conflicts with one that was placed since the last barrier, or with one that it would overtake. */
+  const mustWait = (phase: PendingPhase): boolean => {
     if (!phase.blocker || isOver(phase.blocker)) phase.blocker = conflicts.blockerOf(phase, isOver)
     return phase.blocker !== undefined
   }
-  const place = (next: Waiting, barrier: boolean) => {
+  const place = (next: PendingPhase, barrier: boolean) => {
     next.interval = interval
     steps.push({ phase: next.phase, barrier })
   }
-  // Those that wait are the ones from `first` on, but without some of them: after each comes the one at its index here.
+  // A linked list of the phases that are not placed yet: the index of the one after each.
   const following = Int32Array.from(all, (_, i) => i + 1)
   for (let first = 0; first < all.length; first = following[first]) {
     yield
@@ -169,10 +172,10 @@ function* placeBarriers(phases: readonly CallChain[], ahead: number): Pausing<St
 }
 
 /**
- * Byte offsets for the temporaries of steps. What is done between two barriers happens at once, so
- * memory is taken over only across one.
+ * Assigns byte offsets to the temporaries of steps. Phases between two barriers run at the same time, so temporaries
+ * share memory only if a barrier separates them.
  */
-function placeTemporaries(steps: readonly Step[], held: readonly Buffer[]): BarrierSchedule {
+function assignTemporaries(steps: readonly Step[], held: readonly Buffer[]): BarrierSchedule {
   const spans = new Map<Buffer, { first: number; last: number }>()
   let interval = 0
   const use = ({ allocation }: Buffer, at: number) => {
@@ -187,7 +190,14 @@ function placeTemporaries(steps: readonly Step[], held: readonly Buffer[]): Barr
   }
   for (const { allocation } of held)
     if (!allocation.variable) spans.set(allocation, { first: 0, last: interval })
-  const lifetimes: Lifetime[] = [...spans].map(([root, span]) => ({ bytes: root.size * 4, ...span }))
+  const lifetimes: Lifetime[] = [...spans].map(([allocation, span]) => ({
+    bytes: allocation.size * 4,
+    ...span,
+  }))
   const { addresses, bytes } = planMemory(lifetimes)
-  return { steps, offsets: new Map([...spans.keys()].map((root, i) => [root, addresses[i]])), bytes }
+  return {
+    steps,
+    offsets: new Map([...spans.keys()].map((allocation, i) => [allocation, addresses[i]])),
+    bytes,
+  }
 }

@@ -1,3 +1,4 @@
+/** Splits the columns of temporary matrices into separate buffers where they are used separately. */
 import {
   type Access,
   type Attention,
@@ -7,35 +8,35 @@ import {
   type Matmul,
   type Matrix,
   type Program,
-  type RowProgram,
   type View,
   type Work,
   buffersOf,
 } from '../../compiler/program.ts'
+import { accessesOf } from '../kernels/rows/operands.ts'
 
-/** An instruction, or a part of one. */
+/** An instruction, or one of the parts that an instruction is split into. */
 export interface SplitInstruction extends Instruction {
-  /** How many parts there are. */
+  /** Number of parts of the original instruction. */
   readonly parts: number
-  /** The instruction whose parts can run at the same time, though they write to the same buffer. */
+  /** The original instruction, if its parts can run at the same time although they write to the same buffer. */
   readonly parallel?: Instruction
 }
 
-/** Elements of a matrix that is worth it: less than this stays in the L2 cache anyway. */
+/** The fewest elements of a matrix to split. Smaller ones stay in the L2 cache anyway. */
 const leastSize = 2 ** 16
 
-/** Neighbouring columns that are fewer than this stay together: their rows would be parts of cache lines. */
+/** Neighbouring groups with fewer columns than this are merged, since their rows would be parts of cache lines. */
 const leastWidth = 64
 
-/** How many times the tiles of the whole those of its parts may be. */
+/** How many times as many tiles the parts may have as the whole matrix. */
 const mostTiles = 1.05
 
 /**
- * Stores the columns of a temporary matrix apart that are used apart, such as the parts that a projection is split
- * into, or that gradients are joined from. Then each use goes through memory in one line, where the processor fetches
- * ahead, and touches no more pages than it must. Products with the whole matrix become one for each of its parts:
- * sums over its columns go on from part to part, and are the same to the last bit.
- * columns: of a tile. Where whole tiles would be filled too badly, a matrix stays in one.
+ * Stores columns of a temporary matrix in separate buffers if they are used separately, such as the parts that a
+ * projection is split into, or the parts of a concatenated gradient. Then each use reads contiguous memory, which the
+ * processor prefetches, and touches no more pages than necessary. Products with the whole matrix become one product per
+ * part. Sums over its columns continue from part to part, and stay the same to the last bit.
+ * columns: those of a tile. A matrix stays whole if its parts would leave too much of their tiles empty.
  */
 export function splitColumns(program: Program, columns: number): SplitInstruction[] {
   const layouts = findLayouts(program, columns)
@@ -45,7 +46,7 @@ export function splitColumns(program: Program, columns: number): SplitInstructio
     if (!roots.some(root => layouts.has(root))) return [{ ...instruction, parts: 1 }]
     const works = rewrite(work, layouts)
     const chained = sharesRowBlocks || (program.instructions[i + 1]?.sharesRowBlocks ?? false)
-    // Parts of a sum go on where others ended.
+    // Parts of a sum depend on each other.
     const parallel = works.every(
       part => part.kind === 'matmul' && work.kind === 'matmul' && part.k === work.k,
     )
@@ -59,37 +60,37 @@ export function splitColumns(program: Program, columns: number): SplitInstructio
   })
 }
 
-/** Columns start to end of a matrix, in a buffer of their own. */
-interface Group {
+/** Columns start to end of a matrix, which have a buffer of their own. */
+interface ColumnGroup {
   readonly start: number
   readonly end: number
   readonly buffer: Buffer
 }
 
-/** How a matrix is stored: what its row stride was, and the groups of its columns in their order. */
+/** How a matrix is split: its original row stride, and its groups of columns in order. */
 interface Layout {
   readonly stride: number
-  readonly groups: readonly Group[]
+  readonly groups: readonly ColumnGroup[]
 }
 
 type Layouts = ReadonlyMap<Buffer, Layout>
 
-/** Memory in use that may be columns of a matrix. */
+/** One use of a buffer, perhaps of some columns of a matrix in it. */
 interface Use {
   readonly buffer: Buffer
-  /** Whether it is: rows at one stride, the columns of each beside each other. Else only `buffer` means anything. */
+  /** Whether it uses columns of a matrix: rows at one stride with adjacent columns. If not, only `buffer` has a meaning. */
   readonly byRow: boolean
   readonly offset: number
   readonly width: number
-  /** From row to row; undefined if there is one. */
+  /** Distance between rows; undefined if there is one row. */
   readonly stride?: number
-  /** Whether the use can be taken apart: that of a product. */
+  /** Whether the use can be split, as that of a product can. */
   readonly divides: boolean
 }
 
 function findLayouts({ instructions, inputs, outputs }: Program, columns: number): Layouts {
   const uses = new Map<Buffer, Use[]>()
-  // What is used in any other way, or by the caller, stays as it is.
+  // Buffers that are used in any other way, or by the caller, stay whole.
   const whole = new Set(
     [...inputs, ...outputs.map(({ buffer }) => buffer)].map(({ allocation }) => allocation),
   )
@@ -113,7 +114,7 @@ function findLayouts({ instructions, inputs, outputs }: Program, columns: number
   return layouts
 }
 
-/** The groups that a matrix's columns fall into, if they are several, and all of its uses are of rows. */
+/** The groups that a matrix's columns fall into, if there are several and all its uses are of columns. */
 function layoutOf(root: Buffer, uses: readonly Use[], columns: number): Layout | undefined {
   const stride = uses.find(use => use.stride !== undefined)?.stride
   if (stride === undefined || root.size % stride !== 0) return undefined
@@ -123,7 +124,7 @@ function layoutOf(root: Buffer, uses: readonly Use[], columns: number): Layout |
     if ((use.stride ?? stride) !== stride || start + use.width > stride) return undefined
     if (!use.divides) ranges.push({ start, end: start + use.width })
   }
-  // What overlaps is one group, and so is what lies between two.
+  // Overlapping ranges form one group, and so do the columns between two ranges.
   const merged: { start: number; end: number }[] = []
   for (const { start, end } of ranges.sort((a, b) => a.start - b.start)) {
     const last = merged.at(-1)
@@ -155,7 +156,7 @@ function layoutOf(root: Buffer, uses: readonly Use[], columns: number): Layout |
   }
 }
 
-/** All memory that a piece of work uses. */
+/** All uses of memory by a piece of work. */
 function usesOf(work: Work): Use[] {
   switch (work.kind) {
     case 'rows':
@@ -184,16 +185,12 @@ function usesOf(work: Work): Use[] {
       const { values, indices, base, out } = work
       return [values, indices, out, ...(base ? [base] : [])].map(({ buffer }) => notByRow(buffer))
     }
+    default:
+      return work satisfies never
   }
 }
 
 const notByRow = (buffer: Buffer): Use => ({ buffer, byRow: false, offset: 0, width: 0, divides: false })
-
-function accessesOf({ values, stores }: RowProgram): Access[] {
-  const loads = values.flatMap(({ operation }) => (operation.kind === 'load' ? [operation.access] : []))
-  const indices = loads.flatMap(({ gather }) => (gather ? [gather.indices] : []))
-  return [...loads, ...indices, ...stores.map(({ access }) => access)]
-}
 
 function attentionUses({ kind, operands, results }: Attention): Use[] {
   const sequences = [operands.query, operands.key, operands.value]
@@ -214,7 +211,7 @@ function attentionUses({ kind, operands, results }: Attention): Use[] {
   ]
 }
 
-/** A piece of work over the new buffers: several products where one has more than a group. */
+/** Rewrites a piece of work for the new buffers. A product over several groups becomes several products. */
 function rewrite(work: Work, layouts: Layouts): Work[] {
   switch (work.kind) {
     case 'rows': {
@@ -240,6 +237,8 @@ function rewrite(work: Work, layouts: Layouts): Work[] {
       return [rewriteAttention(work, layouts)]
     case 'scatterAdd':
       return [work]
+    default:
+      return work satisfies never
   }
 }
 
@@ -270,7 +269,7 @@ function rewriteAttention(work: Attention, layouts: Layouts): Attention {
   }
 }
 
-/** The products of the groups that a product's operands and its result fall into. */
+/** One product for each combination of groups in a product's operands and result. */
 function rewriteMatmul(work: Matmul, layouts: Layouts): Matmul[] {
   const { m, n, k, a, b, c, addend } = work
   const cuts = { m: new Set([0, m]), n: new Set([0, n]), k: new Set([0, k]) }
@@ -318,7 +317,7 @@ function rewriteMatmul(work: Matmul, layouts: Layouts): Matmul[] {
   )
 }
 
-/** Where an element of a buffer is now, and the row stride of its group if there is one. */
+/** Where an element of a buffer is after splitting, and the row stride of its group if it is in one. */
 function placeOf(
   buffer: Buffer,
   offset: number,
@@ -329,7 +328,7 @@ function placeOf(
   const column = offset % layout.stride
   const row = (offset - column) / layout.stride
   const group = layout.groups.find(({ end }) => column < end)
-  if (!group) throw new Error(`no group of columns has column ${column}`)
+  if (!group) throw new Error(`no group of columns contains column ${column}`)
   const stride = group.end - group.start
   return { buffer: group.buffer, offset: row * stride + column - group.start, stride }
 }

@@ -1,3 +1,4 @@
+/** Turns a program's instructions into calls of kernels. */
 import { type Cost, costOf } from '../../compiler/cost.ts'
 import { partitionOf } from '../../compiler/row-blocks.ts'
 import type { Pausing } from '../../compiler/pauses.ts'
@@ -14,23 +15,23 @@ import { rowKey, rowOperands } from '../kernels/rows/operands.ts'
 import { rowKernel } from '../kernels/rows/row-kernel.ts'
 import { scatterKernel } from '../kernels/scatter.ts'
 
-/** A kernel with its operands, and the buffers that it reads and writes. */
+/** A call of a kernel: its operands, and the buffers that it reads and writes. */
 export interface Call extends Cost {
   readonly kernel: Kernel
   readonly operands: readonly KernelOperand[]
   readonly reads: readonly Buffer[]
   readonly writes: readonly Buffer[]
-  /** Calls that have the same one here write apart from each other, if to the same buffer. */
+  /** Calls with the same instruction here write to different elements of the same buffer, and can run in parallel. */
   readonly parallel?: Instruction
 }
 
-/** Calls that a thread makes one after the other for each of its items. */
+/** Calls that a thread makes one after the other for each item. */
 export type CallChain = Call[]
 
 /** Rows of B that are packed at a time. */
 const packBlock = 48
 
-/** Turns a program's instructions into kernels of the CPU, and packs what products need packed. */
+/** Lowers a program to chains of calls, with calls that pack the right operands of products where that is worth it. */
 export function* lower(program: Program, tile: MicroKernel, threads: number): Pausing<CallChain[]> {
   const instructions = splitColumns(program, tile.columns)
   const lowering = new Lowering(instructions, tile, threads)
@@ -46,12 +47,12 @@ class Lowering {
   readonly phases: CallChain[] = []
   private readonly tile: MicroKernel
   private readonly threads: number
-  /** Right operands of products: how many products have them. */
+  /** How many products use each right operand. */
   private readonly uses = new Map<string, number>()
-  /** Those that are packed already. */
+  /** Right operands that are packed already, and their packed buffers. */
   private readonly packed = new Map<string, Buffer>()
   private readonly ids = new Map<Buffer, number>()
-  /** Those written so far, by what they are written for. */
+  /** Kernels written so far, by what they compute. */
   private readonly kernels = new Map<string, Kernel>()
 
   constructor(instructions: readonly Instruction[], tile: MicroKernel, threads: number) {
@@ -64,7 +65,7 @@ class Lowering {
     }
   }
 
-  /** chained: it runs block by block of rows, with the instruction before it or the one after. */
+  /** chained: the instruction shares row blocks with the one before or after it. */
   add(instruction: SplitInstruction, chained: boolean): void {
     const { work, reads, writes, sharesRowBlocks, parts, parallel } = instruction
     const packs: Call[] = []
@@ -106,6 +107,8 @@ class Lowering {
         const { key, write, operands } = attentionCall(work, this.tile, this.threads)
         return { kernel: this.kernel(key, write), operands, reads }
       }
+      default:
+        return work satisfies never
     }
   }
 
@@ -126,11 +129,11 @@ class Lowering {
       ...(addend && { addend: { rowStride: addend.rowStride, batchStride: addend.batchStride } }),
     }
     const strides = { count: batch, strideA: a.batchStride, strideC: c.batchStride }
-    // Where B is read as it is stored.
+    // For kernels that read B as it is stored.
     const asStored = batch > 1 ? { batch: { ...strides, strideB: b.batchStride } } : {}
     const operands = (right: KernelOperand) => [a, right, c, ...(addend ? [addend] : [])]
     const reads = (right: Buffer) => [a.buffer, right, ...(addend ? [addend.buffer] : [])]
-    // Of a single row whose elements are neighbours it is the same whether it counts as transposed.
+    // A single row with adjacent elements is the same whether it is transposed or not.
     if (m <= fewRows && k <= mostDepth(b.transposed) && (!a.transposed || (m === 1 && a.rowStride === 1))) {
       const right = { transposeB: b.transposed, rowStrideB: b.rowStride }
       const whole = { ...shape, ...right, ...asStored }
@@ -175,7 +178,7 @@ class Lowering {
     return this.kernel(['product', shape, plan], () => matmulKernel(shape, plan, this.tile))
   }
 
-  /** The kernel that a key stands for, which is written once. */
+  /** The kernel for a key. Writes it once. */
   private kernel(key: unknown, write: () => Kernel): Kernel {
     const text = typeof key === 'string' ? key : JSON.stringify(key)
     const kernel = this.kernels.get(text) ?? write()
@@ -183,13 +186,14 @@ class Lowering {
     return kernel
   }
 
-  /** Names the right operand of a product. */
+  /** A key that is equal for products with the same right operand. */
   private rightOperand({ b, batch, n, k }: Matmul): string {
     const id = this.ids.get(b.buffer) ?? this.ids.size
     this.ids.set(b.buffer, id)
     return [id, b.offset, b.rowStride, b.transposed, b.batchStride, batch, n, k].join()
   }
 
+  /** The packed right operand of a product. Adds a call that packs it, unless it is packed already. */
   private pack(work: Matmul, kBlock: number, packs: Call[]): Buffer {
     const { b, batch, n, k } = work
     const { tile } = this

@@ -1,3 +1,4 @@
+/** Assembles kernels from text to WebAssembly modules. */
 import wabt from 'wabt'
 import { compileOptimized } from './flags.js'
 import type { Kernel } from '../kernels/kernel.ts'
@@ -6,7 +7,7 @@ const features = { simd: true, threads: true, relaxed_simd: true, bulk_memory: t
 
 let loading: ReturnType<typeof wabt> | undefined
 
-/** WebAssembly of a module in text form, compiled by the optimizing compiler. */
+/** Assembles a module from text, and compiles it with the optimizing compiler. */
 export async function assemble(wat: string): Promise<WebAssembly.Module> {
   loading ??= wabt()
   const { parseWat } = await loading
@@ -19,7 +20,7 @@ export async function assemble(wat: string): Promise<WebAssembly.Module> {
   }
 }
 
-/** A module with these kernels, each exported under its name, over the memory env.memory. */
+/** The text of a module with these kernels, each exported under its name. It imports the memory as env.memory. */
 export const kernelModule = (kernels: readonly Kernel[]): string => `(module
   (import "env" "memory" (memory 1 65536 shared))
   ${kernels.map(({ name, wat }) => `${wat}\n(export "${name}" (func $${name}))`).join('\n')})`

@@ -1,13 +1,13 @@
-/** What memory and what addresses the system leaves to this process. */
+/** How much memory and address space the system leaves to this process. */
 import { readFileSync } from 'node:fs'
 import { freemem, totalmem } from 'node:os'
 import { join } from 'node:path'
 import { MemoryError } from '../../runtime/memory-error.ts'
 
 /**
- * Bytes of memory that can be taken now: what is free on the machine, and in a container (a cgroup of Linux) what is
- * left below its limit. There the kernel counts cached files as well; it gives those up first that were not used of
- * late, so they count as free.
+ * Bytes of memory that can be allocated now: free memory of the machine, and in a container (a Linux cgroup) at most what
+ * is left below its limit. A cgroup's usage includes cached files. The kernel evicts those that were not used recently, so
+ * they count as free.
  */
 export function availableBytes(): number {
   const constrained = process.constrainedMemory()
@@ -15,12 +15,12 @@ export function availableBytes(): number {
   return Math.min(freemem(), constrained, process.availableMemory() + inactiveFileBytes())
 }
 
-/** Bytes of files that this process's cgroup has in memory and has not used of late; 0 where nothing tells. */
+/** Bytes of cached files that this process's cgroup has not used recently; 0 if unknown. */
 function inactiveFileBytes(): number {
   const groups = readLines('/proc/self/cgroup')
   const [, unified] = /^0::(.*)$/m.exec(groups) ?? []
   const [, memory] = /^\d+:memory:(.*)$/m.exec(groups) ?? []
-  // In a container its own group is the root of what is mounted, whatever its path is outside.
+  // In a container, its own group is mounted as the root, whatever the group's path is outside.
   const folders = [
     ...(memory === undefined ? [] : [join('/sys/fs/cgroup/memory', memory), '/sys/fs/cgroup/memory']),
     ...(unified === undefined ? [] : [join('/sys/fs/cgroup', unified), '/sys/fs/cgroup']),
@@ -29,13 +29,13 @@ function inactiveFileBytes(): number {
   return Number(/^(?:total_)?inactive_file (\d+)$/m.exec(status)?.[1] ?? 0)
 }
 
-// WebAssembly memory has 8 GiB of addresses around it, so that V8 need not check each access. Two more come to be at a
-// time: that of all threads, and one of the assembler or of the probe.
+// V8 reserves 8 GiB of addresses for each WebAssembly memory, so that it need not check each access. There will be at most
+// two more at a time: the shared memory, and that of the assembler or the probe.
 const memoryAddresses = 2 * 8.6e9
-/** Addresses that V8 reserves for a thread, most of them for code. */
+/** Addresses that V8 reserves per thread, mostly for code. */
 const threadAddresses = 0.95e9
 
-/** Throws MemoryError where the process may not have the addresses that it takes (ulimit -v): V8 would end it. */
+/** Throws MemoryError if the address space (ulimit -v) is too small, since V8 would end the process. */
 export function checkAddresses(threads: number): void {
   const limit = Number(/^Max address space +(\d+)/m.exec(readLines('/proc/self/limits'))?.[1] ?? Infinity)
   const taken = 1024 * Number(/^VmSize:\s+(\d+) kB$/m.exec(readLines('/proc/self/status'))?.[1] ?? 0)
@@ -48,7 +48,7 @@ export function checkAddresses(threads: number): void {
   )
 }
 
-/** A file of Linux that says something about the process; nothing elsewhere. */
+/** The text of a file under /proc or /sys; empty if there is none, as on other systems. */
 function readLines(path: string): string {
   try {
     return readFileSync(path, 'utf8')

@@ -1,3 +1,4 @@
+/** The CPU backend: compiles programs to WebAssembly and runs them on worker threads. */
 import { availableParallelism } from 'node:os'
 import type { Backend, Executable, Queued, StepTime, Storage } from '../../runtime/backend.ts'
 import type { DType } from '../../graph/operations.ts'
@@ -11,14 +12,15 @@ import type { Kernel, KernelOperand } from '../kernels/kernel.ts'
 import { lower } from '../passes/lower.ts'
 import type { MicroKernel } from '../kernels/matmul/micro-kernel.ts'
 import { SharedMemory } from './memory.ts'
-import { type Candidate, chooseMicroKernel } from './probe.ts'
+import { type MeasuredTile, chooseMicroKernel } from './probe.ts'
 import { type Step, scheduleBarriers, workOf } from '../passes/barriers.ts'
 import { Threads } from './threads.ts'
 
 /**
- * Starts the CPU backend: WebAssembly SIMD on this many threads (by default, every core). reason: why it is the CPU, for
- * its description. alone: a program with less work, in floating-point operations, is one thread's. By default it is some
- * 0.2 ms: to wake the others and to wait for them takes longer. Throws MemoryError where the system leaves no room.
+ * Starts the CPU backend: WebAssembly SIMD on this many threads (by default, one per core). reason: why the CPU was
+ * chosen, for the description. alone: programs with less work than this, in floating-point operations, run on one thread.
+ * The default is about 0.2 ms, since waking other threads and waiting for them takes longer. Throws MemoryError if the
+ * system leaves too little memory.
  */
 export async function cpuBackend({
   threads = availableParallelism(),
@@ -26,18 +28,18 @@ export async function cpuBackend({
   alone = 20e6,
 }: { threads?: number; reason?: string; alone?: number } = {}): Promise<CpuBackend> {
   checkAddresses(threads)
-  const candidates = await chooseMicroKernel(assemble)
+  const measured = await chooseMicroKernel(assemble)
   const memory = new SharedMemory()
   const barrier = memory.allocate(barrierBytes)
   const dispatcher = await assemble(dispatcherWat)
   const pool = new Threads(threads, { memory: memory.memory, dispatcher, barrier })
-  return new CpuBackend({ memory, pool, threads, alone, candidates, reason })
+  return new CpuBackend({ memory, pool, threads, alone, measured, reason })
 }
 
-/** What 32-bit addresses reach, less some room for the programs themselves. */
+/** The bytes that 32-bit addresses can reach, less some room for the programs themselves. */
 const addressable = 2 ** 32 - 2 ** 26
 
-/** Memory of a variable. */
+/** The memory of a variable. */
 class CpuStorage {
   readonly address: number
 
@@ -46,51 +48,52 @@ class CpuStorage {
   }
 }
 
-/** A program in memory: its address, that of its counters, and what fills it in. */
-interface LaidOut {
+/** A program in memory, in the format of the dispatcher. */
+interface ProgramTable {
   readonly program: number
   readonly counters: number
+  /** Writes the program with the current addresses of its operands. */
   readonly write: (addressOf: (operand: KernelOperand) => number) => void
 }
 
-/** What the backend is made of. */
-interface Parts {
+/** The components of the backend. */
+interface Components {
   readonly memory: SharedMemory
   readonly pool: Threads
   readonly threads: number
   readonly alone: number
-  readonly candidates: readonly [Candidate, ...Candidate[]]
+  readonly measured: readonly [MeasuredTile, ...MeasuredTile[]]
   readonly reason: string | undefined
 }
 
 export class CpuBackend implements Backend {
   readonly threads: number
   readonly tile: MicroKernel
-  /** What computes, in a few words. */
+  /** A short description of what computes. */
   readonly description: string
   readonly scalesLoss = false
   /** 64 MiB. */
   readonly logitsAtOnce = 2 ** 24
-  /** What the microkernel reached on one thread at start, times the threads. */
+  /** The speed that the micro-kernel reached on one thread at the start, times the number of threads. */
   readonly peakGflops: number
   readonly capacity = { most: addressable, usual: Math.min(addressable, 0.75 * availableBytes()) }
   private readonly memory: SharedMemory
   private readonly pool: Threads
   private readonly alone: number
-  /** Every kernel made so far, by its index in the threads' tables. */
+  /** The index of every kernel so far in the threads' tables. */
   private readonly kernels = new Map<string, number>()
   private tableSize = 0
   private scratch = { address: 0, bytes: 0 }
-  /** Programs run one at a time. */
+  /** The last action in the queue. Programs run one at a time. */
   private queue: Promise<unknown> = Promise.resolve()
 
-  constructor({ memory, pool, threads, alone, candidates, reason }: Parts) {
-    const [{ tile, gflops }] = candidates
+  constructor({ memory, pool, threads, alone, measured, reason }: Components) {
+    const [{ tile, gflops }] = measured
     this.memory = memory
     this.pool = pool
     this.threads = threads
     this.alone = alone
-    const rates = candidates.map(
+    const rates = measured.map(
       other => `${other.tile.rows}x${other.tile.columns} ${other.right ? other.gflops.toFixed(0) : 'wrong'}`,
     )
     const bits = isRevectorizing() ? 256 : 128
@@ -119,14 +122,14 @@ export class CpuBackend implements Backend {
     this.memory.reserveArena(bytes)
 
     const variables = new Map(program.variables.map((buffer, i) => [buffer.variable, addressOf(storages[i])]))
-    // Where the arena was when the last run began; it may move while one is under way.
+    // The arena's address at the start of the last run. It may move while a program runs.
     let arena = -1
     const addressIn = ({ buffer, offset }: KernelOperand): number => {
       const { allocation } = buffer
       const start = allocation.variable
         ? variables.get(allocation.variable)
         : arena + (offsets.get(allocation) ?? 0)
-      if (start === undefined) throw new Error('a program uses a variable that it does not name')
+      if (start === undefined) throw new Error('a program uses a variable that it does not list')
       return start + offset * 4
     }
     const table = this.layOut(steps)
@@ -178,15 +181,15 @@ export class CpuBackend implements Backend {
     await this.pool.close()
   }
 
-  /** Runs an action once all before it are done. */
+  /** Runs an action when all actions before it have finished. */
   private next<T>(action: () => Promise<T>): Promise<T> {
     const done = this.queue.then(action)
     this.queue = done.catch(() => {})
     return done
   }
 
-  /** Runs what is laid out in memory on some of the threads. */
-  private launch({ program, counters }: LaidOut, threads: number): Promise<void> {
+  /** Runs a program in memory on some of the threads. */
+  private launch({ program, counters }: ProgramTable, threads: number): Promise<void> {
     const { address: scratch, bytes: scratchBytes } = this.scratch
     return this.pool.run({ program, counters, threads, scratch, scratchBytes })
   }
@@ -212,7 +215,7 @@ export class CpuBackend implements Backend {
     }
     if (added.length === 0) return
     const module = await assemble(kernelModule(added))
-    // Only now is it sure that the threads' tables will hold them.
+    // Only after assembly succeeds: an index stands for a kernel that the threads' tables will hold.
     const first = this.tableSize
     this.tableSize += added.length
     added.forEach(({ name }, i) => this.kernels.set(name, first + i))
@@ -223,8 +226,8 @@ export class CpuBackend implements Backend {
     )
   }
 
-  /** Room in memory for the dispatcher's list of phases, its counters and the calls' arguments. */
-  private layOut(steps: readonly Step[]): LaidOut {
+  /** Allocates memory for the dispatcher's list of phases, its counters and the calls' arguments. */
+  private layOut(steps: readonly Step[]): ProgramTable {
     const calls = steps.flatMap(({ phase }) => phase)
     const program = this.memory.allocate((1 + steps.length * 3 + calls.length * 2) * 4)
     const counters = this.memory.allocate(steps.length * 4)
@@ -247,7 +250,7 @@ export class CpuBackend implements Backend {
 }
 
 function addressOf(storage: Storage): number {
-  if (!(storage instanceof CpuStorage)) throw new Error('a variable of another backend')
+  if (!(storage instanceof CpuStorage)) throw new Error('the variable belongs to another backend')
   return storage.address
 }
 

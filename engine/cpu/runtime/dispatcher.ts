@@ -1,16 +1,16 @@
 /**
- * The program that every thread runs: it walks a list of phases in shared memory, takes items of each
- * from a counter, and makes the phase's calls for each item. No JavaScript runs in between.
+ * The dispatcher that every thread runs: it walks a list of phases in shared memory, takes items of each phase from a
+ * counter, and makes the phase's calls for each item. No JavaScript runs in between.
  *
- * A program is a list of i32: the number of phases, then for each phase whether to wait for the other
- * threads first, the number of items, the number of calls, and for each call the kernel's index in the
- * table and the address of its arguments.
+ * The list consists of i32: the number of phases, then for each phase whether to wait for the other threads first, the
+ * number of items, the number of calls, and for each call the kernel's index in the table and the address of its
+ * arguments.
  */
 
-/** How often a waiting thread looks before it asks the operating system to wake it: some 20 µs. */
+/** How many times a waiting thread checks before it asks the operating system to wake it: about 20 µs. */
 const spins = 20_000
 
-/** Two i32: how many threads have arrived at the barrier, and how many times all have. */
+/** The barrier's state is two i32: how many threads have arrived, and how many times all threads have. */
 export const barrierBytes = 8
 
 export const dispatcherWat = `(module

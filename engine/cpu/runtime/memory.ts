@@ -1,30 +1,31 @@
+/** The memory that all threads of the CPU backend share. */
 import { MemoryError } from '../../runtime/memory-error.ts'
 
 const pageBytes = 65536
-/** 32-bit addresses reach this far. */
+/** The most that 32-bit addresses can reach. */
 const maximumPages = 65536
 const alignment = 64
 
 const gibibytes = (bytes: number) => `${(bytes / 2 ** 30).toFixed(2)} GiB`
 
 /**
- * The memory that all threads share: variables and tables that stay, and one arena that the
- * temporaries of all programs use in turn, since one program runs at a time.
+ * The memory that all threads share: permanent variables and tables, and one arena for the temporaries of all programs,
+ * since only one program runs at a time.
  */
 export class SharedMemory {
   readonly memory = makeMemory()
-  /** Addresses below are reserved, so that 0 is nobody's. */
+  /** The first unused address. Address 0 is never allocated. */
   private end = alignment
   private free: { start: number; end: number }[] = []
   private arenaStart = 0
   private arenaEnd = 0
 
-  /** Address of the arena; it may move when reserveArena is called. */
+  /** Address of the arena. reserveArena may move it. */
   get arena(): number {
     return this.arenaStart
   }
 
-  /** Bytes that stay for good. Throws MemoryError when 4 GiB are used up. */
+  /** Allocates bytes permanently, and returns their address. Throws MemoryError when 4 GiB are used up. */
   allocate(bytes: number): number {
     const size = Math.ceil(bytes / alignment) * alignment
     const hole = this.free.find(({ start, end }) => end - start >= size)
@@ -40,12 +41,12 @@ export class SharedMemory {
     return start
   }
 
-  /** Makes the arena at least this large. */
+  /** Makes the arena at least this large. Throws MemoryError when 4 GiB are used up. */
   reserveArena(bytes: number): void {
     if (bytes <= this.arenaEnd - this.arenaStart) return
     const stays = this.arenaStart > 0 && this.arenaEnd === this.end
     const start = stays ? this.arenaStart : this.end
-    // First, since it may throw: then the arena is as it was.
+    // First, since it may throw. The arena is unchanged then.
     this.growTo(start + bytes)
     if (!stays && this.arenaStart > 0) this.free.push({ start: this.arenaStart, end: this.arenaEnd })
     this.arenaStart = start
@@ -65,7 +66,7 @@ export class SharedMemory {
     const pages = Math.ceil(aligned / pageBytes) - this.memory.buffer.byteLength / pageBytes
     if (aligned > maximumPages * pageBytes) {
       throw new MemoryError(
-        `${gibibytes(aligned)} of memory are needed and the CPU backend can address 4: take a smaller batch or network`,
+        `${gibibytes(aligned)} of memory are needed, but the CPU backend can address only 4 GiB: use a smaller batch or network`,
       )
     }
     if (pages > 0) {
@@ -73,7 +74,7 @@ export class SharedMemory {
         this.memory.grow(pages)
       } catch {
         throw new MemoryError(
-          `${gibibytes(aligned)} of memory are needed and the system does not give that much: take a smaller batch or network`,
+          `${gibibytes(aligned)} of memory are needed, but the system does not have that much: use a smaller batch or network`,
         )
       }
     }
@@ -86,7 +87,7 @@ function makeMemory(): WebAssembly.Memory {
     return new WebAssembly.Memory({ initial: 16, maximum: maximumPages, shared: true })
   } catch {
     throw new MemoryError(
-      'the system does not give the 4 GiB of addresses that the CPU backend computes in: raise what limits them (ulimit -v)',
+      'the CPU backend needs 4 GiB of address space, but the system does not allow that much: raise the limit (ulimit -v)',
     )
   }
 }

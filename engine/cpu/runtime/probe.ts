@@ -1,15 +1,16 @@
+/** Measures which micro-kernel is the fastest on this machine. */
 import { matmulKernel } from '../kernels/matmul/matmul.ts'
 import type { MicroKernel } from '../kernels/matmul/micro-kernel.ts'
 import { packKernel, packedFloats } from '../kernels/matmul/packing.ts'
 
-/** A tile of the matrix product, how fast it was on one thread, and whether its product was right. */
-export interface Candidate {
+/** A micro-kernel's tile, its speed on one thread, and whether its product was right. */
+export interface MeasuredTile {
   readonly tile: MicroKernel
   readonly gflops: number
   readonly right: boolean
 }
 
-/** Rows and columns: what fills the registers of AVX2 (16 of 8 floats) and NEON (32 of 4) comes first. */
+/** Rows and columns. The first two fill the registers of AVX2 (16 of 8 floats) and NEON (32 of 4 floats). */
 const tileShapes = [
   [6, 16],
   [8, 12],
@@ -17,19 +18,19 @@ const tileShapes = [
   [6, 8],
 ]
 
-/** (func (param v128) (result v128)) with one f32x4.relaxed_madd: valid where there is relaxed SIMD. */
+/** (func (param v128) (result v128)) with one f32x4.relaxed_madd, which is valid only with relaxed SIMD. */
 const relaxedModule = new Uint8Array([
   0x00, 0x61, 0x73, 0x6d, 1, 0, 0, 0, 1, 6, 1, 0x60, 1, 0x7b, 1, 0x7b, 3, 2, 1, 0, 10, 13, 1, 11, 0, 0x20, 0,
   0x20, 0, 0x20, 0, 0xfd, 0x85, 0x02, 0x0b,
 ])
 
 /**
- * Times the tiles that may be the best on this machine, each on the same small product, and checks them
- * against plain JavaScript. Returns all of them, the fastest right one first.
+ * Measures tiles that may be the fastest on this machine on the same small product, and checks their results against plain
+ * JavaScript. Returns all of them, starting with the fastest one whose product is right. Throws if none is.
  */
 export async function chooseMicroKernel(
   assemble: (wat: string) => Promise<WebAssembly.Module>,
-): Promise<readonly [Candidate, ...Candidate[]]> {
+): Promise<readonly [MeasuredTile, ...MeasuredTile[]]> {
   const fma = WebAssembly.validate(relaxedModule)
   const [m, n, k] = [48, 96, 256]
   const plan = { kBlock: k, rowBlock: m, columnBlock: n }
@@ -48,7 +49,7 @@ export async function chooseMicroKernel(
   const memory = new WebAssembly.Memory({ initial: 16, maximum: 16, shared: true })
   const { exports } = new WebAssembly.Instance(module, { env: { memory } })
   const floats = new Float32Array(memory.buffer)
-  // 96 columns are whole panels of every tile: all pack to the same size, and none needs scratch memory.
+  // 96 columns are whole panels for every tile, so all pack to the same size and need no scratch memory.
   const a = 64
   const b = a + m * k
   const packed = b + k * n
@@ -71,7 +72,7 @@ export async function chooseMicroKernel(
   }
   const best = kernels.map(() => Infinity)
   const right = kernels.map(() => true)
-  // In turns, and the best of several: something else may be using the core for a while.
+  // Tiles take turns and the best time counts, since something else may use the core for a while.
   for (let round = 0; round < 5; round++) {
     kernels.forEach(({ pack, matmul }, index) => {
       run(pack.name, b, packed)
@@ -83,12 +84,12 @@ export async function chooseMicroKernel(
       if (round === 0) right[index] = isRight()
     })
   }
-  const candidates = kernels.map(({ tile }, index) => ({
+  const measured = kernels.map(({ tile }, index) => ({
     tile,
     gflops: (2 * m * n * k) / best[index] / 1e6,
     right: right[index],
   }))
-  const [first, ...rest] = candidates.sort((x, y) => Number(y.right) - Number(x.right) || y.gflops - x.gflops)
+  const [first, ...rest] = measured.sort((x, y) => Number(y.right) - Number(x.right) || y.gflops - x.gflops)
   if (!first.right) throw new Error('No matrix product computes the right result on this machine')
   return [first, ...rest]
 }

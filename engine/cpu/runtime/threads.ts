@@ -1,7 +1,8 @@
+/** The worker threads of the CPU backend. */
 import { Worker } from 'node:worker_threads'
 import { MemoryError } from '../../runtime/memory-error.ts'
 
-/** What a thread is started with. */
+/** The data that a thread starts with. */
 export interface ThreadData {
   readonly memory: WebAssembly.Memory
   readonly dispatcher: WebAssembly.Module
@@ -10,7 +11,7 @@ export interface ThreadData {
   readonly barrier: number
 }
 
-/** What a thread is told. */
+/** A message to a thread: new kernels, or a program to run. */
 export type ThreadMessage =
   | {
       readonly kind: 'kernels'
@@ -20,7 +21,7 @@ export type ThreadMessage =
     }
   | {
       readonly kind: 'run'
-      /** How many threads run it, the first ones. */
+      /** How many threads run the program, counted from the first. */
       readonly threads: number
       readonly program: number
       readonly counters: number
@@ -28,12 +29,12 @@ export type ThreadMessage =
       readonly scratchBytes: number
     }
 
-/** Threads that run the same programs at the same time over one memory. They keep the process alive only while they do. */
+/** Threads that run programs together over one memory. They keep the process alive only while a program runs. */
 export class Threads {
   private readonly workers: readonly Worker[]
   private finish: (() => void) | undefined
   private fail: ((error: unknown) => void) | undefined
-  /** Why a thread has ended, after which no program can run. */
+  /** Why a thread ended. After that, no program can run. */
   private failure: unknown
 
   constructor(count: number, data: Omit<ThreadData, 'thread'>) {
@@ -41,7 +42,7 @@ export class Threads {
       const workerData: ThreadData = { ...data, thread }
       const worker = new Worker(new URL('./worker.js', import.meta.url), { workerData, execArgv: [] })
       worker.on('error', (error: unknown) => {
-        this.failure ??= inWords(error, count)
+        this.failure ??= threadError(error, count)
         this.fail?.(this.failure)
       })
       worker.on('message', () => this.finish?.())
@@ -50,12 +51,12 @@ export class Threads {
     })
   }
 
-  /** Hands a module of kernels to every thread, as the table's entries from first on. */
+  /** Gives a module of kernels to every thread, as the table's entries starting at first. */
   addKernels(module: WebAssembly.Module, names: readonly string[], first: number): void {
     this.tell({ kind: 'kernels', module, names, first })
   }
 
-  /** Runs a program that lies in memory; resolves once each of its threads has done its part. */
+  /** Runs a program that is stored in memory. Resolves when all its threads have finished. */
   async run(program: Omit<ThreadMessage & { kind: 'run' }, 'kind'>): Promise<void> {
     if (this.failure) throw this.failure
     const [first] = this.workers
@@ -81,11 +82,11 @@ export class Threads {
   }
 }
 
-/** What ends a thread before its first program is the system's limits on threads and memory. */
-function inWords(error: unknown, threads: number): unknown {
+/** Describes errors that end a thread at its start, which come from the system's limits on threads and memory. */
+function threadError(error: unknown, threads: number): unknown {
   const code = error instanceof Error && 'code' in error ? error.code : undefined
   if (code !== 'ERR_WORKER_INIT_FAILED' && code !== 'ERR_WORKER_OUT_OF_MEMORY') return error
   return new MemoryError(
-    `the system does not give ${threads} threads what they need (${code}): take fewer of them`,
+    `the system has too few resources for ${threads} threads (${code}): use fewer threads`,
   )
 }

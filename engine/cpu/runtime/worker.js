@@ -1,5 +1,5 @@
-// A thread of the CPU backend: it takes in kernels and runs programs, as it is told. Plain JavaScript, so
-// that no thread has to load what strips types.
+// A thread of the CPU backend: it receives kernels and runs programs. Plain JavaScript, so that threads need not load
+// Node's type stripping.
 import { parentPort, workerData } from 'node:worker_threads'
 
 /** @type {import('./threads.ts').ThreadData} */
@@ -8,7 +8,7 @@ const table = new WebAssembly.Table({ element: 'anyfunc', initial: 0 })
 const { run } = new WebAssembly.Instance(dispatcher, { env: { memory, table } }).exports
 
 /** @param {import('./threads.ts').ThreadMessage} message */
-function obey(message) {
+function handle(message) {
   if (message.kind === 'kernels') {
     const kernels = new WebAssembly.Instance(message.module, { env: { memory } }).exports
     table.grow(message.names.length)
@@ -20,4 +20,4 @@ function obey(message) {
   }
 }
 
-parentPort?.on('message', obey)
+parentPort?.on('message', handle)

@@ -9,12 +9,12 @@ import { causalProduct, collectFunction, packKeyBlocks, unpackFunction, weighFun
 import {
   type AttentionGradientStrides,
   type AttentionShape,
-  type Layout,
+  type BlockSizes,
   Scratch,
   distancesFunction,
   headPointer,
   isLong,
-  layout,
+  blockSizes,
   loadSlope,
   maskedBefore,
   negligible,
@@ -36,7 +36,7 @@ export function attentionBackward(
   tile: MicroKernel,
 ): Kernel {
   const { batch, heads, length, keyDim, valueDim, scale, slope, rowStride } = shape
-  const sizes = layout(shape, tile)
+  const sizes = blockSizes(shape, tile)
   const { block, keyWidth, valueWidth } = sizes
   const { dOut: strideDOut, dq, dk, dv } = strides
   const name = ['attentionGradient', tileName(tile), shapeName(shape), strideDOut, dq, dk, dv, block].join(
@@ -134,7 +134,7 @@ function scoreGradientFunction(
   name: string,
   { fma }: MicroKernel,
   { scale, slope, length }: AttentionShape,
-  { rowStride, zeros }: Layout,
+  { rowStride, zeros }: BlockSizes,
 ): string {
   const { load, store } = pairs
   const get = (local: string) => `(local.get $${local})`

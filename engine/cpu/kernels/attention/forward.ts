@@ -28,12 +28,12 @@ import { acrossPair, addToTotal, both, fillAfter, pairs } from './lanes.ts'
 import { causalProduct, packKeyBlocks, unpackFunction, weighFunction } from './products.ts'
 import {
   type AttentionShape,
-  type Layout,
+  type BlockSizes,
   Scratch,
   distancesFunction,
   headPointer,
   isLong,
-  layout,
+  blockSizes,
   loadSlope,
   maskedBefore,
   negligible,
@@ -50,7 +50,7 @@ import {
  */
 export function attentionForward(shape: AttentionShape, tile: MicroKernel, groups = 1): Kernel {
   const { batch, heads, length, keyDim, valueDim, slope, rowStride } = shape
-  const sizes = layout(shape, tile)
+  const sizes = blockSizes(shape, tile)
   const { block, blocks, valueWidth } = sizes
   const parts = Math.min(groups, blocks)
   const name = ['attention', tileName(tile), shapeName(shape), block, parts].join('_')
@@ -104,7 +104,7 @@ function softmaxFunction(
   name: string,
   tile: MicroKernel,
   { scale, slope, length }: AttentionShape,
-  { rowStride, zeros }: Layout,
+  { rowStride, zeros }: BlockSizes,
 ): string {
   const { load, store } = pairs
   const scaled = (half: number) => `(f32x4.mul (local.get $x${half}) ${f32x4(scale)})`

@@ -1,7 +1,7 @@
 /** Matrix products over causal blocks: scores, weighted sums of values, and the copies that pack and unpack them. */
 import { type MicroKernel, panelFunction, tileFunction } from '../matmul/micro-kernel.ts'
 import { add, advance, call, divide, f32x4, func, locals, loop, min, mul, repeat, sub } from '../wat.ts'
-import { type Layout, isLong } from './shape.ts'
+import { type BlockSizes, isLong } from './shape.ts'
 
 /** Packs the first `count` rows of `source` for weighFunction, in blocks of kBlock rows. */
 export function packKeyBlocks(
@@ -10,7 +10,7 @@ export function packKeyBlocks(
   stride: number,
   to: string,
   width: number,
-  { length, kBlock }: Layout,
+  { length, kBlock }: BlockSizes,
   count: string | number,
 ): string {
   return loop('k', 0, count, kBlock)`
@@ -27,7 +27,7 @@ export function packKeyBlocks(
  * `(func $name a b depth scores row rows)`: scores = A·B for `rows` rows of A [rows, depth], the first of which belongs to
  * query number `row`, and for all panels of B [depth, keys] up to the diagonal.
  */
-export function causalProduct(name: string, tile: MicroKernel, sizes: Layout, strideA: number): string {
+export function causalProduct(name: string, tile: MicroKernel, sizes: BlockSizes, strideA: number): string {
   const { block, lastRows, rowStride } = sizes
   // Tiles whose rows all come before the panel's first key are masked, and skipped.
   const a = add('a', mul('skip', strideA * 4))
@@ -50,7 +50,7 @@ export function causalProduct(name: string, tile: MicroKernel, sizes: Layout, st
  * weights [block, keys] are stored as causalProduct leaves the scores, and the packed values [keys, width] in k-blocks.
  * out consists of panels [block, tile.columns].
  */
-export function weighFunction(name: string, tile: MicroKernel, sizes: Layout, width: number): string {
+export function weighFunction(name: string, tile: MicroKernel, sizes: BlockSizes, width: number): string {
   const { block, kBlock, rowStride, length } = sizes
   const manyBlocks = kBlock < length
   const addendStride = manyBlocks ? tile.columns : undefined
@@ -86,7 +86,7 @@ export function weighFunction(name: string, tile: MicroKernel, sizes: Layout, wi
  * `(func $name weights packed sums width row rows)`: sums += weightsᵀ·values for a block of query rows. The packed
  * values [rows, width] belong to this block; sums consists of panels [all keys, tile.columns].
  */
-export function collectFunction(name: string, tile: MicroKernel, sizes: Layout): string {
+export function collectFunction(name: string, tile: MicroKernel, sizes: BlockSizes): string {
   const { rowStride, rows: allRows, length } = sizes
   const strideC = tile.columns
   const addsLast = isLong(length)

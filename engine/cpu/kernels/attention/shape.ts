@@ -40,7 +40,7 @@ export const negligible = -64
 const maxBlock = 48
 
 /** Block sizes, and the paddings that allow computing whole tiles. */
-export function layout({ length, keyDim, valueDim }: AttentionShape, tile: MicroKernel) {
+export function blockSizes({ length, keyDim, valueDim }: AttentionShape, tile: MicroKernel) {
   const balanced = (most: number, multiple: number) =>
     roundUp(Math.ceil(length / Math.ceil(length / most)), multiple)
   /** Query rows in a block. */
@@ -67,7 +67,7 @@ export function layout({ length, keyDim, valueDim }: AttentionShape, tile: Micro
   }
 }
 
-export type Layout = ReturnType<typeof layout>
+export type BlockSizes = ReturnType<typeof blockSizes>
 
 /** Allocates scratch memory. Addresses are i32 expressions and multiples of 64. */
 export class Scratch {

@@ -93,7 +93,8 @@ export function chooseTiling(
       }
     }
   }
-  return best!
+  if (!best) throw new Error('the product has no elements')
+  return best
 }
 
 /** Sizes of equal blocks that an extent can be cut into: multiples of `multiple`, and at least `least`. */
