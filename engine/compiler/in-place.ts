@@ -1,5 +1,6 @@
 /** Where a row program may store a value over an operand that it loads. */
 import type { Access, Buffer, RowProgram } from './program.ts'
+import { isReduction, passesOf } from './row-values.ts'
 
 /** How a row program reads one buffer. */
 interface Loads {
@@ -64,17 +65,11 @@ function readingOf(work: RowProgram): Reading {
   const known = readings.get(work)
   if (known) return known
   const { values } = work
-  const passes: number[] = []
-  for (const { inputs } of values) {
-    let pass = 0
-    for (const input of inputs)
-      pass = Math.max(pass, passes[input] + (values[input].operation.kind === 'reduce' ? 1 : 0))
-    passes.push(pass)
-  }
+  const passes = passesOf(values)
   // Anything but a reduction's result may be computed anew from its loads when it is next used.
   const lastUse = [...passes]
   for (let i = values.length - 1; i >= 0; i--) {
-    if (values[i].operation.kind === 'reduce') lastUse[i] = passes[i]
+    if (isReduction(values[i])) lastUse[i] = passes[i]
     for (const input of values[i].inputs) lastUse[input] = Math.max(lastUse[input], lastUse[i])
   }
   const loads = new Map<Buffer, Loads>()

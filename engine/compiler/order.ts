@@ -1,5 +1,5 @@
 /** The order in which a program's instructions run. */
-import type { LoweredInstruction } from './lower.ts'
+import type { LoweredInstruction } from './lowered.ts'
 import { Heap } from './heap.ts'
 import type { Pausing } from './pauses.ts'
 import type { Buffer, Instruction } from './program.ts'
@@ -33,8 +33,8 @@ export function* inOrder(
   for (let next = queue.take(); next; next = queue.take()) {
     yield
     const { instruction, joins } = next
-    const { work, reads, writes } = instruction
-    ordered.push({ work, reads, writes, sharesRowBlocks: joins })
+    const { work, reads, writes, partition } = instruction
+    ordered.push({ work, reads, writes, rowBlock: partition?.rowBlock, sharesRowBlocks: joins })
     for (const follower of followers.get(instruction) ?? []) {
       const left = (remaining.get(follower) ?? 0) - 1
       remaining.set(follower, left)

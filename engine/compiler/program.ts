@@ -181,6 +181,8 @@ export interface Instruction {
   readonly work: Work
   readonly reads: readonly Buffer[]
   readonly writes: readonly Buffer[]
+  /** Rows in a block, if it can run block by block of rows. */
+  readonly rowBlock?: number | undefined
   /**
    * Whether it may follow the previous instruction block of rows by block of rows: what it reads of
    * a block, the same block of the instructions before wrote.

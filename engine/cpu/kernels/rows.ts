@@ -1,5 +1,6 @@
 import type { DType } from '../../graph/operations.ts'
 import type { Access, Buffer, RowProgram, RowValue } from '../../compiler/program.ts'
+import { isReduction, passesOf } from '../../compiler/row-values.ts'
 import { Code, Elementwise, constant } from './elementwise.ts'
 import { hash } from './hash.ts'
 import type { Kernel } from './kernel.ts'
@@ -82,7 +83,7 @@ class RowWriter {
   private readonly code = new Code()
   private operands = 0
   /** In which pass over the row each value is computed. */
-  private readonly passes: number[] = []
+  private readonly passes: readonly number[]
   private readonly pointers = new Map<Access, string>()
   /** Locals of values that each row or the program has one of. */
   private readonly singles = new Map<number, string>()
@@ -98,10 +99,7 @@ class RowWriter {
   constructor(program: RowProgram, fma: boolean) {
     this.program = program
     this.elementwise = new Elementwise(fma)
-    const { values } = program
-    for (const { inputs } of values) {
-      this.passes.push(Math.max(0, ...inputs.map(input => this.ready(input))))
-    }
+    this.passes = passesOf(program.values)
   }
 
   write(): { wat: string; scratchBytes: number } {
@@ -168,7 +166,7 @@ class RowWriter {
   }
 
   private isReduction(value: number): boolean {
-    return this.program.values[value].operation.kind === 'reduce'
+    return isReduction(this.program.values[value])
   }
 
   /** The first pass that may use a value. */

@@ -1,6 +1,7 @@
 import type { Access, Buffer, RowProgram } from '../../compiler/program.ts'
 import type { Dispatch, TypeOf } from '../kernels/kernel.ts'
-import { isReduction, rootsOf } from './row-programs.ts'
+import { isReduction } from '../../compiler/row-values.ts'
+import { rootsOf } from './row-programs.ts'
 
 /** A row program, or what else runs, with the memory that it touches. */
 export interface Step {

@@ -1,16 +1,6 @@
 import type { BinaryName, UnaryName } from '../../graph/operations.ts'
-import { type Access, Buffer, type Extent, type RowProgram, type RowValue } from '../../compiler/program.ts'
-
-/** Whether a value is the sum or the largest of a row. */
-export const isReduction = ({ operation }: RowValue): boolean => operation.kind === 'reduce'
-
-/** In which pass over a row each value is computed: one later than the reductions that it depends on. */
-export function passesOf(values: readonly RowValue[]): number[] {
-  const passes: number[] = []
-  for (const { inputs } of values)
-    passes.push(Math.max(0, ...inputs.map(input => passes[input] + (isReduction(values[input]) ? 1 : 0))))
-  return passes
-}
+import { type Access, Buffer, type RowProgram, type RowValue } from '../../compiler/program.ts'
+import { extentOf, isReduction, passesOf } from '../../compiler/row-values.ts'
 
 const cheapNames: ReadonlySet<string> = new Set<UnaryName | BinaryName>([
   'add',
@@ -74,16 +64,6 @@ export class RowBuilder {
     this.copied.set(index, number)
     return number
   }
-}
-
-function extentOf({ operation, inputs }: Omit<RowValue, 'extent'>, earlier: readonly RowValue[]): Extent {
-  if (operation.kind === 'load') {
-    const { columnStride, gather, rowDims } = operation.access
-    return columnStride !== 0 ? 'element' : gather || rowDims.length > 0 ? 'row' : 'uniform'
-  }
-  if (operation.kind === 'reduce') return 'row'
-  const extents = inputs.map(input => earlier[input].extent)
-  return extents.includes('element') ? 'element' : extents.includes('row') ? 'row' : 'uniform'
 }
 
 /** The same program, as flat as it can be: without what it needs not compute, and as one long row if its rows lie so. */

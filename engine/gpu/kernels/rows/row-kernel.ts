@@ -5,7 +5,8 @@ import type { Access, Buffer, RowProgram, RowValue } from '../../../compiler/pro
 import { Elementwise, type Lanes, valueType } from '../elementwise.ts'
 import { Bindings, type Dispatch, type Target, type TypeOf, bytesOf, shader } from '../kernel.ts'
 import { type RowPlan, pinnedRoots, vectorRoots } from './row-plan.ts'
-import { cheapOf, isReduction, passesOf } from '../../passes/row-programs.ts'
+import { cheapOf } from '../../passes/row-programs.ts'
+import { isReduction, passesOf } from '../../../compiler/row-values.ts'
 
 /** A row program is done so many times, each time on other memory. */
 export interface Batch {

@@ -1,7 +1,8 @@
 import type { Access, Buffer, RowProgram } from '../../../compiler/program.ts'
 import type { Lanes } from '../elementwise.ts'
 import type { Target } from '../kernel.ts'
-import { cheapOf, isReduction, passesOf, rootsOf } from '../../passes/row-programs.ts'
+import { cheapOf, rootsOf } from '../../passes/row-programs.ts'
+import { isReduction, passesOf } from '../../../compiler/row-values.ts'
 
 /** How the elements of a row program are shared out among invocations. */
 export interface RowPlan {
