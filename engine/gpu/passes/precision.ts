@@ -121,6 +121,18 @@ function storing(instruction: Instruction, copyOf: (buffer: Buffer) => Buffer | 
 const plainType: TypeOf = ({ dtype }) => (dtype === 'float32' ? 'f32' : 'i32')
 
 /**
+ * Memory has one type, so a result of one type does not reuse the memory of the other. The scheduler, which knows no
+ * types, may have made it an alias: this undoes that, in the program's own buffers.
+ */
+function separateTypes(instructions: readonly Instruction[], isHalf: (buffer: Buffer) => boolean): void {
+  for (const { writes } of instructions) {
+    for (const buffer of writes)
+      if (buffer.aliasOf && !buffer.allocation.variable && isHalf(buffer) !== isHalf(buffer.aliasOf))
+        buffer.separate()
+  }
+}
+
+/**
  * Temporaries that may be f16: what nothing but products and attention reads; and what products of activations make,
  * whoever reads it, as in mixed precision everywhere (Micikevicius et al. 2018). Sums that go on in memory, such as
  * gradients of weights and the residual stream, stay f32.
@@ -178,12 +190,7 @@ function halfTemporaries({ instructions, inputs, outputs }: Program): Buffer[] {
     buffer.dtype === 'float32' &&
     !wide.has(buffer) &&
     (produced.has(buffer) || (multiplied.has(buffer) && !loaded.has(buffer)))
-  // Memory has one type. What is stored otherwise than what it would take over has its own.
-  for (const { writes } of instructions) {
-    for (const buffer of writes)
-      if (buffer.aliasOf && !buffer.allocation.variable && mayBeHalf(buffer) !== mayBeHalf(buffer.aliasOf))
-        buffer.aliasOf = undefined
-  }
+  separateTypes(instructions, mayBeHalf)
   const roots = new Map<Buffer, boolean>()
   for (const { reads, writes } of instructions) {
     for (const buffer of [...reads, ...writes])
