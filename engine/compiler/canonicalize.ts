@@ -1,17 +1,18 @@
+/** Rewrites a traced graph to the form that the rest of the compiler expects. */
 import { type Operation, keyOf, reachable } from '../graph/operations.ts'
 import type { Pausing } from './pauses.ts'
 import { type Shape, sameShape } from '../graph/shape.ts'
 import { Tensor } from '../graph/tensor.ts'
 
 /**
- * Rewrites a graph to the one that is compiled: chains of reshapes, of transposes and of broadcasts become one,
- * products take in the transposes of their operands, slices are made as early as they can be, and what computes
- * the same is one node. Returns what each root became.
+ * The canonical form of a graph. Chains of reshapes, of transposes and of broadcasts become one. Products take in the
+ * transposes of their operands. Slices come as early as they can. Nodes that compute the same become one. Returns the
+ * new roots.
  *
- * Until then a graph keeps all of these apart, so that there is a gradient at each of them.
+ * Tracing keeps all of these nodes, so that each can have a gradient.
  */
 export function* canonicalize(roots: readonly Tensor[]): Pausing<Tensor[]> {
-  const became = new Map<Tensor, Tensor>()
+  const rewritten = new Map<Tensor, Tensor>()
   const made = new Map<string, Tensor>()
   const make = (
     operation: Operation,
@@ -23,14 +24,14 @@ export function* canonicalize(roots: readonly Tensor[]): Pausing<Tensor[]> {
     made.set(key, known)
     return known
   }
-  const now = (tensor: Tensor) => became.get(tensor) ?? tensor
+  const newOf = (tensor: Tensor) => rewritten.get(tensor) ?? tensor
   for (const tensor of reachable(roots, computedFrom)) {
     yield
     const { kind } = tensor.operation
     if (kind === 'input' || kind === 'variable') continue
-    became.set(tensor, rewrite(tensor, computedFrom(tensor).map(now), make))
+    rewritten.set(tensor, rewrite(tensor, computedFrom(tensor).map(newOf), make))
   }
-  return roots.map(now)
+  return roots.map(newOf)
 }
 
 const computedFrom = ({ sunk, inputs }: Tensor): readonly Tensor[] => (sunk ? [sunk.value] : inputs)
@@ -68,7 +69,7 @@ function rewrite(
   }
 }
 
-/** The stored operand of a product, and whether its last two axes are to be swapped. */
+/** An operand of a product without a transpose of its last two axes, and whether it had one. */
 export function withoutTranspose(operand: Tensor): { stored: Tensor; transposed: boolean } {
   const { operation, inputs } = operand
   if (operation.kind !== 'transpose') return { stored: operand, transposed: false }
@@ -80,7 +81,7 @@ export function withoutTranspose(operand: Tensor): { stored: Tensor; transposed:
   return { stored: transposed ? inputs[0] : operand, transposed }
 }
 
-/** A reshape of what a reshape is one of. */
+/** A reshape of a tensor; of its input, if it is a reshape itself. */
 export function reshaped(tensor: Tensor, shape: Shape): Tensor {
   const base = tensor.operation.kind === 'reshape' ? tensor.inputs[0] : tensor
   return base.reshape(...shape)
