@@ -1,15 +1,16 @@
+/** Fuses additions into the matrix products and scatter-adds whose results they add to. */
 import { reshaped } from '../graph/movements.ts'
 import { reachable } from '../graph/node.ts'
 import { baseOf, isRowOperation, rowSource } from './fusion-groups.ts'
 import type { Pausing } from './pauses.ts'
 import { Tensor } from '../graph/tensor.ts'
 
-/** Whether a node adds things up, and might as well start from another tensor as from zero. */
+/** Whether a node is a sum that may start from another tensor instead of zero. */
 const isSum = ({ operation: { kind } }: Tensor): boolean => kind === 'matmul' || kind === 'scatterAdd'
 
 /**
- * Rewrites sum + residual, where nothing else reads the sum (a matmul or a scatterAdd), to one of three
- * operands that starts from the residual. Returns what each root became.
+ * Rewrites sum + addend, where the sum is a matmul or a scatterAdd that nothing else reads, to a matmul or scatterAdd
+ * with the addend as its third input. Returns the new roots.
  */
 export function* foldAddends(roots: readonly Tensor[]): Pausing<Tensor[]> {
   const nodes = reachable(roots)
@@ -18,9 +19,9 @@ export function* foldAddends(roots: readonly Tensor[]): Pausing<Tensor[]> {
   for (const { inputs } of nodes) inputs.forEach(use)
   roots.forEach(use)
 
-  const became = new Map<Tensor, Tensor>()
-  const now = (tensor: Tensor) => became.get(tensor) ?? tensor
-  /** The sum behind an operand, if it is read here only. */
+  const rewritten = new Map<Tensor, Tensor>()
+  const newOf = (tensor: Tensor) => rewritten.get(tensor) ?? tensor
+  /** The sum that an operand is, past reshapes, if nothing else reads it. */
   const sum = (operand: Tensor): Tensor | undefined => {
     for (let base = operand; uses.get(base) === 1; [base] = base.inputs) {
       const { operation, inputs, shape } = base
@@ -29,9 +30,9 @@ export function* foldAddends(roots: readonly Tensor[]): Pausing<Tensor[]> {
     }
     return undefined
   }
-  /** Whether an operand is in memory anyway, in full. */
+  /** Whether an operand is in memory anyway, at its full size. */
   const inMemory = (operand: Tensor): boolean => {
-    if (isSum(baseOf(now(operand)))) return true
+    if (isSum(baseOf(newOf(operand)))) return true
     const source = rowSource(operand)
     if (source) return (uses.get(source) ?? 0) > 1
     const base = baseOf(operand)
@@ -46,17 +47,17 @@ export function* foldAddends(roots: readonly Tensor[]): Pausing<Tensor[]> {
       const first = sum(b) && inMemory(a) ? b : sum(a) && inMemory(b) ? a : undefined
       const found = first && sum(first)
       if (first && found) {
-        const { operation, inputs } = now(found)
-        const residual = now(first === a ? b : a)
-        const folded = [...inputs, reshaped(residual, found.shape)]
-        became.set(tensor, new Tensor(operation, folded, found.shape, dtype).reshape(...shape))
+        const { operation, inputs } = newOf(found)
+        const addend = newOf(first === a ? b : a)
+        const folded = [...inputs, reshaped(addend, found.shape)]
+        rewritten.set(tensor, new Tensor(operation, folded, found.shape, dtype).reshape(...shape))
         continue
       }
     }
-    if (inputs.some(input => became.has(input))) {
+    if (inputs.some(input => rewritten.has(input))) {
       const { operation: same } = tensor
-      became.set(tensor, new Tensor(same, inputs.map(now), shape, dtype))
+      rewritten.set(tensor, new Tensor(same, inputs.map(newOf), shape, dtype))
     }
   }
-  return roots.map(now)
+  return roots.map(newOf)
 }

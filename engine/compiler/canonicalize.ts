@@ -1,3 +1,4 @@
+/** Rewrites a traced graph to the form that the rest of the compiler expects. */
 import { withoutTranspose } from '../graph/movements.ts'
 import { keyOf, reachable } from '../graph/node.ts'
 import type { Operation } from '../graph/operations.ts'
@@ -6,14 +7,14 @@ import { sameShape } from '../graph/shape.ts'
 import { Tensor } from '../graph/tensor.ts'
 
 /**
- * Rewrites a graph to the one that is compiled: chains of reshapes, of transposes and of broadcasts become one,
- * products take in the transposes of their operands, slices are made as early as they can be, and what computes
- * the same is one node. Returns what each root became.
+ * The canonical form of a graph. Chains of reshapes, of transposes and of broadcasts become one. Products take in the
+ * transposes of their operands. Slices come as early as they can. Nodes that compute the same become one. Returns the
+ * new roots.
  *
- * Until then a graph keeps all of these apart, so that there is a gradient at each of them.
+ * Tracing keeps all of these nodes, so that each can have a gradient.
  */
 export function* canonicalize(roots: readonly Tensor[]): Pausing<Tensor[]> {
-  const became = new Map<Tensor, Tensor>()
+  const rewritten = new Map<Tensor, Tensor>()
   const made = new Map<string, Tensor>()
   const make = (
     operation: Operation,
@@ -25,14 +26,14 @@ export function* canonicalize(roots: readonly Tensor[]): Pausing<Tensor[]> {
     made.set(key, known)
     return known
   }
-  const now = (tensor: Tensor) => became.get(tensor) ?? tensor
+  const newOf = (tensor: Tensor) => rewritten.get(tensor) ?? tensor
   for (const tensor of reachable(roots, computedFrom)) {
     yield
     const { kind } = tensor.operation
     if (kind === 'input' || kind === 'variable') continue
-    became.set(tensor, rewrite(tensor, computedFrom(tensor).map(now), make))
+    rewritten.set(tensor, rewrite(tensor, computedFrom(tensor).map(newOf), make))
   }
-  return roots.map(now)
+  return roots.map(newOf)
 }
 
 const computedFrom = ({ sunk, inputs }: Tensor): readonly Tensor[] => (sunk ? [sunk.value] : inputs)

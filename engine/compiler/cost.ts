@@ -1,3 +1,4 @@
+/** How many operations and bytes an instruction takes, for progress, plans and profiles. */
 import {
   type Access,
   type Buffer,
@@ -9,22 +10,22 @@ import {
   attentionResults,
 } from './program.ts'
 
-/** What a piece of work takes at least. */
+/** The least that an instruction takes. */
 export interface Cost {
-  /** Floating-point operations of products. */
+  /** Floating-point operations of its products. */
   readonly flops: number
-  /** Bytes read and written, each element that is touched once. */
+  /** Bytes read and written, if each element is read or written once. */
   readonly bytes: number
 }
 
 /**
- * Floating-point operations of a program's products: two for each multiplication and addition, and of
- * attention the causal half. What is done elementwise does not count.
+ * Floating-point operations of a program's products: two for each multiplication with its addition. Attention counts
+ * the causal half. Elementwise operations do not count.
  */
 export const flopsOf = ({ instructions }: Program): number =>
   instructions.reduce((sum, { work }) => sum + workFlops(work), 0)
 
-/** bytesEach: of an element of a buffer, as it is stored. */
+/** bytesEach: the bytes of an element of a buffer. */
 export function costOf(work: Work, bytesEach: (buffer: Buffer) => number = () => 4): Cost {
   return { flops: workFlops(work), bytes: workBytes(work, bytesEach) }
 }
@@ -51,7 +52,7 @@ function workBytes(work: Work, bytesEach: (buffer: Buffer) => number): number {
         const elements = (gather ? rows : moving) * (columnStride === 0 ? 1 : columns)
         return (buffer ? bytesEach(buffer) * elements : 0) + (gather ? accessBytes(gather.indices) : 0)
       }
-      // What is loaded twice from one place is read once.
+      // Loads from the same place are read once.
       const loads = new Map<string, number>()
       const numbers = new Map<Buffer, number>()
       for (const { operation } of values) {
@@ -81,7 +82,7 @@ function workBytes(work: Work, bytesEach: (buffer: Buffer) => number): number {
     }
     case 'scatterAdd': {
       const { values, indices, base, out } = work
-      // In place, only the rows that are named are read and written.
+      // In place, it reads and writes only the rows that are indexed.
       const inPlace = base?.buffer.allocation === out.buffer.allocation
       const rest = inPlace ? 2 * viewBytes(values) : viewBytes(out) + (base ? viewBytes(base) : 0)
       return viewBytes(values) + viewBytes(indices) + rest

@@ -1,26 +1,24 @@
-/** Which instructions have to run before which, and whether one has to run after another. */
-import type { LoweredInstruction } from './lower.ts'
+/** The constraints on the order of instructions: which must run before which. */
+import type { LoweredInstruction, Value } from './lowered.ts'
 import { baseOf } from './fusion-groups.ts'
-import type { Buffer } from './program.ts'
 import { Tensor } from '../graph/tensor.ts'
 
 /**
- * The graph of instructions. Each has a place in a topological order, which is kept up to date as instructions and
- * further constraints are added (Pearce and Kelly 2006): most questions are answered by two places, and the others by
- * a search between them.
+ * The dependency graph of instructions. It keeps a topological order up to date as constraints are added (Pearce and
+ * Kelly 2006). So most questions take a comparison of two places in it, and the others a search between the two.
  */
 export class Dependencies {
-  private readonly makers = new Map<Tensor | Buffer, LoweredInstruction[]>()
+  private readonly makers = new Map<Value, LoweredInstruction[]>()
   private readonly earlier = new Map<LoweredInstruction, Set<LoweredInstruction>>()
   private readonly later = new Map<LoweredInstruction, LoweredInstruction[]>()
   private readonly places = new Map<LoweredInstruction, number>()
 
-  /** The instructions that make a tensor or fill a buffer. */
-  makersOf(made: Tensor | Buffer): readonly LoweredInstruction[] {
+  /** The instructions that compute a tensor or fill a buffer. */
+  makersOf(made: Value): readonly LoweredInstruction[] {
     return this.makers.get(made) ?? []
   }
 
-  /** Takes in instructions, which may need each other and all before, but none that comes later. */
+  /** Adds instructions. They may depend on each other and on earlier ones, but not on ones that are added later. */
   add(instructions: readonly LoweredInstruction[]): void {
     for (const instruction of instructions)
       for (const made of instruction.makes) append(this.makers, made, instruction)
@@ -36,7 +34,7 @@ export class Dependencies {
       waiting.set(instruction, count)
     }
     const ready = instructions.filter(instruction => waiting.get(instruction) === 0)
-    // It grows as it is gone through.
+    // The loop appends to the list.
     for (const instruction of ready) {
       this.places.set(instruction, this.places.size)
       for (const other of this.after(instruction)) {
@@ -46,22 +44,22 @@ export class Dependencies {
       }
     }
     if (ready.length < instructions.length)
-      throw new Error('the instructions depend on each other in a circle')
+      throw new Error('the instructions depend on each other in a cycle')
   }
 
-  /** The instructions that must have run before one can. */
+  /** The instructions that must run before a given one. */
   before(instruction: LoweredInstruction): ReadonlySet<LoweredInstruction> {
     return this.earlier.get(instruction) ?? new Set()
   }
 
-  /** Whether an instruction can run only after another. */
+  /** Whether an instruction depends on another, directly or through others. */
   dependsOn(instruction: LoweredInstruction, other: LoweredInstruction): boolean {
     const place = this.place(other)
     const isBetween = (next: LoweredInstruction) => this.place(next) >= place
     return isBetween(instruction) && search(instruction, next => this.before(next), isBetween).has(other)
   }
 
-  /** Makes an instruction wait for another, which must not depend on it. */
+  /** Makes an instruction run after another, which must not depend on it. */
   wait(instruction: LoweredInstruction, other: LoweredInstruction): void {
     const earlier = this.earlier.get(instruction)
     if (!earlier || earlier.has(other)) return
@@ -69,7 +67,7 @@ export class Dependencies {
     append(this.later, other, instruction)
     const [start, end] = [this.place(instruction), this.place(other)]
     if (end < start) return
-    // What the other waits for changes places with what waits for the instruction, as far as they lie between the two.
+    // Of the instructions between the two places, those that the other depends on move before those that depend on this.
     const first = search(
       other,
       next => this.before(next),
@@ -95,30 +93,30 @@ export class Dependencies {
   }
 
   private findEarlier(instruction: LoweredInstruction): Set<LoweredInstruction> {
-    const earlier = new Set(instruction.after)
-    const seen = new Set<Tensor | Buffer>()
+    const earlier = new Set<LoweredInstruction>()
+    const seen = new Set<Value>()
     const pending = [...instruction.needs]
     for (let needed = pending.pop(); needed; needed = pending.pop()) {
       if (seen.has(needed)) continue
       seen.add(needed)
       for (const maker of this.makersOf(needed)) earlier.add(maker)
-      // A concat is made by whatever makes its pieces.
+      // The instructions that compute a concat's inputs write them into the concat.
       if (needed instanceof Tensor && needed.operation.kind === 'concat')
-        for (const piece of needed.inputs) pending.push(baseOf(piece))
+        for (const input of needed.inputs) pending.push(baseOf(input))
     }
     earlier.delete(instruction)
     return earlier
   }
 }
 
-/** All that is found from a start, by way of what is allowed. */
+/** All instructions that can be reached from one through allowed ones. */
 function search(
   start: LoweredInstruction,
   next: (from: LoweredInstruction) => Iterable<LoweredInstruction>,
   isAllowed: (found: LoweredInstruction) => boolean,
 ): Set<LoweredInstruction> {
   const found = new Set([start])
-  // It grows as it is gone through.
+  // The loop appends to the set.
   for (const from of found) for (const to of next(from)) if (isAllowed(to)) found.add(to)
   return found
 }

@@ -1,3 +1,4 @@
+/** Decides what each fused kernel computes, loads and stores. */
 import {
   type FusionGroup,
   FusionGroups,
@@ -9,14 +10,14 @@ import {
 import type { Pausing } from './pauses.ts'
 import { type Tensor, constantValue } from '../graph/tensor.ts'
 
-/** A value of a fused kernel: loaded from a stored tensor, or computed by a node. */
+/** A value of a fused kernel: loaded from a stored tensor, or computed as a node says. */
 export interface FusedValue {
   readonly tensor: Tensor
   readonly inputs: readonly number[]
   readonly kind: 'load' | 'constant' | 'compute'
 }
 
-/** One kernel to be: what a group computes, and which values it stores. */
+/** A fused kernel: the values that it computes, and those that it stores. */
 export interface FusedGroup {
   readonly group: FusionGroup
   readonly values: readonly FusedValue[]
@@ -26,18 +27,18 @@ export interface FusedGroup {
 
 const isSingle = ({ shape }: Tensor): boolean => shape.length === 0 || shape[shape.length - 1] === 1
 
-/** How many full-size operands an unstored value may be computed anew from, rather than be stored. */
+/** A value that is computed from more full-size operands than this is stored rather than recomputed. */
 const recomputeOperands = 1
 
 /**
- * Decides which row operations are stored and which are computed where they are needed, and lists
- * each group's kernel. nodes: the whole graph, inputs first. stored: the tensors that must be in
- * memory; those that groups need of each other are added.
+ * Decides which row operations are stored and which are recomputed where they are needed, and returns the kernel of
+ * each group. nodes: the whole graph, inputs first. stored: the tensors that must be in memory; those that one group
+ * needs of another are added to it.
  */
 export function* fuse(nodes: readonly Tensor[], stored: Set<Tensor>): Pausing<FusedGroup[]> {
   const groups = yield* FusionGroups.of(nodes)
   const fused: FusedGroup[] = []
-  // Last groups first: what they need decides what earlier ones store.
+  // Last groups first: what they load decides what earlier ones store.
   for (const group of groups.descending) {
     yield
     const outputs = group.members.filter(tensor => stored.has(tensor))
@@ -75,14 +76,14 @@ class Fuser {
     return typeof operand === 'number' ? operand : this.compute(operand)
   }
 
-  /** The number of a node's value, once all that it is computed from has one. */
+  /** The index of a node's value. Adds it, after the values that it is computed from. */
   private compute(tensor: Tensor): number {
     const known = this.numbers.get(`${tensor.id}`)
     if (known !== undefined) return known
     const pending: { tensor: Tensor; inputs: number[] }[] = [{ tensor, inputs: [] }]
     for (;;) {
       const top = pending[pending.length - 1]
-      // A gather is a load from rows that another operand names.
+      // A gather loads, from rows that its indices name.
       const isGather = top.tensor.operation.kind === 'gather'
       if (isGather) for (const input of top.tensor.inputs) this.store(input)
       if (!isGather && top.inputs.length < top.tensor.inputs.length) {
@@ -99,7 +100,7 @@ class Fuser {
     }
   }
 
-  /** The number of an operand's value, or the node that is to be computed for it. */
+  /** The index of an operand's value, or the node that has to be computed first. */
   private operand(reader: Tensor, input: Tensor): number | Tensor {
     if (constantValue(input) !== undefined) return this.once(`c${input.id}`, input, 'constant')
     const source = rowSource(input)
@@ -112,7 +113,7 @@ class Fuser {
     return this.once(`l${input.id}`, input, 'load')
   }
 
-  /** Whether this kernel computes a value that it needs, rather than loads it. */
+  /** Whether this kernel computes a value, rather than loads it. */
   private isComputed(source: Tensor): boolean {
     const group = this.groups.groupOf(source)
     if (group === this.group) return true
@@ -124,13 +125,16 @@ class Fuser {
     if (isRowOperation(base)) this.stored.add(base)
   }
 
-  /** One value a row is stored where it stands for a whole row's work, not where it comes from others that are. */
+  /**
+   * Whether a value of an earlier group is better stored than recomputed. One value for each row is, unless it is
+   * computed from others of that kind.
+   */
   private worthStoring(source: Tensor): boolean {
-    if (isSingle(source)) return this.group.columns === 1 || !this.isOfSingles(source)
-    return this.isDear(source)
+    if (isSingle(source)) return this.group.columns === 1 || !this.isFromSingles(source)
+    return this.isExpensive(source)
   }
 
-  private isOfSingles(source: Tensor): boolean {
+  private isFromSingles(source: Tensor): boolean {
     const { operation, inputs } = source
     if (operation.kind !== 'unary' && operation.kind !== 'binary' && operation.kind !== 'where') return false
     return inputs.every(input => {
@@ -140,11 +144,11 @@ class Fuser {
     })
   }
 
-  /** Whether a value takes more full-size operands, or more operations, than are worth computing it anew from. */
-  private isDear(source: Tensor): boolean {
+  /** Whether a value takes too many full-size operands, or too many operations, to recompute. */
+  private isExpensive(source: Tensor): boolean {
     const operands = new Set<Tensor>()
     const computed = new Set([source])
-    // It grows as it is gone through.
+    // The loop appends to the set.
     for (const tensor of computed) {
       if (tensor.operation.kind === 'gather') operands.add(tensor)
       else {
@@ -163,7 +167,7 @@ class Fuser {
     return false
   }
 
-  /** The number of a value that takes no others. */
+  /** The index of a value that has no inputs. */
   private once(key: string, tensor: Tensor, kind: 'load' | 'constant'): number {
     return this.numbers.get(key) ?? this.add(key, { tensor, inputs: [], kind })
   }

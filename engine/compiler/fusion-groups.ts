@@ -1,31 +1,33 @@
+/** Groups row operations that may share a kernel. */
 import type { Pausing } from './pauses.ts'
 import { sizeOf } from '../graph/shape.ts'
 import type { Tensor } from '../graph/tensor.ts'
 
-/** Rows and columns that elementwise operations and last-axis reductions run over together. */
+/** The rows and columns that a fused kernel loops over. */
 export interface IterationSpace {
   readonly rows: number
   readonly columns: number
 }
 
 /**
- * Row operations that one kernel may compute: they are connected, run over the same rows, and no
- * path from one to another leaves the group.
+ * Row operations that one kernel may compute. They are connected and run over the same rows and columns, and no path
+ * from one to another leaves the group.
  */
 export interface FusionGroup extends IterationSpace {
+  /** How many other kernels have to run before it, at least. */
   readonly depth: number
-  /** Groups of more than mostMembers are divided: equal for all parts, and the number of the part. */
+  /** A group of more than mostMembers is divided. whole is the same for all of its parts; part is the index of one. */
   readonly whole: Tensor
   readonly part: number
   readonly members: Tensor[]
 }
 
-/** Nodes that one kernel computes, at most: compilers take more than linear time for huge functions. */
+/** The most nodes that one kernel computes: the time to compile a kernel grows faster than its length. */
 export const mostMembers = 256
 
 const lastExtent = ({ shape }: Tensor): number => (shape.length === 0 ? 1 : shape[shape.length - 1])
 
-/** Whether each element or row of the result is computed from the same row of the operands. */
+/** Whether a node computes each row, or each element, from the same row of its operands. */
 export function isRowOperation({ operation: { kind } }: Tensor): boolean {
   return (
     kind === 'unary' ||
@@ -37,37 +39,37 @@ export function isRowOperation({ operation: { kind } }: Tensor): boolean {
   )
 }
 
-/** Whether the node only says where the elements of its input are. */
+/** Whether a node only rearranges its input, so that it can be a view of it. */
 export function isMovement({ operation: { kind } }: Tensor): boolean {
   return kind === 'reshape' || kind === 'transpose' || kind === 'slice' || kind === 'broadcast'
 }
 
-/** What a chain of movements starts from. */
+/** The tensor that a chain of movements starts from. */
 export function baseOf(tensor: Tensor): Tensor {
   let base = tensor
   while (isMovement(base)) [base] = base.inputs
   return base
 }
 
-/** Whether an operand is a reshape that has the same rows. */
+/** Whether an operand is a reshape that keeps the last axis, and so the rows. */
 const keepsRows = (operand: Tensor): boolean =>
   operand.operation.kind === 'reshape' && lastExtent(operand.inputs[0]) === lastExtent(operand)
 
-/** What an operand is the same rows of, past reshapes that keep these. */
+/** The tensor that an operand has the rows of, past reshapes that keep them. */
 function sameRows(operand: Tensor): Tensor {
   let base = operand
   while (keepsRows(base)) [base] = base.inputs
   return base
 }
 
-/** Whether an operand repeats one value of each row along the row. */
+/** Whether an operand broadcasts one value of each row along the row. */
 function repeatsRows({ operation, inputs, shape }: Tensor): boolean {
   if (operation.kind !== 'broadcast') return false
   const [input] = inputs
   return lastExtent(input) === 1 && input.size === sizeOf(shape.slice(0, -1))
 }
 
-/** The row operation of which an operand is the same rows, past movements that keep them in place. */
+/** The row operation whose rows an operand has, past movements that keep them; undefined if there is none. */
 export function rowSource(operand: Tensor): Tensor | undefined {
   let source = operand
   while (!isRowOperation(source)) {
@@ -77,7 +79,7 @@ export function rowSource(operand: Tensor): Tensor | undefined {
   return source
 }
 
-/** The row operations of a graph in groups, by which group each is in. */
+/** The fusion groups of a graph's row operations. */
 export class FusionGroups {
   private readonly depths = new Map<Tensor, number>()
   private readonly iterationSpaces = new Map<Tensor, IterationSpace>()
@@ -95,7 +97,7 @@ export class FusionGroups {
     const find = (tensor: Tensor): Tensor => {
       let root = tensor
       for (let parent = parents.get(root); parent; parent = parents.get(root)) root = parent
-      // What was passed is one step from the root from here on.
+      // Path compression: from here on each of them is one step from the root.
       for (let at = tensor, next = parents.get(at); next && next !== root; next = parents.get(at)) {
         parents.set(at, root)
         at = next
@@ -116,7 +118,7 @@ export class FusionGroups {
         const source = tensor.operation.kind === 'gather' ? undefined : rowSource(input)
         if (source && this.fusable(source, tensor) && this.depth(source) === this.depth(tensor))
           join(source, tensor)
-        // Two that read the same elements had better do so once.
+        // Operations that read the same elements join, so that these are loaded once.
         if (source && this.fusable(source, tensor)) continue
         const { rows, columns } = this.iterationSpace(tensor)
         const base = baseOf(input)
@@ -138,7 +140,7 @@ export class FusionGroups {
       const root = find(tensor)
       let group = byRoot.get(root)
       if (!group || group.members.length === mostMembers) {
-        // Inputs come first, so a part depends on none that comes after it.
+        // Inputs come first, so a part depends on earlier parts only.
         const part = group ? group.part + 1 : 0
         group = { ...this.iterationSpace(tensor), depth: this.depth(tensor), whole: root, part, members: [] }
         byRoot.set(root, group)
@@ -148,7 +150,7 @@ export class FusionGroups {
     }
   }
 
-  /** All groups, the ones that others depend on last. */
+  /** All groups, from the last to run to the first. */
   get descending(): FusionGroup[] {
     return [...new Set(this.groups.values())].sort((a, b) => b.depth - a.depth || b.part - a.part)
   }
@@ -157,7 +159,7 @@ export class FusionGroups {
     return this.groups.get(tensor)
   }
 
-  /** Whether one row operation's value is at hand where the same rows of another are computed. */
+  /** Whether a kernel that computes rows of the reader can compute the source's values for them, too. */
   fusable(source: Tensor, reader: Tensor): boolean {
     if (source.operation.kind === 'columnSum' || source.microbatch !== reader.microbatch) return false
     const [a, b] = [this.iterationSpace(source), this.iterationSpace(reader)]
@@ -165,9 +167,9 @@ export class FusionGroups {
   }
 
   private iterationSpace(tensor: Tensor): IterationSpace {
-    const domain = this.iterationSpaces.get(tensor)
-    if (!domain) throw new Error(`node ${tensor.id} has no domain`)
-    return domain
+    const space = this.iterationSpaces.get(tensor)
+    if (!space) throw new Error(`node ${tensor.id} has no iteration space`)
+    return space
   }
 
   private depth(tensor: Tensor): number {
@@ -185,7 +187,7 @@ export class FusionGroups {
     const columns = lastExtent(tensor)
     const rows = tensor.size / columns
     if (columns === 1 && operation.kind !== 'gather') {
-      // One value a row: at home with the row operations that it comes from.
+      // One value for each row: it belongs to the row operations that it is computed from.
       for (const input of inputs) {
         const source = rowSource(input)
         if (source && source.operation.kind !== 'columnSum' && this.iterationSpace(source).rows === rows)
@@ -195,15 +197,15 @@ export class FusionGroups {
     return { rows, columns }
   }
 
-  /** How many kernels at least must have run before: edges between fusable row operations are free. */
+  /** How many kernels have to run before, at least. An edge within a kernel, or of a movement, adds none. */
   private findDepth(tensor: Tensor): number {
-    let level = 0
+    let depth = 0
     for (const input of tensor.inputs) {
       const source =
         isRowOperation(tensor) && tensor.operation.kind !== 'gather' ? rowSource(input) : undefined
       const free = isMovement(tensor) || (source && this.fusable(source, tensor))
-      level = Math.max(level, source && free ? this.depth(source) : this.depth(input) + (free ? 0 : 1))
+      depth = Math.max(depth, source && free ? this.depth(source) : this.depth(input) + (free ? 0 : 1))
     }
-    return level
+    return depth
   }
 }

@@ -1,14 +1,14 @@
-/** A binary heap: the first of many things, while others come and go. */
+/** A binary heap: a priority queue. */
 export class Heap<T> {
   private readonly items: T[] = []
   private readonly isBefore: (a: T, b: T) => boolean
 
-  /** isBefore: whether one comes out ahead of another; a strict order. */
+  /** isBefore: whether the first item comes out before the second. It has to be a strict order. */
   constructor(isBefore: (a: T, b: T) => boolean) {
     this.isBefore = isBefore
   }
 
-  /** The one that pop() would take out. */
+  /** The item that pop() would return. */
   get first(): T | undefined {
     return this.items[0]
   }
@@ -26,7 +26,7 @@ export class Heap<T> {
     items[place] = item
   }
 
-  /** Takes out the first one. */
+  /** Removes and returns the first item. */
   pop(): T | undefined {
     const { items } = this
     const first = items[0]

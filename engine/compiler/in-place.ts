@@ -1,17 +1,18 @@
-/** Where a row program may store a value over an operand that it loads. */
+/** Finds where a row program may store a result over an operand that it loads. */
 import type { Access, Buffer, RowProgram } from './program.ts'
+import { isReduction, passesOf } from './row-values.ts'
 
 /** How a row program reads one buffer. */
 interface Loads {
-  /** Where its elements are loaded from, if every load takes them from the same place. */
+  /** The offset and strides of all loads; undefined if they differ. */
   readonly place: string | undefined
-  /** The last pass over the row in which one of them may be loaded. */
+  /** The last pass over the row in which it may be loaded. */
   readonly lastUse: number
 }
 
-/** What has to be known of a row program to say what it may overwrite. */
+/** How a row program reads its operands. */
 interface Reading {
-  /** In which pass each value is computed. */
+  /** The pass in which each value is computed. */
   readonly passes: readonly number[]
   /** In the order in which the buffers are first loaded. */
   readonly loads: ReadonlyMap<Buffer, Loads>
@@ -20,8 +21,8 @@ interface Reading {
 const readings = new WeakMap<RowProgram, Reading>()
 
 /**
- * Whether a row program may store a value where it loads a buffer from: every load is of the very
- * element that is stored, and none happens in a pass over the row after the one that stores.
+ * Whether a row program may store a value over a buffer that it loads. It may if every load is of the element that is
+ * stored at the time, and none happens in a pass over the row after the one that stores.
  */
 export function canStoreInPlace(work: RowProgram, loaded: Buffer, access: Access, stored: number): boolean {
   const { passes, loads } = readingOf(work)
@@ -31,8 +32,8 @@ export function canStoreInPlace(work: RowProgram, loaded: Buffer, access: Access
 }
 
 /**
- * For each store of a row program in turn, the buffers that it may overwrite are offered to take() in the order in
- * which they are loaded, until it takes one. mayTake, mayGive: whether a buffer can take over memory, or give it, at all.
+ * For each store of a row program, calls take() with the buffers that it may overwrite, in the order in which they are
+ * loaded, until take() accepts one. mayTake and mayGive: whether a buffer may reuse memory, or lend its own, at all.
  */
 export function offerOperands(
   work: RowProgram,
@@ -64,17 +65,11 @@ function readingOf(work: RowProgram): Reading {
   const known = readings.get(work)
   if (known) return known
   const { values } = work
-  const passes: number[] = []
-  for (const { inputs } of values) {
-    let pass = 0
-    for (const input of inputs)
-      pass = Math.max(pass, passes[input] + (values[input].operation.kind === 'reduce' ? 1 : 0))
-    passes.push(pass)
-  }
-  // Anything but a reduction's result may be computed anew from its loads when it is next used.
+  const passes = passesOf(values)
+  // Any value but a reduction may be recomputed from its loads wherever it is used.
   const lastUse = [...passes]
   for (let i = values.length - 1; i >= 0; i--) {
-    if (values[i].operation.kind === 'reduce') lastUse[i] = passes[i]
+    if (isReduction(values[i])) lastUse[i] = passes[i]
     for (const input of values[i].inputs) lastUse[input] = Math.max(lastUse[input], lastUse[i])
   }
   const loads = new Map<Buffer, Loads>()
@@ -96,6 +91,6 @@ function readingOf(work: RowProgram): Reading {
   return reading
 }
 
-/** Where rows and columns lie in a buffer, as a text; undefined where other numbers name the rows. */
+/** Offset and strides as a string; undefined for a gather. */
 const placeOf = ({ offset, rowDims, columnStride, gather }: Access): string | undefined =>
   gather ? undefined : `${offset} ${columnStride} ${rowDims.join(';')}`

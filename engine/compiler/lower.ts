@@ -1,70 +1,44 @@
-import { type FusedGroup, type FusedValue, fuse } from './fuse.ts'
+/** Lowers a graph to instructions over buffers. Movements become views, and concats are computed in place. */
 import { reshaped } from '../graph/movements.ts'
+import { BufferAssignment } from './buffer-assignment.ts'
+import { fuse } from './fuse.ts'
+import { baseOf, isMovement, isRowOperation } from './fusion-groups.ts'
 import { isVariable, reachable } from '../graph/node.ts'
 import type { Operation } from '../graph/operations.ts'
-import { baseOf, isMovement, isRowOperation } from './fusion-groups.ts'
+import { RowLowering } from './lower-rows.ts'
+import type { Assignment, LoweredGraph, LoweredInstruction, Value, VariableNode } from './lowered.ts'
+import { Operands, asMatrix, lastExtent } from './operands.ts'
 import type { Pausing } from './pauses.ts'
-import {
-  type Access,
-  type Attention,
-  type AttentionOperands,
-  Buffer,
-  type Extent,
-  type Matrix,
-  type RowProgram,
-  type RowValue,
-  type View,
-  type Work,
-  buffersOf,
-} from './program.ts'
+import { type Attention, type AttentionOperands, Buffer, type View, type Work, buffersOf } from './program.ts'
+import { partitionOf } from './row-blocks.ts'
 import { type Shape, sizeOf } from '../graph/shape.ts'
-import { Tensor, constantValue } from '../graph/tensor.ts'
-import { type RowPartition, partitionOf, rowBlockOf } from './row-blocks.ts'
-import { broadcastView, collapse, reshapeView, sliceView, transposeView, wholeView } from './views.ts'
+import { Tensor } from '../graph/tensor.ts'
+import { reshapeView, sliceView, wholeView } from './views.ts'
 
-/** An instruction on its way into a program. */
-export interface LoweredInstruction {
-  readonly work: Work
-  readonly reads: readonly Buffer[]
-  readonly writes: readonly Buffer[]
-  readonly partition: RowPartition | undefined
-  /** The graph's node that it was made for; orders instructions that could run in any order. */
-  readonly order: number
-  /** The latest stage of what it makes. */
-  readonly microbatch: number
-  /** What must be made before: stored tensors, and buffers that only instructions know. */
-  readonly needs: readonly (Tensor | Buffer)[]
-  readonly makes: readonly (Tensor | Buffer)[]
-  /** Others that must have run before, since they read what this one overwrites. */
-  readonly after: readonly LoweredInstruction[]
+type OperationOf<Kind extends Operation['kind']> = Extract<Operation, { readonly kind: Kind }>
+
+/** Lowers what some outputs and the new values of variables are computed from. inputs: the nodes of the inputs. */
+export function* lower(
+  outputs: readonly Tensor[],
+  assignments: ReadonlyMap<VariableNode, Tensor>,
+  inputs: readonly Tensor[],
+): Pausing<LoweredGraph> {
+  const lowering = new Lowering()
+  yield* lowering.lowerNodes([...outputs, ...assignments.values()])
+  return yield* lowering.finish(outputs, assignments, inputs)
 }
 
-type AttentionOperation = Extract<Operation, { readonly kind: 'attention' | 'attentionGradient' }>
+class Lowering {
+  private readonly instructions: LoweredInstruction[] = []
+  private readonly buffers: BufferAssignment
+  private readonly rows: RowLowering
 
-const lastOf = (shape: Shape): number => (shape.length === 0 ? 1 : shape[shape.length - 1])
-
-/** The most sums of blocks that are added up one after the other: more would lose digits. */
-const mostPartialSums = 128
-
-/**
- * Turns a graph into instructions over buffers. Movements become views; what a concat joins is
- * written in its place; an operand that no view can give is copied.
- */
-export class Lowering {
-  readonly instructions: LoweredInstruction[] = []
-  /** The buffers of the variables that the graph reads or that were asked for. */
-  readonly variables = new Map<Tensor, Buffer>()
-  private readonly places = new Map<Tensor, View>()
-  private readonly copies = new Map<Tensor, View>()
-
-  /** An emitter of all that some tensors are computed from. */
-  static *of(roots: readonly Tensor[]): Pausing<Lowering> {
-    const emitter = new Lowering()
-    yield* emitter.emitAll(roots)
-    return emitter
+  constructor() {
+    this.buffers = new BufferAssignment((tensor, to) => this.rows.addCopy(tensor, to, to.buffer))
+    this.rows = new RowLowering(this.buffers, this.add.bind(this))
   }
 
-  private *emitAll(roots: readonly Tensor[]): Pausing<void> {
+  *lowerNodes(roots: readonly Tensor[]): Pausing<void> {
     const nodes = reachable(roots)
     const stored = new Set<Tensor>()
     for (const root of roots) stored.add(baseOf(root))
@@ -74,11 +48,10 @@ export class Lowering {
       for (const input of tensor.inputs) stored.add(baseOf(input))
     }
     const groups = yield* fuse(nodes, stored)
-    for (const tensor of nodes.toReversed())
-      if (tensor.operation.kind === 'concat') this.assignConcatBuffers(tensor)
+    for (const tensor of nodes.toReversed()) if (tensor.operation.kind === 'concat') this.assignConcat(tensor)
     for (const group of groups) {
       yield
-      this.lowerFusionGroup(group)
+      this.rows.lowerGroup(group)
     }
     const elements = elementsOf(nodes)
     for (const tensor of nodes) {
@@ -87,306 +60,145 @@ export class Lowering {
     }
   }
 
-  /** Where a tensor is, whatever its strides; a constant or an iota has no memory. */
-  view(tensor: Tensor): View | undefined {
-    const movements: Tensor[] = []
-    let base = tensor
-    for (; isMovement(base) && !this.copies.has(base); [base] = base.inputs) movements.push(base)
-    const { kind } = base.operation
-    let view = this.copies.get(base)
-    if (!view && kind !== 'constant' && kind !== 'iota') view = this.bufferOf(base)
-    for (const movement of movements.toReversed()) {
-      if (!view) return undefined
-      view = moved(view, movement) ?? reshapeView(this.copy(movement.inputs[0]), movement.shape)
+  /** Adds the copies that outputs and assignments need. */
+  *finish(
+    outputs: readonly Tensor[],
+    assignments: ReadonlyMap<VariableNode, Tensor>,
+    inputs: readonly Tensor[],
+  ): Pausing<LoweredGraph> {
+    const { buffers, instructions } = this
+    // The old value of a variable that is assigned has to be saved if it is wanted after the run.
+    const isOverwritten = (tensor: Tensor) => {
+      const base = baseOf(tensor)
+      return isVariable(base) && assignments.has(base)
     }
-    return view
-  }
-
-  /** Where a tensor is as one row-major piece, copied there if need be. */
-  contiguous(tensor: Tensor): View {
-    const view = this.view(tensor)
-    const whole = view && collapse(view.shape, view.strides)
-    return view && (whole?.length === 0 || (whole?.length === 1 && whole[0][1] === 1))
-      ? view
-      : this.copy(tensor)
-  }
-
-  variable(variable: Tensor): Buffer {
-    const buffer = this.variables.get(variable) ?? new Buffer(variable.size, variable.dtype, variable)
-    this.variables.set(variable, buffer)
-    return buffer
-  }
-
-  /** Copies a tensor over a view, once the instructions after have run. */
-  addCopy(tensor: Tensor, to: View, makes: Tensor | Buffer, after: readonly LoweredInstruction[] = []): void {
-    const columns = lastOf(tensor.shape)
-    const rows = tensor.size / columns
-    const load = {
-      tensor,
-      inputs: [],
-      kind: constantValue(tensor) === undefined ? ('load' as const) : ('constant' as const),
+    const outputViews = outputs.map(tensor =>
+      isOverwritten(tensor) ? buffers.copyOf(tensor) : buffers.materializeContiguous(tensor),
+    )
+    const inputBuffers = inputs.map(input => buffers.viewOf(input).buffer)
+    for (const tensor of assignments.values()) if (isOverwritten(tensor)) buffers.copyOf(tensor)
+    const lowered: Assignment[] = []
+    for (const [variable, tensor] of assignments) {
+      yield
+      const target = buffers.variable(variable)
+      const isComputed = !isOverwritten(tensor) && !isMovement(tensor)
+      const computed = isComputed ? buffers.materialize(tensor)?.buffer : undefined
+      const copy = this.rows.addCopy(tensor, wholeView(target, tensor.shape), target)
+      lowered.push({ target, tensor, computed, copy })
     }
-    this.lowerRowProgram(rows, columns, [load], [{ value: 0, view: to, makes }], [], tensor.id, after)
+    return {
+      instructions,
+      inputs: inputBuffers,
+      outputs: outputViews,
+      assignments: lowered,
+      variables: buffers.variables,
+    }
   }
 
-  /** Where a stored tensor is. */
-  bufferOf(tensor: Tensor): View {
-    const known = this.places.get(tensor)
-    if (known) return known
-    const buffer = isVariable(tensor) ? this.variable(tensor) : new Buffer(tensor.size, tensor.dtype)
-    const view = wholeView(buffer, tensor.shape)
-    this.places.set(tensor, view)
-    return view
-  }
-
-  /** A tensor as a row-major copy of its own. */
-  copy(tensor: Tensor): View {
-    const known = this.copies.get(tensor)
-    if (known) return known
-    const view = wholeView(new Buffer(tensor.size, tensor.dtype), tensor.shape)
-    this.addCopy(tensor, view, view.buffer)
-    this.copies.set(tensor, view)
-    return view
-  }
-
-  /** Gives each piece of a concat its place in the whole; what cannot be made there is copied there. */
-  private assignConcatBuffers(tensor: Tensor): void {
+  /** Gives each input of a concat its part of the whole's memory. One that cannot be computed there is copied there. */
+  private assignConcat(tensor: Tensor): void {
     if (tensor.operation.kind !== 'concat') return
     const { axis } = tensor.operation
-    const whole = this.bufferOf(tensor)
+    const { buffers } = this
+    const whole = buffers.viewOf(tensor)
     let start = 0
-    for (const piece of tensor.inputs) {
-      const part = sliceView(whole, axis, start, piece.shape)
-      start += piece.shape[axis]
-      const base = piece.operation.kind === 'reshape' ? piece.inputs[0] : piece
+    for (const input of tensor.inputs) {
+      const part = sliceView(whole, axis, start, input.shape)
+      start += input.shape[axis]
+      const base = input.operation.kind === 'reshape' ? input.inputs[0] : input
       const { kind } = base.operation
-      const makes = isRowOperation(base)
+      const isComputed = isRowOperation(base)
         ? kind !== 'columnSum'
         : ['matmul', 'element', 'concat'].includes(kind)
-      const place = makes && !this.places.has(base) ? reshapeView(part, base.shape) : undefined
-      if (place && lastOf(place.strides) <= 1) this.places.set(base, place)
-      else this.addCopy(piece, part, tensor)
+      const view = isComputed && !buffers.hasMemory(base) ? reshapeView(part, base.shape) : undefined
+      if (view && lastExtent(view.strides) <= 1) buffers.assign(base, view)
+      else this.rows.addCopy(input, part, tensor)
     }
   }
 
-  private lowerFusionGroup({ group, values, stores, columnSums }: FusedGroup): void {
-    const placed = stores.map(({ tensor, value }) => ({ value, view: this.bufferOf(tensor), makes: tensor }))
-    const sums = columnSums.map(({ tensor, value }) => ({ value, tensor }))
-    const first = [...stores, ...columnSums].reduce((id, { tensor }) => Math.min(id, tensor.id), Infinity)
-    this.lowerRowProgram(group.rows, group.columns, values, placed, sums, first)
-  }
-
-  private lowerRowProgram(
-    rows: number,
-    columns: number,
-    fused: readonly FusedValue[],
-    stores: readonly { value: number; view: View; makes: Tensor | Buffer }[],
-    sums: readonly { value: number; tensor: Tensor }[],
-    rank: number,
-    after: readonly LoweredInstruction[] = [],
-  ): void {
-    const needs: (Tensor | Buffer)[] = []
-    const values = fused.map(value => this.rowValue(value, rows, columns, needs))
-    // Inputs come first, so extents can be settled in order.
-    const settled: RowValue[] = []
-    for (const value of values) settled.push({ ...value, extent: extentOf(value, settled) })
-    const rowBlock = Math.min(rowBlockOf(rows), rows)
-    const partial = sums.map(({ value, tensor }) => {
-      const width = tensor.size
-      const buffer =
-        rows > rowBlock
-          ? new Buffer(Math.ceil(rows / rowBlock) * width, 'float32')
-          : this.bufferOf(tensor).buffer
-      return { value, buffer, tensor, width }
-    })
-    const work: RowProgram = {
-      kind: 'rows',
-      rows,
-      columns,
-      rowBlock,
-      values: settled,
-      stores: stores.map(({ value, view }) => ({ value, access: accessOf(view, rows, columns) })),
-      columnSums: partial.map(({ value, buffer, width }) => ({ value, buffer, width })),
-    }
-    const makes = [
-      ...stores.map(store => store.makes),
-      ...partial.map(({ buffer, tensor }) => (rows > rowBlock ? buffer : tensor)),
-    ]
-    this.add(work, rank, needs, makes, after)
-    for (const { buffer, tensor, width } of partial) {
-      if (rows > rowBlock) this.addPartialSums(buffer, Math.ceil(rows / rowBlock), width, tensor)
-    }
-  }
-
-  /** Adds up the column sums of the blocks, in their order; of many blocks, first those of blocks of them. */
-  private addPartialSums(buffer: Buffer, blocks: number, width: number, tensor: Tensor): void {
-    const rowBlock = blocks > mostPartialSums ? rowBlockOf(blocks) : blocks
-    const isLast = rowBlock === blocks
-    const sums = isLast
-      ? this.bufferOf(tensor).buffer
-      : new Buffer(Math.ceil(blocks / rowBlock) * width, 'float32')
-    const load: Access = { buffer, offset: 0, rowDims: [[blocks, width]], columnStride: width > 1 ? 1 : 0 }
-    const extent = width > 1 ? 'element' : 'row'
-    const values: RowValue[] = [
-      { operation: { kind: 'load', access: load }, inputs: [], extent, dtype: 'float32' },
-    ]
-    const columnSums = [{ value: 0, buffer: sums, width }]
-    const work: RowProgram = {
-      kind: 'rows',
-      rows: blocks,
-      columns: width,
-      rowBlock,
-      values,
-      stores: [],
-      columnSums,
-    }
-    this.add(work, tensor.id, [buffer], [isLast ? tensor : sums])
-    if (!isLast) this.addPartialSums(sums, Math.ceil(blocks / rowBlock), width, tensor)
-  }
-
-  private rowValue(
-    { tensor, inputs, kind }: FusedValue,
-    rows: number,
-    columns: number,
-    needs: (Tensor | Buffer)[],
-  ): RowValue {
-    const { operation, dtype } = tensor
-    const value = { inputs, dtype, extent: 'uniform' as Extent }
-    if (kind === 'constant') return { ...value, operation: { kind, value: constantValue(tensor) ?? 0 } }
-    if (kind === 'load')
-      return { ...value, operation: { kind, access: this.load(tensor, rows, columns, needs) } }
+  /** Lowers a node that has an instruction of its own. elements: those of the tuple that the node is. */
+  private lowerNode(tensor: Tensor, elements: readonly Tensor[]): void {
+    const { operation } = tensor
     switch (operation.kind) {
-      case 'gather': {
-        const [table, indices] = tensor.inputs
-        const view = this.operand(table, needs)
-        const index = this.load(reshaped(indices, [rows, 1]), rows, 1, needs)
-        const gather = { indices: index, rowStride: view.strides[0], limit: table.shape[0] }
-        const columnStride = columns > 1 ? view.strides[1] : 0
-        return {
-          ...value,
-          operation: {
-            kind: 'load',
-            access: { buffer: view.buffer, offset: view.offset, rowDims: [], columnStride, gather },
-          },
-        }
-      }
+      case 'matmul':
+        return this.lowerMatmul(tensor, operation)
+      case 'scatterAdd':
+        return this.lowerScatterAdd(tensor, operation)
+      case 'attention':
+      case 'attentionGradient':
+        return this.lowerAttention(tensor, operation, elements)
+      // Row operations are lowered by fusion group, movements and concats by where their inputs are.
       case 'unary':
       case 'binary':
       case 'where':
       case 'reduce':
-        return { ...value, operation }
+      case 'columnSum':
+      case 'gather':
+      case 'reshape':
+      case 'transpose':
+      case 'slice':
+      case 'broadcast':
+      case 'concat':
+      case 'element':
+      case 'constant':
+      case 'iota':
+      case 'input':
+      case 'variable':
+        return
       default:
-        throw new Error(`a row program cannot compute ${operation.kind}`)
+        operation satisfies never
     }
   }
 
-  private load(tensor: Tensor, rows: number, columns: number, needs: (Tensor | Buffer)[]): Access {
-    const base = baseOf(tensor)
-    if (base.operation.kind === 'iota') {
-      // No memory: the address that the strides lead to is the value.
-      const nowhere = new Buffer(0, 'int32')
-      const view = this.virtualView(tensor, wholeView(nowhere, base.shape))
-      if (view) return { ...accessOf(view, rows, columns), buffer: undefined }
+  private lowerMatmul(tensor: Tensor, { transposeA, transposeB }: OperationOf<'matmul'>): void {
+    const { shape, size, id } = tensor
+    const [a, b, addend] = tensor.inputs
+    const [m, n] = shape.slice(-2)
+    const k = a.shape[a.shape.length - (transposeA ? 2 : 1)]
+    const operands = new Operands(this.buffers)
+    const operand = (input: Tensor, isTransposed: boolean) => {
+      const matrix = operands.matrix(input)
+      return { ...matrix, transposed: matrix.transposed !== isTransposed }
     }
-    return accessOf(this.operand(tensor, needs), rows, columns)
+    const matrices = { a: operand(a, transposeA), b: operand(b, transposeB) }
+    const c = asMatrix(this.buffers.viewOf(tensor))
+    if (!c) throw new Error('a product is stored with strides that its kernel cannot write')
+    const sum = addend && { addend: operands.matrixByRows(addend) }
+    const work: Work = { kind: 'matmul', batch: size / (m * n), m, n, k, ...matrices, c, ...sum }
+    this.add(work, id, operands.needs, [tensor])
   }
 
-  /** A chain of movements applied to a view of what it starts from; undefined where they need a copy, which is made. */
-  private virtualView(tensor: Tensor, base: View): View | undefined {
-    const movements: Tensor[] = []
-    for (let next = tensor; isMovement(next); [next] = next.inputs) movements.push(next)
-    let view: View | undefined = base
-    for (const movement of movements.toReversed()) {
-      view = moved(view, movement)
-      if (!view) {
-        this.copy(movement.inputs[0])
-        return undefined
-      }
+  private lowerScatterAdd(tensor: Tensor, { rows }: OperationOf<'scatterAdd'>): void {
+    const [values, indices, base] = tensor.inputs
+    const columns = lastExtent(values.shape)
+    const count = values.size / columns
+    const operands = new Operands(this.buffers)
+    const work: Work = {
+      kind: 'scatterAdd',
+      rows,
+      columns,
+      count,
+      values: operands.rows(reshaped(values, [count, columns])),
+      indices: operands.contiguous(reshaped(indices, [count])),
+      ...(base && { base: operands.contiguous(base) }),
+      out: this.buffers.viewOf(tensor),
     }
-    return view
-  }
-
-  /** A tensor's view, with a note that it is needed. */
-  private operand(tensor: Tensor, needs: (Tensor | Buffer)[]): View {
-    const view = this.view(tensor) ?? this.copy(tensor)
-    needs.push(this.copyBehind(tensor)?.buffer ?? baseOf(tensor))
-    return view
-  }
-
-  private copyBehind(tensor: Tensor): View | undefined {
-    let base = tensor
-    while (isMovement(base) && !this.copies.has(base)) [base] = base.inputs
-    return this.copies.get(base)
-  }
-
-  /** elements: those of the tuple that the node is. */
-  private lowerNode(tensor: Tensor, elements: readonly Tensor[]): void {
-    const { operation, inputs, shape } = tensor
-    const needs: (Tensor | Buffer)[] = []
-    switch (operation.kind) {
-      case 'matmul': {
-        const [a, b, residual] = inputs
-        const [m, n] = shape.slice(-2)
-        const k = a.shape[a.shape.length - (operation.transposeA ? 2 : 1)]
-        const batch = tensor.size / (m * n)
-        const matrix = (operand: Tensor, swapped: boolean) => this.matrix(operand, swapped, needs)
-        const matrices = {
-          a: matrix(a, operation.transposeA),
-          b: matrix(b, operation.transposeB),
-          c: asMatrix(this.bufferOf(tensor)),
-        }
-        if (!matrices.c) throw new Error('a product has no place of its own')
-        const sum = residual && this.matrix(residual, false, needs, true)
-        this.add(
-          { kind: 'matmul', batch, m, n, k, ...matrices, c: matrices.c, ...(sum && { addend: sum }) },
-          tensor.id,
-          needs,
-          [tensor],
-        )
-        break
-      }
-      case 'scatterAdd': {
-        const [values, indices, base] = inputs
-        const columns = lastOf(values.shape)
-        const count = values.size / columns
-        const flat = reshaped(values, [count, columns])
-        const view = this.operand(flat, needs)
-        const rows = view.strides[1] === 1 || columns === 1 ? view : this.copied(flat, needs)
-        const work = {
-          kind: 'scatterAdd' as const,
-          rows: operation.rows,
-          columns,
-          count,
-          values: rows,
-          indices: this.contiguousOperand(reshaped(indices, [count]), needs),
-          ...(base && { base: this.contiguousOperand(base, needs) }),
-          out: this.bufferOf(tensor),
-        }
-        this.add(work, tensor.id, needs, [tensor])
-        break
-      }
-      case 'attention':
-      case 'attentionGradient':
-        this.lowerAttention(tensor, operation, elements)
-        break
-      default:
-        break
-    }
+    this.add(work, tensor.id, operands.needs, [tensor])
   }
 
   private lowerAttention(
     { inputs, id }: Tensor,
-    { kind, heads, scale }: AttentionOperation,
+    { kind, heads, scale }: OperationOf<'attention'> | OperationOf<'attentionGradient'>,
     elements: readonly Tensor[],
   ): void {
-    const needs: (Tensor | Buffer)[] = []
+    const given = new Operands(this.buffers)
     const [query, key, value, slope] = kind === 'attention' ? inputs : inputs.slice(0, -3)
     const [batch, length] = query.shape
     const shared: AttentionOperands = {
-      query: this.sequences(query, needs),
-      key: this.sequences(key, needs),
-      value: this.sequences(value, needs),
-      ...(slope && { slope: this.contiguousOperand(slope, needs) }),
+      query: given.sequences(query),
+      key: given.sequences(key),
+      value: given.sequences(value),
+      ...(slope && { slope: given.contiguous(slope) }),
     }
     const sizes = {
       heads,
@@ -401,7 +213,7 @@ export class Lowering {
       const element = elements.find(
         ({ operation }) => operation.kind === 'element' && operation.index === index,
       )
-      return element ? this.bufferOf(element) : wholeView(new Buffer(sizeOf(shape), 'float32'), shape)
+      return element ? this.buffers.viewOf(element) : wholeView(new Buffer(sizeOf(shape), 'float32'), shape)
     }
     let work: Attention
     if (kind === 'attention') {
@@ -411,9 +223,9 @@ export class Lowering {
       const [out, logSumExp, outGradient] = inputs.slice(-3)
       const operands = {
         ...shared,
-        out: this.sequences(out, needs),
-        logSumExp: this.sequences(logSumExp, needs),
-        outGradient: this.sequences(outGradient, needs),
+        out: given.sequences(out),
+        logSumExp: given.sequences(logSumExp),
+        outGradient: given.sequences(outGradient),
       }
       const results = {
         query: result(0, query.shape),
@@ -423,60 +235,30 @@ export class Lowering {
       }
       work = { kind, ...sizes, operands, results }
     }
-    this.add(work, id, needs, elements)
-  }
-
-  /** A matrix operand; rows one after the other in either order, batches at one stride. */
-  private matrix(operand: Tensor, swapped: boolean, needs: (Tensor | Buffer)[], straight = false): Matrix {
-    const view = this.operand(operand, needs)
-    const found = asMatrix(view)
-    const matrix = found && !(straight && found.transposed) ? found : asMatrix(this.copied(operand, needs))
-    if (!matrix) throw new Error('a copied matrix is not contiguous')
-    return { ...matrix, transposed: matrix.transposed !== swapped }
-  }
-
-  /** [batch, length, width] with rows at one stride and channels side by side. */
-  private sequences(operand: Tensor, needs: (Tensor | Buffer)[]): View {
-    const view = this.operand(operand, needs)
-    const [batch, length] = view.shape
-    const [outer, stride, inner] = view.strides
-    const fits =
-      (inner === 1 || view.shape[2] === 1) && (batch === 1 || length === 1 || outer === stride * length)
-    return fits && length > 1 ? view : this.copied(operand, needs)
-  }
-
-  private contiguousOperand(operand: Tensor, needs: (Tensor | Buffer)[]): View {
-    const view = this.contiguous(operand)
-    needs.push(this.copyBehind(operand)?.buffer ?? baseOf(operand))
-    return view
-  }
-
-  private copied(operand: Tensor, needs: (Tensor | Buffer)[]): View {
-    const view = this.copy(operand)
-    needs.push(view.buffer)
-    return view
+    this.add(work, id, given.needs, elements)
   }
 
   private add(
     work: Work,
-    rank: number,
-    needs: readonly (Tensor | Buffer)[],
-    makes: readonly (Tensor | Buffer)[],
-    after: readonly LoweredInstruction[] = [],
-  ): void {
+    order: number,
+    needs: readonly Value[],
+    makes: readonly Value[],
+  ): LoweredInstruction {
+    let microbatch = 0
+    for (const made of makes) if (made instanceof Tensor) microbatch = Math.max(microbatch, made.microbatch)
     const { reads, writes } = buffersOf(work)
-    const stages = makes.flatMap(made => (made instanceof Tensor ? [made.microbatch] : []))
-    this.instructions.push({
+    const instruction = {
       work,
       reads,
       writes,
       partition: partitionOf(work),
-      order: rank,
-      microbatch: stages.reduce((latest, stage) => Math.max(latest, stage), 0),
+      order,
+      microbatch,
       needs,
       makes,
-      after,
-    })
+    }
+    this.instructions.push(instruction)
+    return instruction
   }
 }
 
@@ -491,56 +273,4 @@ function elementsOf(nodes: readonly Tensor[]): Map<Tensor, Tensor[]> {
     else elements.set(tuple, [tensor])
   }
   return elements
-}
-
-/** A view after a movement; undefined where a reshape needs a copy. */
-function moved(view: View, { operation, shape }: Tensor): View | undefined {
-  switch (operation.kind) {
-    case 'reshape':
-      return reshapeView(view, shape)
-    case 'transpose':
-      return transposeView(view, operation.permutation)
-    case 'slice':
-      return sliceView(view, operation.axis, operation.start, shape)
-    default:
-      return broadcastView(view, shape)
-  }
-}
-
-function extentOf(value: RowValue, earlier: readonly RowValue[]): Extent {
-  const { operation, inputs } = value
-  if (operation.kind === 'load') {
-    const { access } = operation
-    if (access.columnStride !== 0) return 'element'
-    return access.gather || access.rowDims.length > 0 ? 'row' : 'uniform'
-  }
-  if (operation.kind === 'reduce') return 'row'
-  const extents = inputs.map(input => earlier[input].extent)
-  return extents.includes('element') ? 'element' : extents.includes('row') ? 'row' : 'uniform'
-}
-
-/** A view of a domain's rows and columns, or of one element a row. */
-function accessOf({ buffer, offset, shape, strides }: View, rows: number, columns: number): Access {
-  const wide = columns > 1 && lastOf(shape) === columns && shape.reduce((a, b) => a * b, 1) === rows * columns
-  const axes = wide ? shape.length - 1 : shape.length
-  const rowDims = collapse(shape.slice(0, axes), strides.slice(0, axes))
-  const moving = rowDims.some(([, stride]) => stride !== 0)
-  return { buffer, offset, rowDims: moving ? rowDims : [], columnStride: wide ? strides[axes] : 0 }
-}
-
-/** A view as a matrix or a batch of them, if its strides allow that. */
-function asMatrix({ buffer, offset, shape, strides }: View): Matrix | undefined {
-  const [rows, columns] = shape.slice(-2)
-  const [down, across] = strides.slice(-2)
-  const lead = collapse(shape.slice(0, -2), strides.slice(0, -2))
-  if (lead.length > 1) return undefined
-  const batchStride = lead.length === 1 ? lead[0][1] : 0
-  const straight = across === 1 || columns === 1
-  if (straight && (rows === 1 || down >= columns)) {
-    return { buffer, offset, rowStride: rows === 1 ? columns : down, transposed: false, batchStride }
-  }
-  if ((down === 1 || rows === 1) && (columns === 1 || across >= rows)) {
-    return { buffer, offset, rowStride: columns === 1 ? rows : across, transposed: true, batchStride }
-  }
-  return undefined
 }

@@ -1,7 +1,7 @@
-/** Where in memory things go that are needed for a while only. */
+/** Assigns addresses to temporaries, so that those which are never in use at the same time share memory. */
 import { Timeline } from './timeline.ts'
 
-/** Something that needs memory from one step to another, both included. */
+/** Memory that is in use from step `first` to step `last`, both included. */
 export interface Lifetime {
   readonly bytes: number
   readonly first: number
@@ -11,8 +11,8 @@ export interface Lifetime {
 const alignment = 64
 
 /**
- * Places lifetimes so that no two that overlap share memory: the largest first, each at the lowest
- * address where it fits. Returns their addresses from 0, and how many bytes they span together.
+ * Gives each lifetime an address so that those which overlap share no memory: the largest first, each at the lowest
+ * address where it fits. Returns the addresses, from 0, and the bytes that all take together.
  */
 export function planMemory(lifetimes: readonly Lifetime[]): { addresses: number[]; bytes: number } {
   const addresses = new Array<number>(lifetimes.length).fill(0)
@@ -32,7 +32,7 @@ export function planMemory(lifetimes: readonly Lifetime[]): { addresses: number[
   return { addresses, bytes }
 }
 
-/** The lowest address from which so many bytes are free in all lists. */
+/** The lowest address from which `size` bytes are free in all lists. */
 function lowestFree(lists: readonly Ranges[], size: number): number {
   let start = 0
   for (let before = -1; before < start;) {
@@ -42,12 +42,12 @@ function lowestFree(lists: readonly Ranges[], size: number): number {
   return start
 }
 
-/** Ranges of addresses in ascending order, apart from each other. */
+/** Disjoint ranges of addresses, in ascending order. */
 class Ranges {
   private readonly starts: number[] = []
   private readonly ends: number[] = []
 
-  /** The lowest address, from one on, from which so many bytes are in no range. */
+  /** The lowest address, at `address` or above, from which `size` bytes are free. */
   freeFrom(address: number, size: number): number {
     const { starts, ends } = this
     let start = address
@@ -55,7 +55,7 @@ class Ranges {
     return start
   }
 
-  /** Adds a range; what it overlaps or touches becomes one with it. */
+  /** Adds a range, and merges it with those that it overlaps or touches. */
   add(start: number, end: number): void {
     const { starts, ends } = this
     const first = firstAbove(ends, start - 1)
@@ -75,7 +75,7 @@ class Ranges {
   }
 }
 
-/** The index of the first of ascending numbers that is more than another. */
+/** The index of the first of ascending numbers that is larger than `least`. */
 function firstAbove(numbers: readonly number[], least: number): number {
   let [from, to] = [0, numbers.length]
   while (from < to) {

@@ -1,19 +1,19 @@
 /** The order in which a program's instructions run. */
-import type { LoweredInstruction } from './lower.ts'
+import type { LoweredInstruction } from './lowered.ts'
 import { Heap } from './heap.ts'
 import type { Pausing } from './pauses.ts'
 import type { Buffer, Instruction } from './program.ts'
 
-/** Elements of memory that count as none when instructions are ordered by the memory they leave. */
+/** Growth in memory is compared in units of this many elements: smaller differences do not count. */
 const memoryGrain = 1 << 18
 
 /**
- * Orders instructions. Of those that could run next, and of the earliest stage, one that continues the last one's blocks
- * of rows goes first, then the one that leaves the least memory in use, then the one of the earliest node. That is what
- * runs a chunk of the cross-entropy's gradient right after its loss.
+ * Orders instructions. Of those that are ready, it takes one of the earliest microbatch: first one that can be chained
+ * to the last by blocks of rows, then the one that leaves the least memory in use, then the one of the earliest node.
+ * That is why a chunk of the cross-entropy's gradient runs right after its loss.
  *
- * before: what must have run before an instruction; isTemporary: whether a buffer's memory is free when its last reader
- * has run.
+ * before: the instructions that must run before a given one. isTemporary: whether a buffer's memory is free once its
+ * last reader has run.
  */
 export function* inOrder(
   instructions: readonly LoweredInstruction[],
@@ -33,8 +33,8 @@ export function* inOrder(
   for (let next = queue.take(); next; next = queue.take()) {
     yield
     const { instruction, joins } = next
-    const { work, reads, writes } = instruction
-    ordered.push({ work, reads, writes, sharesRowBlocks: joins })
+    const { work, reads, writes, partition } = instruction
+    ordered.push({ work, reads, writes, rowBlock: partition?.rowBlock, sharesRowBlocks: joins })
     for (const follower of followers.get(instruction) ?? []) {
       const left = (remaining.get(follower) ?? 0) - 1
       remaining.set(follower, left)
@@ -42,16 +42,16 @@ export function* inOrder(
     }
   }
   if (ordered.length !== instructions.length)
-    throw new Error('the instructions depend on each other in a circle')
+    throw new Error('the instructions depend on each other in a cycle')
   return ordered
 }
 
-/** An instruction that could run, and what speaks for it. */
+/** An instruction that is ready, and what its priority depends on. */
 interface Choice {
   readonly instruction: LoweredInstruction
-  /** Memory in use after it, less that before, in grains. */
+  /** By how much memory in use grows when it runs, in grains. */
   readonly growth: number
-  /** How many could run before it could. */
+  /** How many were ready before it. */
   readonly number: number
 }
 
@@ -63,22 +63,22 @@ function isBetter(a: Choice, b: Choice): boolean {
   return a.number < b.number
 }
 
-/** Instructions that could run, the best of which can be taken without looking at them all. */
+/** The instructions that are ready, as a priority queue. Running one changes the priorities of a few others. */
 class Queue {
   private readonly isTemporary: (root: Buffer) => boolean
-  /** What could run. A choice in a heap that is not the one here is out of date. */
+  /** The instructions that are ready. A choice in a heap that is not the one here is out of date. */
   private readonly choices = new Map<LoweredInstruction, Choice>()
   private readonly all = new Heap(isBetter)
-  /** Those that continued the phase when they were last looked at: one that does not never does again. */
+  /** Those that continued the chain when last checked. One that does not continue it never will. */
   private readonly joining = new Heap(isBetter)
   private readonly isJoining = new Map<LoweredInstruction, boolean>()
-  /** What could run and reads, or writes, some memory. */
+  /** The instructions that are ready, by the memory that they read or write. */
   private readonly readers = new Map<Buffer, Set<LoweredInstruction>>()
   private readonly writers = new Map<Buffer, Set<LoweredInstruction>>()
-  /** Reads of a buffer that are to come. */
+  /** How many instructions have yet to read a buffer. */
   private readonly readsLeft = new Map<Buffer, number>()
   private readonly allocated = new Set<Buffer>()
-  private phase = new RowBlockChain()
+  private chain = new RowBlockChain()
   private added = 0
 
   constructor(instructions: readonly LoweredInstruction[], isTemporary: (root: Buffer) => boolean) {
@@ -95,7 +95,7 @@ class Queue {
     this.consider(instruction)
   }
 
-  /** Takes out what runs next. */
+  /** Removes the instruction that runs next. joins: whether it is chained to the last one. */
   take(): { readonly instruction: LoweredInstruction; readonly joins: boolean } | undefined {
     const best = this.firstOf(this.all)
     if (!best) return undefined
@@ -105,11 +105,11 @@ class Queue {
     return { instruction, joins: joining !== undefined }
   }
 
-  /** The best of a stage that continues the phase. */
-  private firstJoining(stage: number): Choice | undefined {
+  /** The best instruction of a microbatch that continues the chain. */
+  private firstJoining(microbatch: number): Choice | undefined {
     for (let choice = this.firstOf(this.joining); choice; choice = this.firstOf(this.joining)) {
-      if (choice.instruction.microbatch !== stage) return undefined
-      if (this.phase.continues(choice.instruction)) return choice
+      if (choice.instruction.microbatch !== microbatch) return undefined
+      if (this.chain.continues(choice.instruction)) return choice
       this.joining.pop()
       this.isJoining.set(choice.instruction, false)
     }
@@ -127,11 +127,11 @@ class Queue {
     for (const { allocation } of reads) this.readers.get(allocation)?.delete(instruction)
     for (const { allocation } of writes) this.writers.get(allocation)?.delete(instruction)
     if (!joins) {
-      this.phase = new RowBlockChain()
+      this.chain = new RowBlockChain()
       this.joining.clear()
       this.isJoining.clear()
     }
-    this.phase.add(instruction)
+    this.chain.add(instruction)
 
     const changed = new Set<LoweredInstruction>()
     for (const { allocation } of writes) {
@@ -161,16 +161,16 @@ class Queue {
     this.all.push(choice)
   }
 
-  /** Looks whether an instruction continues the phase, once it reads what that has written. */
+  /** Checks whether an instruction continues the chain, if it reads what the chain has written. */
   private consider(instruction: LoweredInstruction): void {
     const choice = this.choices.get(instruction)
-    if (!choice || this.isJoining.has(instruction) || !this.phase.feeds(instruction)) return
-    const continues = this.phase.continues(instruction)
+    if (!choice || this.isJoining.has(instruction) || !this.chain.feeds(instruction)) return
+    const continues = this.chain.continues(instruction)
     this.isJoining.set(instruction, continues)
     if (continues) this.joining.push(choice)
   }
 
-  /** Memory in use after an instruction, less that before it. */
+  /** By how much memory in use grows when an instruction runs, in grains. */
   private growth({ reads, writes }: LoweredInstruction): number {
     let elements = 0
     for (const { allocation } of writes)
@@ -181,22 +181,22 @@ class Queue {
   }
 }
 
-/** Instructions that run one after the other on each block of rows. */
+/** Instructions that a thread runs one after the other on each block of rows. */
 class RowBlockChain {
   private rows = 0
   private rowBlock = 0
-  /** Memory touched so far: how its rows lie, and whether it was written. */
+  /** The memory that they use: how it divides into rows, and whether one of them writes it. */
   private readonly touched = new Map<
     Buffer,
     { readonly key: string | undefined; readonly written: boolean }
   >()
 
-  /** Whether an instruction reads what this phase wrote. */
+  /** Whether an instruction reads what this chain wrote. */
   feeds({ reads }: LoweredInstruction): boolean {
     return reads.some(({ allocation }) => this.touched.get(allocation)?.written)
   }
 
-  /** Whether an instruction takes up what this phase wrote, each block from the same block. */
+  /** Whether an instruction reads what this chain wrote, and each block only from the same block. */
   continues(instruction: LoweredInstruction): boolean {
     const { partition, reads, writes } = instruction
     if (!partition || partition.rows !== this.rows || partition.rowBlock !== this.rowBlock) return false

@@ -1,13 +1,13 @@
-/** Long computations that stop now and then, so that signals and timers have their turn. */
+/** Long computations that pause now and then, so that the event loop can handle signals and timers. */
 import { setImmediate } from 'node:timers/promises'
 
-/** A computation that yields wherever it could stop for a moment. */
+/** A computation that yields wherever it could pause. */
 export type Pausing<Result> = Generator<void, Result>
 
-/** Milliseconds after which one stops. */
+/** Milliseconds of work between two pauses. */
 const patience = 30
 
-/** Runs a computation. The event loop takes a turn before it starts, and then again and again. */
+/** Runs a computation, with a turn of the event loop before it starts and at each pause. */
 export async function withPauses<Result>(work: Pausing<Result>): Promise<Result> {
   for (;;) {
     await setImmediate()
@@ -18,7 +18,7 @@ export async function withPauses<Result>(work: Pausing<Result>): Promise<Result>
   }
 }
 
-/** Runs a computation without a stop. */
+/** Runs a computation without pauses. */
 export function withoutPauses<Result>(work: Pausing<Result>): Result {
   let step = work.next()
   while (!step.done) step = work.next()

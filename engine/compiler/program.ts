@@ -1,18 +1,19 @@
+/** Programs: what the compiler hands to a backend. Instructions, the buffers that they use, and how they use them. */
 import type { AttentionOptions, BinaryName, DType, UnaryName } from '../graph/operations.ts'
 import type { Shape } from '../graph/shape.ts'
 import type { Tensor } from '../graph/tensor.ts'
 
-/** Memory for some elements of 4 bytes each, which a backend places. */
+/** Memory for a number of elements, 4 bytes each unless a backend stores them otherwise. A backend gives it an address. */
 export class Buffer {
   readonly size: number
   readonly dtype: DType
-  /** The variable whose own memory it is, which outlives the program's runs. */
+  /** The variable whose memory it is. It outlives the program's runs. */
   readonly variable: Tensor | undefined
   private source: Buffer | undefined
-  /** A buffer further along the way to the root; valid while no buffer has given up its source since `age`. */
+  /** A buffer nearer to the end of the chain of aliases; valid while `age` equals `changes`. */
   private shortcut: Buffer | undefined
   private age = 0
-  /** How many times a buffer has given up its source. */
+  /** How often a chain of aliases was cut anywhere. */
   private static changes = 0
 
   constructor(size: number, dtype: DType, variable?: Tensor) {
@@ -21,22 +22,28 @@ export class Buffer {
     this.variable = variable
   }
 
-  /** Set once results take over this memory from another buffer, which nothing reads any more. */
+  /** The buffer whose memory this one reuses, once nothing reads the other's contents any more. */
   get aliasOf(): Buffer | undefined {
     return this.source
   }
-  set aliasOf(source: Buffer | undefined) {
+  set aliasOf(source: Buffer) {
     if (this.source) Buffer.changes++
     this.source = source
   }
 
-  /** The buffer whose memory it is. */
+  /** Undoes aliasOf: this buffer, and those that reuse its memory, get memory of their own. */
+  separate(): void {
+    if (this.source) Buffer.changes++
+    this.source = undefined
+  }
+
+  /** The buffer at the end of the chain of aliases: two buffers share memory if theirs are the same. */
   get allocation(): Buffer {
     const { next } = this
     if (!next) return this
     let root = next
     for (let beyond = root.next; beyond; beyond = root.next) root = beyond
-    // Memory may be handed on from layer to layer: the next look-up takes one step.
+    // Chains may be as long as a network is deep. Shortcuts make the next look-up take one step.
     this.shorten(root)
     for (let passed = next, beyond = passed.next; beyond; beyond = passed.next) {
       passed.shorten(root)
@@ -55,7 +62,7 @@ export class Buffer {
   }
 }
 
-/** A tensor's elements within a buffer: element [i, j, ...] at offset + i·strides[0] + j·strides[1] + ... */
+/** A tensor's elements in a buffer: element [i, j, ...] is at offset + i·strides[0] + j·strides[1] + ... */
 export interface View {
   readonly buffer: Buffer
   readonly offset: number
@@ -63,22 +70,22 @@ export interface View {
   readonly strides: readonly number[]
 }
 
-/** Where row r, column c of a [rows, columns] operand lies. */
+/** Where element (r, c) of a [rows, columns] operand is. */
 export interface Access {
-  /** undefined: no memory, the element is its own address (an iota). */
+  /** undefined for an iota, which has no memory: an element's value is its address. */
   readonly buffer: Buffer | undefined
   readonly offset: number
-  /** Extents and strides that r counts through, outermost first; none when all rows are the same. */
+  /** The dimensions that r runs through, outermost first; none if all rows are the same. */
   readonly rowDims: readonly (readonly [extent: number, stride: number])[]
   readonly columnStride: number
-  /** Instead of r, the rows counted are those that this operand names, clamped to 0 ... limit - 1. */
+  /** The row to read is not r but indices[r], clamped to 0 ... limit - 1. */
   readonly gather?: { readonly indices: Access; readonly rowStride: number; readonly limit: number }
 }
 
-/** What a value of a row program has one of: for the whole program, for each row, for each element. */
+/** Whether a value of a row program exists once, once for each row, or once for each element. */
 export type Extent = 'uniform' | 'row' | 'element'
 
-/** A value computed for each element or row; inputs are the numbers of earlier values. */
+/** A value of a row program. inputs are indices of earlier values. */
 export interface RowValue {
   readonly operation:
     | { readonly kind: 'load'; readonly access: Access }
@@ -92,20 +99,20 @@ export interface RowValue {
   readonly dtype: DType
 }
 
-/** Elementwise operations and last-axis reductions over the same rows, in one pass over memory. */
+/** Elementwise operations and reductions over the last axis, fused into one kernel. */
 export interface RowProgram {
   readonly kind: 'rows'
   readonly rows: number
   readonly columns: number
-  /** Rows are done in blocks of this many; column sums are of one block each. */
+  /** Rows in a block. Threads share out blocks, and each block has column sums of its own. */
   readonly rowBlock: number
   readonly values: readonly RowValue[]
   readonly stores: readonly { readonly value: number; readonly access: Access }[]
-  /** Sums over each block's rows: [blocks, width], where width is columns or, for a value for each row, maybe 1. */
+  /** Sums over the rows of each block, [blocks, width]. width is columns, or 1 for a value with one element in each row. */
   readonly columnSums: readonly { readonly value: number; readonly buffer: Buffer; readonly width: number }[]
 }
 
-/** A matrix of a product, or a batch of them. transposed: stored with columns outermost. */
+/** A matrix of a product, or a batch of them. transposed: stored by columns, so rowStride is from column to column. */
 export interface Matrix {
   readonly buffer: Buffer
   readonly offset: number
@@ -114,7 +121,7 @@ export interface Matrix {
   readonly batchStride: number
 }
 
-/** c = a·b, or a·b + residual. */
+/** c = a·b, or a·b + addend. */
 export interface Matmul {
   readonly kind: 'matmul'
   readonly batch: number
@@ -127,7 +134,7 @@ export interface Matmul {
   readonly addend?: Matrix
 }
 
-/** Sums rows of values [count, columns] into rows of out [rows, columns] by index; out starts as base, or as zeros. */
+/** out [rows, columns] = base, or zeros; then out[indices[i]] += values[i] for each row i of values [count, columns]. */
 export interface ScatterAdd {
   readonly kind: 'scatterAdd'
   readonly rows: number
@@ -181,20 +188,22 @@ export interface Instruction {
   readonly work: Work
   readonly reads: readonly Buffer[]
   readonly writes: readonly Buffer[]
+  /** Rows in a block, if it can run block by block of rows. */
+  readonly rowBlock?: number | undefined
   /**
-   * Whether it may follow the previous instruction block of rows by block of rows: what it reads of
-   * a block, the same block of the instructions before wrote.
+   * Whether a thread may run it on a block of rows right after the previous instruction on the same block: of what that
+   * one and those chained before it wrote, it reads the same block only.
    */
   readonly sharesRowBlocks: boolean
 }
 
-/** What a traced function was compiled to, for any backend. */
+/** A compiled function, for any backend. */
 export interface Program {
-  /** In an order that honours every dependency. */
+  /** In an order in which they can run. */
   readonly instructions: readonly Instruction[]
-  /** What the caller fills before a run, in the order of the function's inputs. */
+  /** The caller fills them before a run; in the order of the function's inputs. */
   readonly inputs: readonly Buffer[]
-  /** What the caller reads after a run. */
+  /** The caller reads them after a run. */
   readonly outputs: readonly View[]
   readonly variables: readonly Buffer[]
 }
@@ -217,7 +226,7 @@ export function attentionResults({ kind, results }: Attention): View[] {
   return kind === 'attention' ? [results.out, results.logSumExp] : listOf(results)
 }
 
-/** The buffers that a piece of work reads and writes, each once. */
+/** The buffers that an instruction's work reads and writes, each once. */
 export function buffersOf(work: Work): { reads: Buffer[]; writes: Buffer[] } {
   const unique = (buffers: (Buffer | undefined)[]) => [
     ...new Set(buffers.filter(buffer => buffer !== undefined)),

@@ -1,23 +1,27 @@
+/** Divides instructions into blocks of rows, which threads share out. */
 import type { Access, Buffer, Matrix, Work } from './program.ts'
 
-/** How an instruction divides by rows: a block may run alone if what it reads was made by the same block. */
+/** How an instruction divides into blocks of rows. */
 export interface RowPartition {
   readonly rows: number
   readonly rowBlock: number
-  /** Which rows of each buffer that is touched row by row, as 'stride:first'. Others are touched all over. */
+  /**
+   * The buffers of which a block of rows uses the same rows only, with how these lie in memory, as 'stride:first'. Of
+   * other buffers it may use any part.
+   */
   readonly aligned: ReadonlyMap<Buffer, string>
 }
 
 /**
- * Rows in a block. It depends on the number of rows alone, so that programs over the same rows can
- * run block by block, and sums over blocks come out the same on any machine.
+ * Rows in a block. It depends on nothing but the number of rows, so that instructions over the same rows can be chained,
+ * and sums over blocks are the same on any machine.
  */
 export const rowBlockOf = (rows: number): number => (rows >= 4096 ? 96 : 48)
 
-/** Fewer blocks than this are too few to share out. */
+/** Fewer blocks than this are too few for threads to share. */
 const leastBlocks = 8
 
-/** How a piece of work divides by rows, if it does. */
+/** How an instruction's work divides into blocks of rows; undefined if it does not. */
 export function partitionOf(work: Work): RowPartition | undefined {
   const aligned = new Map<Buffer, string>()
   const everywhere = new Set<Buffer>()

@@ -1,16 +1,16 @@
-/** What is in use from one step to another, step by step. */
+/** A segment tree over the steps of a program: what is in use at which steps. */
 
 /**
- * A segment tree over steps, whose nodes hold notes. What is in use from one step to another is noted at the few nodes
- * that together are these steps. All that is in use at any of some steps is then noted below the nodes of these, which a
- * second note of each node sums up, or at them or above them.
+ * Notes of what is in use during intervals of steps. An interval is split into a few nodes of the tree, and noted at
+ * each of them. A query looks at the nodes of its own interval: at what is noted there and below, which each node keeps
+ * in a second note, and at what is noted above.
  */
 export class Timeline<Note> {
   private readonly leaves: number
   private readonly make: () => Note
-  /** What is in use in all steps of a node, where that is not so in all of its parent's. */
+  /** For each node, the intervals that were split into it and others. */
   private readonly throughout: (Note | undefined)[] = []
-  /** All that is noted at a node or below. */
+  /** For each node, the intervals noted at it or below. */
   private readonly within: (Note | undefined)[] = []
 
   /** make: an empty note. */
@@ -19,21 +19,21 @@ export class Timeline<Note> {
     this.make = make
   }
 
-  /** Notes that together have what is in use at any time from one step to another, both included. */
+  /** Notes that together cover what is in use at any step from first to last, both included. */
   notes(first: number, last: number): Note[] {
     const { whole, above } = this.nodes(first, last)
     const notes = [...whole.map(node => this.within[node]), ...above.map(node => this.throughout[node])]
     return notes.filter(note => note !== undefined)
   }
 
-  /** Adds to all notes that are to have what is in use from one step to another. */
+  /** Adds an interval: calls addTo with each note that has to hold it. */
   add(first: number, last: number, addTo: (note: Note) => void): void {
     const { whole, above } = this.nodes(first, last)
     for (const node of whole) addTo((this.throughout[node] ??= this.make()))
     for (const node of [...whole, ...above]) addTo((this.within[node] ??= this.make()))
   }
 
-  /** The largest nodes whose steps are all from first to last, and all nodes above those. The children of n are 2n and 2n + 1. */
+  /** The largest nodes within an interval, and all nodes above them. The children of n are 2n and 2n + 1. */
   private nodes(first: number, last: number): { whole: number[]; above: number[] } {
     const whole: number[] = []
     let [from, to] = [first + this.leaves, last + this.leaves + 1]

@@ -1,7 +1,8 @@
+/** Views: how movements change the offset, shape and strides of a tensor in memory. */
 import type { Buffer, View } from './program.ts'
 import { type Shape, contiguousStrides } from '../graph/shape.ts'
 
-/** All of a buffer, row-major. */
+/** A whole buffer, row-major. */
 export const wholeView = (buffer: Buffer, shape: Shape): View => ({
   buffer,
   offset: 0,
@@ -9,7 +10,7 @@ export const wholeView = (buffer: Buffer, shape: Shape): View => ({
   strides: contiguousStrides(shape),
 })
 
-/** The axes of a view that matter, with neighbours joined where one stride covers both. */
+/** The dimensions of a view without extents of 1, with neighbours merged where one stride covers both. */
 export function collapse(shape: Shape, strides: readonly number[]): [extent: number, stride: number][] {
   const dims: [extent: number, stride: number][] = []
   shape.forEach((extent, axis) => {
@@ -21,11 +22,11 @@ export function collapse(shape: Shape, strides: readonly number[]): [extent: num
   return dims
 }
 
-/** The same elements under another shape, or undefined where that needs a copy. */
+/** The same elements in another shape; undefined if that takes a copy. */
 export function reshapeView(view: View, shape: Shape): View | undefined {
   const dims = collapse(view.shape, view.strides)
   const strides = new Array<number>(shape.length).fill(0)
-  // Fill each joined dimension of the view with axes of the new shape, from the last.
+  // Split each merged dimension into axes of the new shape, from the last.
   let axis = shape.length - 1
   for (let i = dims.length - 1; i >= 0; i--) {
     const [extent, stride] = dims[i]
@@ -52,7 +53,7 @@ export const sliceView = (view: View, axis: number, start: number, shape: Shape)
   shape,
 })
 
-/** Repeats elements by strides of zero. */
+/** Repeats elements, by strides of 0. */
 export function broadcastView(view: View, shape: Shape): View {
   const added = shape.length - view.shape.length
   const strides = shape.map((extent, axis) => {

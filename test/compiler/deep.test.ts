@@ -4,7 +4,7 @@ import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { test } from 'node:test'
 import { Dependencies } from '../../engine/compiler/dependencies.ts'
-import type { LoweredInstruction } from '../../engine/compiler/lower.ts'
+import type { LoweredInstruction } from '../../engine/compiler/lowered.ts'
 import { Heap } from '../../engine/compiler/heap.ts'
 import { array, compile, grad } from '../../engine/index.ts'
 import { Buffer } from '../../engine/compiler/program.ts'
@@ -94,7 +94,7 @@ test('a buffer that took over memory from layer to layer knows whose it is, and 
   buffers.slice(1).forEach((buffer, i) => (buffer.aliasOf = buffers[i]))
   assert.equal(buffers[49_999].allocation, buffers[0])
   assert.equal(buffers[30_000].allocation, buffers[0])
-  buffers[20_000].aliasOf = undefined
+  buffers[20_000].separate()
   assert.equal(buffers[49_999].allocation, buffers[20_000])
   assert.equal(buffers[19_999].allocation, buffers[0])
   buffers[0].aliasOf = new Buffer(1, 'float32')
@@ -137,7 +137,7 @@ test('what an instruction depends on is known, however constraints are added', (
         columnSums: [],
       } as const
       const needed = needs.filter(need => need !== made)
-      const rest = { reads: [], writes: [], partition: undefined, order: i, microbatch: 0, after: [] }
+      const rest = { reads: [], writes: [], partition: undefined, order: i, microbatch: 0 }
       return { work, needs: needed, makes: [made], ...rest }
     })
     const before = instructions.map(

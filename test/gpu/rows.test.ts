@@ -474,7 +474,8 @@ test('more operands than an adapter takes, some of them overwritten', { skip }, 
     writer.store(writer.binary('multiply', writer.binary('subtract', sum, largest), input))
     const { operation } = writer.builder.values[input]
     const { buffer } = writer.stores[writer.stores.length - 1].access
-    if (operation.kind === 'load' && buffer) buffer.aliasOf = operation.access.buffer
+    if (operation.kind === 'load' && buffer && operation.access.buffer)
+      buffer.aliasOf = operation.access.buffer
   }
   writer.columnSum(sum)
   await check(writer, { bindings: 5 })

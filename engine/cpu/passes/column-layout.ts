@@ -53,6 +53,7 @@ export function splitColumns(program: Program, columns: number): SplitInstructio
     return works.map((part, index) => ({
       work: part,
       ...buffersOf(part),
+      rowBlock: instruction.rowBlock,
       sharesRowBlocks: index === 0 ? sharesRowBlocks : chained,
       parts: works.length,
       ...(parallel && { parallel: instruction }),

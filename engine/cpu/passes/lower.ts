@@ -1,6 +1,5 @@
 /** Turns a program's instructions into calls of kernels. */
 import { type Cost, costOf } from '../../compiler/cost.ts'
-import { partitionOf } from '../../compiler/row-blocks.ts'
 import type { Pausing } from '../../compiler/pauses.ts'
 import { Buffer, type Instruction, type Matmul, type Program, type Work } from '../../compiler/program.ts'
 import { attentionCall } from '../kernels/attention-call.ts'
@@ -68,8 +67,9 @@ class Lowering {
   /** chained: the instruction shares row blocks with the one before or after it. */
   add(instruction: SplitInstruction, chained: boolean): void {
     const { work, reads, writes, sharesRowBlocks, parts, parallel } = instruction
+    const rowBlock = chained ? instruction.rowBlock : undefined
     const packs: Call[] = []
-    const call = { ...this.kernelFor(work, reads, packs, chained, parts), writes, ...costOf(work), parallel }
+    const call = { ...this.kernelFor(work, reads, packs, rowBlock, parts), writes, ...costOf(work), parallel }
     const last = this.phases.at(-1)
     if (sharesRowBlocks && last && last[0].kernel.items === call.kernel.items) {
       this.phases.splice(-1, 0, ...packs.map(pack => [pack]))
@@ -83,7 +83,7 @@ class Lowering {
     work: Work,
     reads: readonly Buffer[],
     packs: Call[],
-    chained: boolean,
+    rowBlock: number | undefined,
     parts: number,
   ): Omit<Call, 'writes' | keyof Cost> {
     switch (work.kind) {
@@ -94,7 +94,7 @@ class Lowering {
           reads,
         }
       case 'matmul':
-        return this.matmul(work, packs, chained, parts)
+        return this.matmul(work, packs, rowBlock, parts)
       case 'scatterAdd': {
         const { rows, columns, count, values, indices, base, out } = work
         const strides = { valueStride: values.strides[0], outStride: out.strides[0] }
@@ -115,7 +115,7 @@ class Lowering {
   private matmul(
     work: Matmul,
     packs: Call[],
-    chained: boolean,
+    rowBlock: number | undefined,
     parts: number,
   ): Omit<Call, 'writes' | keyof Cost> {
     const { batch, m, n, k, a, b, c, addend } = work
@@ -140,11 +140,10 @@ class Lowering {
       const kernel = this.kernel(['vector', whole], () => matrixVectorKernel(whole, this.threads, tile.fma))
       return { kernel, operands: operands(b), reads: reads(b.buffer) }
     }
-    const partition = chained ? partitionOf(work) : undefined
-    const plan = partition
+    const plan = rowBlock
       ? {
           kBlock: kBlockOf(k, packBlock),
-          rowBlock: partition.rowBlock,
+          rowBlock,
           columnBlock: Math.ceil(n / tile.columns) * tile.columns,
           packsB: false,
         }

@@ -124,6 +124,18 @@ function storing(instruction: Instruction, copyOf: (buffer: Buffer) => Buffer | 
 const plainType: TypeOf = ({ dtype }) => (dtype === 'float32' ? 'f32' : 'i32')
 
 /**
+ * Memory has one type, so a result of one type does not reuse the memory of the other. The scheduler, which knows no
+ * types, may have made it an alias: this undoes that, in the program's own buffers.
+ */
+function separateTypes(instructions: readonly Instruction[], isHalf: (buffer: Buffer) => boolean): void {
+  for (const { writes } of instructions) {
+    for (const buffer of writes)
+      if (buffer.aliasOf && !buffer.allocation.variable && isHalf(buffer) !== isHalf(buffer.aliasOf))
+        buffer.separate()
+  }
+}
+
+/**
  * Temporaries that may be f16: those that only products and attention read, and the results of products of activations,
  * whoever reads them, as usual in mixed precision (Micikevicius et al. 2018). Sums that continue in memory, such as
  * gradients of weights and the residual stream, stay float32.
@@ -181,12 +193,7 @@ function halfTemporaries({ instructions, inputs, outputs }: Program): Buffer[] {
     buffer.dtype === 'float32' &&
     !wide.has(buffer) &&
     (produced.has(buffer) || (multiplied.has(buffer) && !loaded.has(buffer)))
-  // An allocation has one type, so a buffer of another type than its alias gets its own memory.
-  for (const { writes } of instructions) {
-    for (const buffer of writes)
-      if (buffer.aliasOf && !buffer.allocation.variable && mayBeHalf(buffer) !== mayBeHalf(buffer.aliasOf))
-        buffer.aliasOf = undefined
-  }
+  separateTypes(instructions, mayBeHalf)
   const roots = new Map<Buffer, boolean>()
   for (const { reads, writes } of instructions) {
     for (const buffer of [...reads, ...writes])
