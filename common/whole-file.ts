@@ -1,7 +1,7 @@
 import { mkdir, open, rename, rm, type FileHandle } from 'node:fs/promises'
 import { dirname, relative } from 'node:path'
 import { reasonOf, UserError } from './errors.ts'
-import { besideName } from '../data/cache/leftovers.ts'
+import { besideName } from './temporary-files.ts'
 
 /**
  * Writes beside and renames: whoever reads `path`, now or after a crash, finds all of it or nothing. Errors of

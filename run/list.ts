@@ -1,7 +1,7 @@
 /** What "npm run runs" prints: a line for each run, the newest last. */
 import { join } from 'node:path'
 import { UserError, handleErrors } from '../common/errors.ts'
-import { type FoundRun, filesOf, listRuns } from './record/folders.ts'
+import { type FoundRun, filesOf, listRuns } from './folders/find-run.ts'
 import { divergenceIn, evaluationsIn, readRows } from './record/metrics.ts'
 import { parseOptions } from './options/options.ts'
 import { printable, warn } from '../common/printable.ts'

@@ -1,8 +1,8 @@
 /** What npm start runs: the experiment that the first argument names, else that of the run in question, else main.ts. */
 import { pathToFileURL } from 'node:url'
 import { handleErrors } from '../common/errors.ts'
-import { resumed } from './record/resume.ts'
-import { namedScript, scriptAt, scriptOf } from './record/script.ts'
+import { resumed } from './options/resume.ts'
+import { namedScript, scriptAt, scriptOf } from './options/script.ts'
 
 handleErrors()
 const args = process.argv.slice(2)

@@ -4,7 +4,7 @@ import { mkdir, rename, rm, stat, utimes, writeFile } from 'node:fs/promises'
 import { hostname } from 'node:os'
 import { dirname } from 'node:path'
 import { codeOf } from '../../common/errors.ts'
-import { runsHere } from './leftovers.ts'
+import { runsHere } from '../../common/temporary-files.ts'
 import { readRegular } from '../../common/regular-file.ts'
 
 export type Turns = {

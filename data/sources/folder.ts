@@ -1,5 +1,5 @@
 import { basename, join, resolve } from 'node:path'
-import { openHalves } from './splits.ts'
+import { openHalves } from './split-files.ts'
 import { findFile } from './local-file.ts'
 import { namesIn } from '../../common/regular-file.ts'
 import { fileText, type Source } from './text.ts'

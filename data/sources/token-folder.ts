@@ -1,7 +1,7 @@
 import { basename, join, resolve } from 'node:path'
 import { reasonOf, UserError } from '../../common/errors.ts'
 import { readOnce } from '../cache/content.ts'
-import { hasHalves } from './splits.ts'
+import { hasHalves } from './split-files.ts'
 import { findFile, type LocalFile } from './local-file.ts'
 import { namesIn, openRegular } from '../../common/regular-file.ts'
 import { readTokens, type Reading } from '../tokens/token-file.ts'

@@ -3,7 +3,7 @@ import { crc32 } from 'node:zlib'
 import { openPromise, type Entry } from 'yauzl'
 import { reasonOf, UserError } from '../../common/errors.ts'
 import { refusalOf } from './damage.ts'
-import { openHalves } from './splits.ts'
+import { openHalves } from './split-files.ts'
 import { findFile, type LocalFile } from './local-file.ts'
 import type { Source, Text } from './text.ts'
 

@@ -12,8 +12,8 @@ import {
 } from './options.ts'
 import { warn } from '../../common/printable.ts'
 import { repeatRun } from '../repeat.ts'
-import { type Resumed, resumed } from '../record/resume.ts'
-import { isSameScript } from '../record/script.ts'
+import { type Resumed, resumed } from './resume.ts'
+import { isSameScript } from './script.ts'
 
 /** What a new run does on a real GPU. */
 interface GpuPreset {

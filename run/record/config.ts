@@ -1,6 +1,6 @@
 /** A run's config.json: what the run is, and the options that --resume takes from there. */
-import { isRecord } from './json-numbers.ts'
-import { showSealed } from './sealed.ts'
+import { isRecord } from '../../common/json.ts'
+import { showSealed } from '../../common/sealed-json.ts'
 
 /** What a run's config.json says of it. */
 export type Config = {

@@ -1,7 +1,7 @@
 /** The rows that a run which goes on had before. */
-import { showJson } from './json-numbers.ts'
+import { showJson } from '../../common/json.ts'
 import { type MetricsRow, readRows } from './metrics.ts'
-import type { Notes } from './notes.ts'
+import type { Notes } from '../checkpoint/notes.ts'
 
 /**
  * The rows of a run that goes on from a checkpoint. Up to there they are the checkpoint's, which has a checksum; where

@@ -1,6 +1,6 @@
 import { appendFileSync } from 'node:fs'
 import { UserError, reasonOf } from '../../common/errors.ts'
-import { showJson } from './json-numbers.ts'
+import { showJson } from '../../common/json.ts'
 import { snakeCase } from '../../common/nearest-name.ts'
 
 /**

@@ -1,6 +1,6 @@
 /** A run's metrics.jsonl: a line of JSON for each row of its table. */
-import { isRecord, numberOf, showJson } from './json-numbers.ts'
-import { appendOwn, readOwn } from './own-file.ts'
+import { isRecord, numberOf, showJson } from '../../common/json.ts'
+import { appendOwn, readOwn } from '../folders/own-file.ts'
 import { writeWhole } from './whole-file.ts'
 
 /** A row of the table, by the names of its columns, and how far the run was. */

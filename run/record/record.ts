@@ -1,15 +1,15 @@
 /** What a run leaves behind in its folder, and where it goes on from. */
 import { existsSync } from 'node:fs'
 import { join } from 'node:path'
-import { DivergedError, type State, checkpointsIn } from './checkpoint.ts'
+import { DivergedError, type State, checkpointsIn } from '../checkpoint/checkpoint.ts'
 import { type Config, keptArguments, showConfig } from './config.ts'
 import { environment } from './environment.ts'
 import { UserError, adviseWhenLost, isOfMachine, reasonOf } from '../../common/errors.ts'
 import { type RunOptions, runFlags } from '../options/flags.ts'
-import { filesOf, findRun } from './folders.ts'
+import { filesOf, findRun } from '../folders/find-run.ts'
 import { headerText } from '../terminal/header.ts'
 import { readHistory } from './history.ts'
-import { lockFolder } from './lock.ts'
+import { lockFolder } from '../folders/lock.ts'
 import {
   type MetricsRow,
   appendRow,
@@ -19,11 +19,11 @@ import {
   whatDiverged,
   writeRows,
 } from './metrics.ts'
-import { makeFolder, refuseTaken } from './new-folder.ts'
+import { makeFolder, refuseTaken } from '../folders/new-folder.ts'
 import { argumentsOf } from '../options/options.ts'
 import { printable, warn } from '../../common/printable.ts'
 import { reportHtml } from './report.ts'
-import { loadWeights } from './weights.ts'
+import { loadWeights } from '../checkpoint/weights.ts'
 import { removeParts, writeWhole } from './whole-file.ts'
 
 /** A run in its folder. */

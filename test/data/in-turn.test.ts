@@ -6,7 +6,7 @@ import { hostname, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, test } from 'node:test'
 import { inTurn } from '../../data/cache/in-turn.ts'
-import { besideName, removeLeftovers } from '../../data/cache/leftovers.ts'
+import { besideName, removeLeftovers } from '../../common/temporary-files.ts'
 
 let folder = ''
 let path = ''

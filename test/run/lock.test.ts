@@ -9,7 +9,7 @@ import { join, resolve } from 'node:path'
 import { after, beforeEach, describe, test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { pathToFileURL } from 'node:url'
-import { lockFolder } from '../../run/record/lock.ts'
+import { lockFolder } from '../../run/folders/lock.ts'
 
 const all = mkdtempSync(join(tmpdir(), 'hlb-gpt-'))
 let folder = ''
@@ -19,7 +19,7 @@ beforeEach(() => {
 after(() => rmSync(all, { recursive: true }))
 
 const locks = () => readdirSync(folder).filter(name => name.startsWith('lock-'))
-const lockModule = pathToFileURL(resolve(import.meta.dirname, '../../run/record/lock.ts')).href
+const lockModule = pathToFileURL(resolve(import.meta.dirname, '../../run/folders/lock.ts')).href
 const script = `
   import { lockFolder } from '${lockModule}'
   import { handleErrors } from '${lockModule.replace('lock.ts', 'errors.ts')}'

@@ -5,7 +5,7 @@ import { join } from 'node:path'
 import { after, test } from 'node:test'
 import { type NDArray, array } from '../../engine/index.ts'
 import { UserError } from '../../common/errors.ts'
-import { openSafetensors, writeSafetensors } from '../../run/record/safetensors.ts'
+import { openSafetensors, writeSafetensors } from '../../run/checkpoint/safetensors.ts'
 import { readGolden } from '../golden/golden.ts'
 
 const folder = mkdtempSync(join(tmpdir(), 'hlb-gpt-'))

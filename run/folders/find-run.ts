@@ -1,12 +1,12 @@
 /** The runs in a folder of runs. */
 import { lstat, readdir } from 'node:fs/promises'
 import { join } from 'node:path'
-import { type Config, configOf } from './config.ts'
+import { type Config, configOf } from '../record/config.ts'
 import { UserError, codeOf, reasonOf } from '../../common/errors.ts'
 import { nearestName } from '../../common/nearest-name.ts'
-import { lastNotes } from './notes.ts'
+import { lastNotes } from '../checkpoint/notes.ts'
 import { readOwn } from './own-file.ts'
-import { unseal } from './sealed.ts'
+import { unseal } from '../../common/sealed-json.ts'
 
 /** The files in the folder of a run. */
 export const filesOf = (folder: string) => ({

@@ -1,6 +1,6 @@
 /** JSON files that carry a checksum of their own content: a flipped bit is found when they are read. */
 import { createHash } from 'node:crypto'
-import { isRecord, showJson } from './json-numbers.ts'
+import { isRecord, showJson } from './json.ts'
 
 /** The format of what is written here. A file of a later one is not read. */
 const format = 2

@@ -7,11 +7,11 @@ import { type Parameters, type Variable, parametersOf } from '../../engine/index
 import { UserError, isOfMachine, reasonOf } from '../../common/errors.ts'
 import { makeFolders } from '../../common/make-folders.ts'
 import { type Notes, checkpointFiles, readNotes, stepsIn } from './notes.ts'
-import { namesInOwn, openOwn } from './own-file.ts'
+import { namesInOwn, openOwn } from '../folders/own-file.ts'
 import { openSafetensors, writeSafetensors } from './safetensors.ts'
-import { showSealed } from './sealed.ts'
+import { showSealed } from '../../common/sealed-json.ts'
 import { namedWeights, readInto, refuseLeftovers } from './weights.ts'
-import { writeWhole } from './whole-file.ts'
+import { writeWhole } from '../record/whole-file.ts'
 
 /** How far a run is, in numbers: from these its batches, its random numbers and its schedules follow. */
 export type Position = Record<string, number> & { step: number }

@@ -3,7 +3,7 @@ import { randomUUID } from 'node:crypto'
 import { lstat, readdir, rm } from 'node:fs/promises'
 import { hostname } from 'node:os'
 import { join } from 'node:path'
-import { codeOf } from '../../common/errors.ts'
+import { codeOf } from './errors.ts'
 
 const host = hostname().replaceAll(/[^\w-]/g, '_')
 const uuid = '[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}'

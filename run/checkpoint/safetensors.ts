@@ -2,7 +2,7 @@ import type { FileHandle } from 'node:fs/promises'
 import { openRegular } from '../../common/regular-file.ts'
 import { NDArray, type Shape } from '../../engine/index.ts'
 import { UserError, reasonOf } from '../../common/errors.ts'
-import { duplicateKey } from './json.ts'
+import { duplicateKey } from '../record/json.ts'
 
 /** What can be stored: an engine's variable is one. */
 export type Storable = {

@@ -3,12 +3,12 @@
  * under one checksum.
  */
 import { join } from 'node:path'
-import { type Config, configOf, keptArguments } from './config.ts'
-import { isRecord, numberOf } from './json-numbers.ts'
-import { type MetricsRow, rowOf } from './metrics.ts'
+import { type Config, configOf, keptArguments } from '../record/config.ts'
+import { isRecord, numberOf } from '../../common/json.ts'
+import { type MetricsRow, rowOf } from '../record/metrics.ts'
 import { dottedNames } from '../../common/nearest-name.ts'
-import { namesInOwn, readOwn } from './own-file.ts'
-import { unseal } from './sealed.ts'
+import { namesInOwn, readOwn } from '../folders/own-file.ts'
+import { unseal } from '../../common/sealed-json.ts'
 
 /** What every run counts. */
 const counters = ['step', 'tokens', 'seconds', 'flops']

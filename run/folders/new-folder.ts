@@ -3,7 +3,7 @@ import { existsSync } from 'node:fs'
 import { mkdir, readdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import { UserError, codeOf, reasonOf } from '../../common/errors.ts'
-import { dateName, filesOf } from './folders.ts'
+import { dateName, filesOf } from './find-run.ts'
 import { makeFolders } from '../../common/make-folders.ts'
 
 /** Throws UserError unless a new run may have this name. */

@@ -1,7 +1,7 @@
-import { type Config, onlyNamed } from './config.ts'
-import { filesOf, findRun } from './folders.ts'
+import { type Config, onlyNamed } from '../record/config.ts'
+import { filesOf, findRun } from '../folders/find-run.ts'
 import { join } from 'node:path'
-import { lastNotes } from './notes.ts'
+import { lastNotes } from '../checkpoint/notes.ts'
 
 /** A command line that goes on with a run (--resume), or only samples from one (--no-train). */
 export type Resumed = {
