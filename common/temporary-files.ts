@@ -1,48 +1,50 @@
-/** Names for what is written beside its place first, and the removal of what killed processes left of it. */
+/** Names for files that are being written, and removal of those that killed processes left behind. */
 import { randomUUID } from 'node:crypto'
 import { lstat, readdir, rm } from 'node:fs/promises'
 import { hostname } from 'node:os'
 import { join } from 'node:path'
-import { codeOf } from './errors.ts'
+import { runsHere } from './process-identity.ts'
 
 const host = hostname().replaceAll(/[^\w-]/g, '_')
 const uuid = '[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}'
-/** What besideName makes, or a lock of in-turn.ts. The process is missing in names that earlier versions made. */
-const isOurs = new RegExp(`(?:\\.([\\w-]+)-(\\d+))?[.-]${uuid}$|\\.lock$`)
+/** What temporaryName makes, with the host and the process. Earlier versions left out these two, or the ending. */
+const temporary = new RegExp(`(?:\\.([\\w-]+)-(\\d+))?[.-]${uuid}(?:\\.part)?$`)
 
 const minute = 60_000
 const hour = 60 * minute
 
-/** A name beside a path that no other process uses. It says whose it is. */
-export function besideName(path: string): string {
-  return `${path}.${host}-${process.pid}.${randomUUID()}`
+/** A name next to `path` that no other process uses, with this machine and process in it. */
+export function temporaryName(path: string): string {
+  return `${path}.${host}-${process.pid}.${randomUUID()}.part`
+}
+
+/** Whether a name is a temporary one. */
+export const isTemporary = (name: string): boolean => temporary.test(name)
+
+export type Leftovers = {
+  /** Which names may be removed. */
+  readonly isWanted?: (name: string) => boolean
+  /** Milliseconds since the last write after which a file is removed; see removeLeftovers for the default. */
+  readonly age?: number
 }
 
 /**
- * Removes from a folder what besideName has named and nobody works on: of a process of this machine that has ended, once
- * it is a minute old (another container may have the same name and other processes), and of any process once nothing
- * was written to it for an hour.
+ * Removes the temporary files in a folder that no process writes to any more. By default these are the files of a process
+ * of this machine that has ended, once they are a minute old (another container may share the host name but not the
+ * process numbers), and those of any process after an hour without a write. What cannot be removed stays.
  */
-export async function removeLeftovers(folder: string): Promise<void> {
+export async function removeLeftovers(
+  folder: string,
+  { isWanted = isTemporary, age }: Leftovers = {},
+): Promise<void> {
   const names = await readdir(folder).catch(() => [])
-  for (const name of names) {
-    const [isOne, owner, pid] = isOurs.exec(name) ?? []
-    if (isOne === undefined) continue
+  for (const name of names.filter(isWanted)) {
     const path = join(folder, name)
     const found = await lstat(path).catch(() => undefined)
     if (!found) continue
-    const age = Date.now() - found.mtimeMs
-    const isAbandoned = owner === host && pid !== undefined && !runsHere(Number(pid))
-    if (age > (isAbandoned ? minute : hour)) await rm(path, { recursive: true, force: true }).catch(() => {})
-  }
-}
-
-/** Whether this machine has a process of this number. */
-export function runsHere(pid: number): boolean {
-  try {
-    process.kill(pid, 0)
-    return true
-  } catch (error) {
-    return codeOf(error) !== 'ESRCH' // EPERM: it is there, and somebody else's
+    const [, owner, pid] = temporary.exec(name) ?? []
+    const hasEnded = owner === host && pid !== undefined && !runsHere(Number(pid))
+    if (Date.now() - found.mtimeMs < (age ?? (hasEnded ? minute : hour))) continue
+    await rm(path, { recursive: true, force: true }).catch(() => {})
   }
 }

@@ -1,7 +1,8 @@
 import { availableParallelism } from 'node:os'
 import { type Backend, GpuError, type Precision, cpuBackend, gpuBackend } from '../engine/index.ts'
 import { nodeGpu } from '../engine/gpu/runtime/node.ts'
-import { UserError, sentence } from '../common/errors.ts'
+import { UserError } from '../common/errors.ts'
+import { sentence } from './process/handle-errors.ts'
 import type { Flag } from './options/options.ts'
 import { type Progress, createProgress } from '../common/progress.ts'
 

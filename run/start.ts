@@ -1,6 +1,6 @@
 /** What npm start runs: the experiment that the first argument names, else that of the run in question, else main.ts. */
 import { pathToFileURL } from 'node:url'
-import { handleErrors } from '../common/errors.ts'
+import { handleErrors } from './process/handle-errors.ts'
 import { resumed } from './options/resume.ts'
 import { namedScript, scriptAt, scriptOf } from './options/script.ts'
 

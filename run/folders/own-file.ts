@@ -1,28 +1,27 @@
-/** The files in a run's folder. Somebody else may have made it: links, pipes and devices there are refused. */
-import { constants, type FileHandle, lstat, open, readdir } from 'node:fs/promises'
-import { openRegular } from '../../common/regular-file.ts'
+/** Reads and appends to files in a run's folder. The folder may come from someone else: links, pipes and devices are refused. */
+import { constants, type FileHandle, lstat, open } from 'node:fs/promises'
 import { UserError, codeOf, reasonOf } from '../../common/errors.ts'
+import { namesIn, openRegular, readable } from '../../common/regular-file.ts'
 
-/** Opens a file of a run's folder to read it; undefined if there is none. Throws UserError if it cannot be read. */
+/** Opens a file for reading; undefined if it does not exist. Throws a UserError if it cannot be read. */
 export async function openOwn(path: string): Promise<FileHandle | undefined> {
-  return (await isThere(path)) ? await openRegular(path) : undefined
+  return (await exists(path)) ? await openRegular(path) : undefined
 }
 
-/** The text of a file of a run's folder; undefined if there is none. Throws UserError if it cannot be read. */
+/** The text of a file; undefined if it does not exist. Throws a UserError if it cannot be read. */
 export async function readOwn(path: string): Promise<string | undefined> {
   const file = await openOwn(path)
+  if (!file) return undefined
   try {
-    return await file?.readFile('utf8')
-  } catch (error) {
-    throw new UserError(`${path} cannot be read (${reasonOf(error)}).`)
+    return await readable(path, () => file.readFile('utf8'))
   } finally {
-    await file?.close()
+    await file.close()
   }
 }
 
-/** Adds to a file of a run's folder; it is on the disk when this returns. */
+/** Appends to a file. The text is on the disk when this returns. */
 export async function appendOwn(path: string, text: string): Promise<void> {
-  // Neither through a link nor into a pipe. Windows has neither flag.
+  // Does not follow a link and does not wait for a pipe's reader. Windows has neither flag.
   const { O_WRONLY, O_APPEND, O_CREAT, O_NOFOLLOW = 0, O_NONBLOCK = 0 } = constants
   const file = await open(path, O_WRONLY | O_APPEND | O_CREAT | O_NOFOLLOW | O_NONBLOCK)
   try {
@@ -33,23 +32,18 @@ export async function appendOwn(path: string, text: string): Promise<void> {
   }
 }
 
-/** The names in a folder of a run's folder; none where there is no such folder. Throws UserError if it cannot be read. */
+/** The names in a folder of the run's folder; none if it does not exist. Throws a UserError if it cannot be read. */
 export async function namesInOwn(folder: string): Promise<string[]> {
-  if (!(await isThere(folder))) return []
-  try {
-    return await readdir(folder)
-  } catch (error) {
-    throw new UserError(`${folder} cannot be read (${reasonOf(error)}).`)
-  }
+  return (await exists(folder)) ? await namesIn(folder) : []
 }
 
-/** Whether there is something of this name. A link is refused. */
-async function isThere(path: string): Promise<boolean> {
+/** Whether a path exists. Throws a UserError for a link. */
+async function exists(path: string): Promise<boolean> {
   try {
     if (!(await lstat(path)).isSymbolicLink()) return true
   } catch (error) {
     if (codeOf(error) === 'ENOENT') return false
     throw new UserError(`${path} cannot be read (${reasonOf(error)}).`)
   }
-  throw new UserError(`${path} is a link: a run's folder has its files in itself.`)
+  throw new UserError(`${path} is a link. The files of a run must be in its own folder.`)
 }

@@ -1,6 +1,7 @@
 import { findsGpu } from '../device.ts'
 import { scriptName } from '../record/environment.ts'
-import { UserError, handleErrors } from '../../common/errors.ts'
+import { UserError } from '../../common/errors.ts'
+import { handleErrors } from '../process/handle-errors.ts'
 import { type RunOptions, runFlags } from './flags.ts'
 import {
   type Command,

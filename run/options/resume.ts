@@ -1,5 +1,6 @@
 import { type Config, onlyNamed } from '../record/config.ts'
-import { filesOf, findRun } from '../folders/find-run.ts'
+import { findRun } from '../folders/find-run.ts'
+import { filesOf } from '../folders/run-files.ts'
 import { join } from 'node:path'
 import { lastNotes } from '../checkpoint/notes.ts'
 

@@ -4,9 +4,11 @@ import { join } from 'node:path'
 import { DivergedError, type State, checkpointsIn } from '../checkpoint/checkpoint.ts'
 import { type Config, keptArguments, showConfig } from './config.ts'
 import { environment } from './environment.ts'
-import { UserError, adviseWhenLost, isOfMachine, reasonOf } from '../../common/errors.ts'
+import { UserError, reasonOf } from '../../common/errors.ts'
+import { adviseOnGpuLoss, isMachineError } from '../process/handle-errors.ts'
 import { type RunOptions, runFlags } from '../options/flags.ts'
-import { filesOf, findRun } from '../folders/find-run.ts'
+import { findRun } from '../folders/find-run.ts'
+import { filesOf, tidyRun } from '../folders/run-files.ts'
 import { headerText } from '../terminal/header.ts'
 import { readHistory } from './history.ts'
 import { lockFolder } from '../folders/lock.ts'
@@ -24,7 +26,7 @@ import { argumentsOf } from '../options/options.ts'
 import { printable, warn } from '../../common/printable.ts'
 import { reportHtml } from './report.ts'
 import { loadWeights } from '../checkpoint/weights.ts'
-import { removeParts, writeWhole } from './whole-file.ts'
+import { writeWhole } from '../../common/whole-file.ts'
 
 /** A run in its folder. */
 export type RunRecord = {
@@ -77,11 +79,8 @@ export async function openRecord(
   let checkpoints = checkpointsIn(files.checkpoints, warn)
 
   let lock = before && train ? await lockFolder(folder) : undefined
-  if (before && train) {
-    // While the folder is this process's own, nobody writes there but those who want the lock.
-    await removeParts(folder, 0, name => !name.startsWith('lock-'))
-    await removeParts(files.checkpoints, 0)
-  }
+  // This process has the lock, so no other process is writing these files.
+  if (before && train) await tidyRun(folder, 0)
   // A sample takes the network alone.
   const needed = train ? state : { ...state, optimizer: {} }
   const from = before && (await checkpoints.load(needed))
@@ -117,7 +116,7 @@ export async function openRecord(
       await lock?.confirm()
       await action()
     } catch (error) {
-      if (error instanceof UserError || isOfMachine(error)) throw error
+      if (error instanceof UserError || isMachineError(error)) throw error
       const { last } = checkpoints
       const left = last === undefined ? 'it has no checkpoint' : `its checkpoint of step ${last} is there`
       throw new UserError(`${folder} cannot be written to (${reasonOf(error)}); ${left}.`)
@@ -137,7 +136,7 @@ export async function openRecord(
     )
   }
   const report = () => writeWhole(files.report, reportHtml({ config, options, rows, sample }))
-  adviseWhenLost(() => {
+  adviseOnGpuLoss(() => {
     // A run can be named once it has a config.
     if (!train || !existsSync(files.config)) return 'start again.'
     const { last } = checkpoints

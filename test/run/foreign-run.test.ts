@@ -28,7 +28,7 @@ import { reportHtml } from '../../run/record/report.ts'
 import { resumed } from '../../run/options/resume.ts'
 import { scriptOf } from '../../run/options/script.ts'
 import { loadWeights } from '../../run/checkpoint/weights.ts'
-import { removeParts } from '../../run/record/whole-file.ts'
+import { tidyRun } from '../../run/folders/run-files.ts'
 import { main, rowsOf } from '../support/command.ts'
 
 const folder = mkdtempSync(join(tmpdir(), 'hlb-gpt-'))
@@ -366,9 +366,9 @@ test('what a killed process left half written goes when it is old, or nobody els
   const where = join(folder, 'parts')
   mkdirSync(where)
   for (const name of names) writeFileSync(join(where, name), '')
-  await removeParts(where, 3_600_000)
+  await tidyRun(where, 3_600_000)
   assert.deepEqual(readdirSync(where).toSorted(), names.toSorted())
-  await removeParts(where, 0, name => !name.startsWith('lock-'))
+  await tidyRun(where, 0)
   assert.deepEqual(readdirSync(where).toSorted(), names.slice(1).toSorted())
 })
 

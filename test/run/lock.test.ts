@@ -25,7 +25,7 @@ const script = `
   import { handleErrors } from '${lockModule.replace('lock.ts', 'errors.ts')}'
   handleErrors()
   const [folder, beat, patience] = process.argv.slice(1)
-  const lock = await lockFolder(folder, { beat: Number(beat), patience: Number(patience) })
+  const lock = await lockFolder(folder, { interval: Number(beat), timeout: Number(patience) })
   console.log('locked')
   process.stdin.on('data', async () => {
     await lock.confirm()
@@ -102,7 +102,10 @@ describe('the lock of a folder', () => {
     const path = join(folder, 'lock-foreign')
     writeFileSync(path, foreign)
     const timer = setInterval(() => utimesSync(path, new Date(), new Date()), 100)
-    await assert.rejects(lockFolder(folder, { beat: 200, patience: 60_000 }), /in use by process 7 on web-1/)
+    await assert.rejects(
+      lockFolder(folder, { interval: 200, timeout: 60_000 }),
+      /in use by process 7 on web-1/,
+    )
     clearInterval(timer)
     assert.deepEqual(locks(), ['lock-foreign'])
   })

@@ -10,7 +10,8 @@ import { headerText } from '../../run/terminal/header.ts'
 import { nearestName } from '../../common/nearest-name.ts'
 import { makeFolders } from '../../common/make-folders.ts'
 import { createProgress, duration, type Screen } from '../../common/progress.ts'
-import { createTable, trainingColumns } from '../../run/terminal/table.ts'
+import { rowOf, trainingColumns } from '../../run/terminal/columns.ts'
+import { createTable } from '../../run/terminal/table.ts'
 import { wrapText } from '../../run/terminal/wrap.ts'
 
 const project = pathToFileURL(resolve(import.meta.dirname, '../..')).href
@@ -56,6 +57,32 @@ describe('the table', () => {
       '|       |   1210 |      1.100 |          |                |           |         |           |           |          |        |         |',
       rule,
     ])
+  })
+
+  test('computes each column from the moment of a row', () => {
+    const row = rowOf({
+      at: { step: 30, tokens: 3000, seconds: 9 },
+      results: { loss: 2, accuracy: 0.5, gradNorm: 1.5 },
+      validation: { loss: Math.LN2, accuracy: 0.25 },
+      since: { tokens: 1000, flops: 8e9, seconds: 4 },
+      epochTokens: 12_000,
+      bytesPerToken: 4,
+      peakGflops: 8,
+    })
+    assert.deepEqual(row, {
+      epoch: 0.25,
+      step: 30,
+      trainLoss: 2,
+      valLoss: Math.LN2,
+      valPerplexity: Math.exp(Math.LN2),
+      trainAccuracy: 0.5,
+      valAccuracy: 0.25,
+      gradNorm: 1.5,
+      bitsPerByte: 0.25,
+      tokensPerSecond: 250,
+      peakShare: 0.25,
+      seconds: 9,
+    })
   })
 
   test('closes without a rule when there was no row', () => {
@@ -236,7 +263,7 @@ test('the nearest name is the likely one, or none', () => {
 
 describe('errors', () => {
   function runScript(script: string): { status: number | null; stderr: string } {
-    const code = `import { handleErrors, UserError } from 'project/common/errors.ts'; handleErrors(); ${script}`
+    const code = `import { UserError } from 'project/common/errors.ts'; import { handleErrors } from 'project/run/process/handle-errors.ts'; handleErrors(); ${script}`
     const { status, stderr } = spawnSync(process.execPath, nodeArguments(code), { encoding: 'utf8' })
     return { status, stderr }
   }
@@ -255,7 +282,7 @@ describe('errors', () => {
 
   test('a reader that goes away ends the run quietly', async () => {
     const script = `
-      import { handleErrors } from 'project/common/errors.ts'
+      import { handleErrors } from 'project/run/process/handle-errors.ts'
       handleErrors()
       setInterval(() => console.log('row'), 5)`
     const child = spawn(process.execPath, nodeArguments(script), { stdio: ['ignore', 'pipe', 'pipe'] })
@@ -274,7 +301,7 @@ test(
   { skip: !existsSync('/dev/full') },
   () => {
     const script = `
-    import { handleErrors } from 'project/common/errors.ts'
+    import { handleErrors } from 'project/run/process/handle-errors.ts'
     handleErrors()
     console.log('row')
     setTimeout(() => (console.log('row'), process.exitCode = 7), 20)`
