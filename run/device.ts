@@ -40,7 +40,7 @@ export async function chooseBackend(options: DeviceOptions): Promise<Backend> {
   const most = Math.max(16, 2 * availableParallelism())
   if (threads !== undefined && threads > most) {
     throw new UserError(
-      `--threads ${threads} is more than is of use here: this machine has ${availableParallelism()} cores, and the limit is ${most} threads.`,
+      `--threads ${threads} is too many: this machine has ${availableParallelism()} cores, and the limit is ${most} threads.`,
     )
   }
   const onCpu = { ...(threads !== undefined && { threads }) }

@@ -23,7 +23,7 @@ export async function openSplits<T>(
   const [pair, other] = usualNames.filter(pair => pair.every(name => names.includes(name)))
   if (pair && other) {
     const both = `${pair.join(' and ')}, and ${other.join(' and ')}`
-    throw new UserError(`${where} has ${both}: remove one of these pairs, since either may be meant.`)
+    throw new UserError(`${where} has ${both}: one of them has to go, since either may be meant.`)
   }
   if (pair) return [await openFile(pair[0]), await openFile(pair[1])]
   const partial = usualNames.find(pair => pair.some(name => names.includes(name)))

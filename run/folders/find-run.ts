@@ -66,7 +66,7 @@ function newest(all: readonly FoundRun[], warn: (message: string) => void): Foun
   const unclear = all.at(-1)
   if (unclear?.config === undefined && unclear?.problem !== undefined) {
     throw new UserError(
-      `${unclear.problem} It may be the newest run: name the run that you mean, such as ${last.name}.`,
+      `${unclear.problem} It may be the newest run: name the one that you mean, such as ${last.name}.`,
     )
   }
   for (const { name, time, config } of all) {

@@ -211,7 +211,7 @@ test('what writes outside of the folder, or fetches, is not taken from it', asyn
   const found = await resumed(['--resume', '--runs', runs], message => void warnings.push(message))
   assert.deepEqual(found?.saved, config.arguments)
   assert.equal(warnings.length, 2)
-  assert.match(warnings[0], /^The run one had --log=\/tmp\/log, which is taken from a command line alone/)
+  assert.match(warnings[0], /^The run one had --log=\/tmp\/log, which is only taken from a command line/)
   const named = await resumed(['--resume', '--runs', runs, '--log', 'mine', '--mirror', 'm'], assert.fail)
   assert.ok(named?.own.includes('mine'))
 })
@@ -330,7 +330,7 @@ describe('rows', () => {
       writeFileSync(path, `${line}\n${right}\n{"half`)
       const rows = await readRows(path, message => void warnings.push(message))
       assert.deepEqual(rows, [{ step: 1, seconds: 1, tokens: 1, trainLoss: 1, another: 2 }])
-      assert.match(warnings.join(), /^Line 1 of \S+ is damaged, and left out\.$/)
+      assert.match(warnings.join(), /^Line 1 of \S+ is damaged and skipped\.$/)
     }
   })
 })
