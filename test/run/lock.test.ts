@@ -22,7 +22,7 @@ const locks = () => readdirSync(folder).filter(name => name.startsWith('lock-'))
 const lockModule = pathToFileURL(resolve(import.meta.dirname, '../../run/folders/lock.ts')).href
 const script = `
   import { lockFolder } from '${lockModule}'
-  import { handleErrors } from '${lockModule.replace('lock.ts', 'errors.ts')}'
+  import { handleErrors } from '${new URL('../process/handle-errors.ts', lockModule).href}'
   handleErrors()
   const [folder, beat, patience] = process.argv.slice(1)
   const lock = await lockFolder(folder, { interval: Number(beat), timeout: Number(patience) })
