@@ -115,7 +115,7 @@ async function isTouched(
   // No clock is that wrong, and no process is busy for that long.
   if (Number((await touchedAt(ownPath)) ?? touched) - Number(touched) > 20 * timeout) return false
   for (let waited = 0; waited < timeout; waited += interval) {
-    if (waited === 2 * interval) console.error(`${notice}, which may have ended: waiting for a sign of life.`)
+    if (waited === 2 * interval) console.error(`${notice}, which may be gone: waiting for a sign of life.`)
     await sleep(interval)
     const now = await touchedAt(path)
     if (now !== touched) return now !== undefined
