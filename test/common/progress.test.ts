@@ -1,5 +1,4 @@
 import assert from 'node:assert/strict'
-import { once } from 'node:events'
 import { describe, test } from 'node:test'
 import { createProgress, duration, type Screen } from '../../common/progress.ts'
 

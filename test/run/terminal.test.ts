@@ -1,5 +1,4 @@
 import assert from 'node:assert/strict'
-import { join } from 'node:path'
 import { describe, test } from 'node:test'
 import { rowOf, trainingColumns } from '../../run/terminal/columns.ts'
 import { headerText } from '../../run/terminal/header.ts'
