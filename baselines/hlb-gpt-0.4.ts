@@ -40,7 +40,7 @@ import { memoryLimit, memoryText } from '../run/memory.ts'
 import { bounded } from '../run/options/options.ts'
 import { profileStep } from '../run/profile.ts'
 import { startRun } from '../run/run.ts'
-import { trainingColumns } from '../run/terminal/table.ts'
+import { trainingColumns } from '../run/terminal/columns.ts'
 import { textWriter } from '../run/terminal/text-writer.ts'
 import {
   clampParameters,

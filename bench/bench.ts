@@ -1,7 +1,8 @@
 // Speed beside the peers, in one run: npm run bench [-- OPTIONS], see --help.
 import { readFileSync } from 'node:fs'
 import { availableParallelism, cpus } from 'node:os'
-import { UserError, handleErrors } from '../common/errors.ts'
+import { UserError } from '../common/errors.ts'
+import { handleErrors } from '../run/process/handle-errors.ts'
 import { parseOptions } from '../run/options/options.ts'
 import { createProgress } from '../common/progress.ts'
 import {

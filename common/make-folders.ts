@@ -1,10 +1,11 @@
+/** Makes a folder and its parents. */
 import { mkdir, stat } from 'node:fs/promises'
 import { dirname } from 'node:path'
 import { codeOf } from './errors.ts'
 
 /**
- * Makes a folder and those above it, where they are not there yet; throws the system's error if it cannot. Node's own
- * recursive mkdir never ends where the system says of a folder that is there that it is not: /proc is one.
+ * Makes a folder and its missing parents. Throws the system's error if that fails. Node's recursive mkdir is not used
+ * since it never returns where the system denies the existence of a folder that exists, as in /proc.
  */
 export async function makeFolders(path: string): Promise<void> {
   if (await isFolder(path)) return
@@ -12,7 +13,7 @@ export async function makeFolders(path: string): Promise<void> {
   try {
     await mkdir(path)
   } catch (error) {
-    // Another process may have made it meanwhile.
+    // Another process may have made it in the meantime.
     if (codeOf(error) !== 'EEXIST' || !(await isFolder(path))) throw error
   }
 }

@@ -1,15 +1,17 @@
-/** The one of `names` that is most like `name`, if any is like enough to be what was meant. */
+/** Finds the name that a user probably meant. */
+
+/** The entry of `names` closest to `name`, or undefined if none is close. */
 export function nearestName(name: string, names: Iterable<string>): string | undefined {
-  let best: string | undefined
+  let nearest: string | undefined
   let least = Infinity
   for (const candidate of names) {
     const distance = editDistance(name.toLowerCase(), candidate.toLowerCase())
-    if (distance < least) [best, least] = [candidate, distance]
+    if (distance < least) [nearest, least] = [candidate, distance]
   }
-  return best !== undefined && least <= Math.max(2, best.length * 0.4) ? best : undefined
+  return nearest !== undefined && least <= Math.max(2, nearest.length * 0.4) ? nearest : undefined
 }
 
-/** How many letters to add, drop or change between two words (Levenshtein), one row of the table at a time. */
+/** The Levenshtein distance of two words, computed one row of its table at a time. */
 function editDistance(from: string, to: string): number {
   let row = Array.from({ length: to.length + 1 }, (_, j) => j)
   for (let i = 1; i <= from.length; i++) {
@@ -21,18 +23,4 @@ function editDistance(from: string, to: string): number {
     row = next
   }
   return row[to.length]!
-}
-
-/** positionBias as position_bias. */
-export const snakeCase = (name: string): string =>
-  name.replace(/[A-Z]/g, capital => `_${capital.toLowerCase()}`)
-
-/** The members of groups of any depth, by their dotted names: { net: { dim: 4 } } as { 'net.dim': 4 }. */
-export function dottedNames(group: unknown, prefix = ''): Record<string, unknown> {
-  if (group === undefined) return {}
-  if (typeof group !== 'object' || group === null || Array.isArray(group)) return { [prefix]: group }
-  const parts = Object.entries(group).map(([name, value]) =>
-    dottedNames(value, prefix ? `${prefix}.${name}` : name),
-  )
-  return Object.fromEntries(parts.flatMap(part => Object.entries(part)))
 }

@@ -1,18 +1,20 @@
-/** What a progress line needs of a terminal: process.stdout is one. */
+/** The progress line at the bottom of a terminal. */
+
+/** The part of a terminal that a progress line uses; process.stdout has it. */
 export type Screen = {
   write(text: string): unknown
   isTTY?: boolean
   columns?: number
 }
 
-/** Columns of a terminal; undefined where there is none, or where it does not know (it then says 0). */
+/** The width of a terminal in columns; undefined if there is no terminal, or if it reports 0 (unknown). */
 export const columnsOf = (screen: Screen): number | undefined =>
   screen.isTTY && screen.columns ? screen.columns : undefined
 
 export type Progress = {
-  /** Redraws the line: how much is done (0 to 1), and what to say beside it. */
+  /** Redraws the line, with the share that is done (0 to 1) and a status text. */
   update(done: number, status: string): void
-  /** Prints a line of output above it. All other output goes through here, or after clear(). */
+  /** Prints a line above it. Other output must go through here, or follow clear(). */
   print(line: string): void
   clear(): void
 }
@@ -21,8 +23,8 @@ const secondsBetweenDraws = 0.1
 const eraseLine = '\r\x1b[K'
 
 /**
- * One line at the foot of a terminal that tells how far the run is; nothing where there is no terminal, or where it
- * cannot erase a line (TERM=dumb, as in an editor's shell).
+ * A line at the bottom of the terminal that shows the progress of some work. It shows nothing without a terminal, or on
+ * one that cannot erase a line (TERM=dumb, as in an editor's shell).
  */
 export function createProgress(
   screen: Screen = process.stdout,
@@ -45,7 +47,7 @@ export function createProgress(
     update(done, status) {
       if (!isShown || now() - lastDraw < secondsBetweenDraws) return
       lastDraw = now()
-      // An error ends the run with the line still there: its message must not be written into it.
+      // An error message must not be printed into the line.
       if (!drawn) process.on('uncaughtExceptionMonitor', clear)
       drawn = true
       const room = (columnsOf(screen) ?? 80) - 1
@@ -54,7 +56,7 @@ export function createProgress(
     print(line) {
       clear()
       screen.write(`${line}\n`)
-      lastDraw = -Infinity // what was cleared comes back at once
+      lastDraw = -Infinity // draw again at the next update
     },
     clear,
   }
@@ -69,7 +71,7 @@ function progressLine(done: number, status: string, elapsed: number): string {
   return `${bar} ${Math.floor(share * 100)}%  ${left}  ${status}`
 }
 
-/** Seconds as a person reads them: 0:07, 2:59, 1:02:30. */
+/** Seconds in minutes and hours: 0:07, 2:59, 1:02:30. */
 export function duration(seconds: number): string {
   const whole = Math.round(seconds)
   const hours = Math.floor(whole / 3600)

@@ -1,16 +1,16 @@
-/** Opens what a path names only if it is a regular file: whatever else may lie there, nothing waits for it. */
+/** Reads paths that users name, with errors in sentences. Only regular files are opened, so nothing hangs on a pipe. */
 import type { Stats } from 'node:fs'
 import { constants, open, readdir, readlink, stat, type FileHandle } from 'node:fs/promises'
 import { codeOf, reasonOf, UserError } from './errors.ts'
 
 /**
- * Opens a regular file to read it. A UserError says why that is impossible: there is no such file, it is a folder, a
- * named pipe, a device or a socket, or the system refuses. Opening a named pipe would wait until somebody writes to it,
- * so its kind is looked at first, and once more when it is open, since it may have changed in between.
+ * Opens a regular file for reading. Throws a UserError if there is no such file, if it is a folder, a named pipe, a device
+ * or a socket, or if the system refuses. Opening a named pipe would block until somebody writes to it, so the kind is
+ * checked first, and again once the file is open, since it may have changed in between.
  */
 export async function openRegular(path: string): Promise<FileHandle> {
   await statRegular(path)
-  // Without O_NONBLOCK a pipe that took the file's place meanwhile would still be waited for. Windows has no such flag.
+  // O_NONBLOCK: if a pipe has replaced the file since, opening it does not block. Windows has no such flag.
   const file = await readable(path, () => open(path, constants.O_RDONLY | (constants.O_NONBLOCK ?? 0)))
   try {
     refuseOthers(path, await readable(path, () => file.stat()))
@@ -21,14 +21,14 @@ export async function openRegular(path: string): Promise<FileHandle> {
   }
 }
 
-/** Size and times of a regular file; a UserError as openRegular's if it is none. `advice` is as in readable. */
-export async function statRegular(path: string, advice?: () => Promise<string>): Promise<Stats> {
-  const found = await readable(path, () => stat(path), advice)
+/** Size and times of a regular file. Throws a UserError as openRegular does. */
+export async function statRegular(path: string): Promise<Stats> {
+  const found = await readable(path, () => stat(path))
   refuseOthers(path, found)
   return found
 }
 
-/** The content of a regular file; a UserError as openRegular's if it is none. */
+/** The content of a regular file. Throws a UserError as openRegular does. */
 export async function readRegular(path: string): Promise<Buffer> {
   const file = await openRegular(path)
   try {
@@ -38,14 +38,14 @@ export async function readRegular(path: string): Promise<Buffer> {
   }
 }
 
-/** The names in a folder; a UserError if it cannot be read. */
+/** The names in a folder. Throws a UserError if it cannot be read. */
 export async function namesIn(folder: string): Promise<string[]> {
   return await readable(folder, () => readdir(folder))
 }
 
 /**
- * Runs what reads a path. Its errors become one sentence that names the path. `advice` ends the one that says that there
- * is no such file.
+ * Runs a function that reads a path, and turns its errors into UserErrors that name the path. If there is no such file,
+ * the message ends with `advice`.
  */
 export async function readable<T>(
   path: string,

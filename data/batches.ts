@@ -1,29 +1,30 @@
+/** Cuts the tokens of a text into batches of windows, for training and for evaluation. */
 import { type NDArray, array } from '../engine/index.ts'
 import { UserError } from '../common/errors.ts'
 import { hash, shuffled } from './shuffle.ts'
 import type { Tokens } from './tokens/tokenizer.ts'
 
-/** Windows of text, a row each, as int32 [batchSize, sequenceLength]: a target is the token that follows its input. */
+/** Windows of text as int32 [batchSize, sequenceLength]. A target is the token that follows its input. */
 export type Batch = {
   inputs: NDArray
   targets: NDArray
 }
 
-/** Which windows a batch draws: all of them follow from these two, so a run repeats and resumes exactly. */
+/** Which windows a batch has. They follow from these two numbers alone, so a run can be repeated and resumed exactly. */
 export type SampleAt = {
   seed: number
-  /** Tokens drawn before this batch. */
+  /** Tokens in all batches before this one. */
   tokensSeen: number
 }
 
-/** Tokens in a batch: as many as the largest language models have been trained with at once. */
+/** The most tokens in a batch: about as many as the largest language models have been trained with. */
 const mostTokens = 2 ** 24
 
 /**
- * The training windows that come next. In each epoch the text is cut into windows side by side, the first one
- * beginning at a random place, and they are drawn in random order: nothing is seen twice before everything was
- * seen once. (Windows at independent random places see 63% of the text in the first epoch, some of it three
- * times over.) The sequence length may change during an epoch: then the text is cut and shuffled anew.
+ * The next batch of training windows. In each epoch the text is cut into adjacent windows, starting at a random offset, and
+ * these are drawn in random order, so nothing is seen twice before everything has been seen once. (Windows at independent
+ * random offsets would cover only 63% of the text in the first epoch.) If the sequence length changes during an epoch,
+ * the text is cut and shuffled again. Throws a UserError if the batch is too large.
  */
 export function sampleBatch(
   tokens: Tokens,
@@ -48,8 +49,8 @@ export function sampleBatch(
 }
 
 /**
- * Batches of windows side by side from the start of the text: the same for every network, so that their losses
- * compare. They have at most `tokenLimit` tokens in all, but one window at least.
+ * Batches of adjacent windows from the start of the text: the same for every network, so that their losses are
+ * comparable. They have at most `tokenLimit` tokens in total, but at least one window.
  */
 export function* validationBatches(
   tokens: Tokens,
@@ -60,13 +61,13 @@ export function* validationBatches(
   checkWindow(tokens, sequenceLength)
   const windows = Math.max(1, Math.floor(Math.min(tokenLimit, tokens.length - 1) / sequenceLength))
   for (let first = 0; first < windows; first += batchSize) {
-    const rows = Math.min(batchSize, windows - first) // the last batch may be smaller, and counts for less
+    const rows = Math.min(batchSize, windows - first) // the last batch may be smaller
     const starts = Array.from({ length: rows }, (_, row) => (first + row) * sequenceLength)
     yield readWindows(tokens, starts, sequenceLength)
   }
 }
 
-/** One window less than fit, which leaves room for the first one's random place. */
+/** One window fewer than fit, to leave room for the random offset of the first. */
 function windowsPerEpoch(tokens: Tokens, sequenceLength: number): number {
   checkWindow(tokens, sequenceLength)
   return Math.max(1, Math.floor(tokens.length / sequenceLength) - 1)

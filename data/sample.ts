@@ -1,18 +1,19 @@
+/** Draws the next token of a sample from the logits. */
 import { hash } from './shuffle.ts'
 
 /** How a token is drawn. */
 export type Draw = {
-  /** 0 takes the likeliest token, 1 goes by the probabilities. */
+  /** 0 always takes the most likely token, 1 samples from the network's probabilities. */
   temperature: number
-  /** Only so many of the likeliest tokens are drawn from; 0 is all of them. */
+  /** Sample only from this many most likely tokens; 0 means all of them. */
   topK?: number
   seed: number
   index: number
 }
 
 /**
- * Draws a token by softmax(logits / temperature). It follows from seed and index alone, so a sample repeats.
- * A vocabulary is large, and a token takes a few milliseconds: hence the plain loops.
+ * Samples a token from softmax(logits / temperature). The random number follows from seed and index alone, so a sample can
+ * be repeated. The loops are plain because a vocabulary is large and each token should take only a few milliseconds.
  */
 export function sampleToken(
   logits: Float32Array | Int32Array,
@@ -36,9 +37,9 @@ export function sampleToken(
   return token
 }
 
-/** The n-th of some numbers, the largest being the first. */
+/** The n-th largest number, with the largest as the first. */
 function nthLargest(numbers: Float32Array | Int32Array, n: number): number {
-  // The n largest so far, as a heap: none is more than the two at 2i + 1 and 2i + 2, and the least is the first.
+  // A heap of the n largest numbers so far: each is at most those at 2i + 1 and 2i + 2, so the first is the least.
   const heap = numbers.slice(0, n).sort()
   for (let i = n; i < numbers.length; i++) {
     const number = numbers[i]

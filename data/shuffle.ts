@@ -1,11 +1,13 @@
+/** A hash of numbers, and a shuffle that needs no memory. */
+
 /**
- * Where `index` goes when 0 .. count-1 are shuffled by `key`: computed from these three alone, so that a
- * shuffle of any size needs no memory and can be taken up anywhere. A Feistel network mixes the two halves of
- * the index's bits, which permutes 0 .. 4^n-1; a result that is not below count is put in again until one is.
+ * The position of `index` after 0 .. count-1 are shuffled with `key`. It is computed from these three numbers alone, so
+ * shuffles of any size need no memory and can resume anywhere. A Feistel network on the two halves of the index's bits
+ * permutes 0 .. 4^n-1; it is applied again to a result that is not below count ("cycle walking").
  */
 export function shuffled(index: number, count: number, key: number): number {
   const halfBits = Math.ceil(Math.log2(Math.max(count, 4)) / 2)
-  const halfSize = 2 ** halfBits // up to 2^26 each, so that the whole stays an exact number
+  const halfSize = 2 ** halfBits // at most 2^26, so that a float64 holds the whole number exactly
   let place = index
   do {
     let high = Math.floor(place / halfSize)
@@ -19,8 +21,8 @@ export function shuffled(index: number, count: number, key: number): number {
 }
 
 /**
- * 32 well-mixed bits of some whole numbers from 0 to 2^53 - 1 (each step is the finalizer of MurmurHash3). Of one that
- * has more than 32 bits the others are mixed in last.
+ * A 32-bit hash of whole numbers from 0 to 2^53 - 1. Each step is the finalizer of MurmurHash3. The bits above the lowest
+ * 32 of each number are mixed in last.
  */
 export function hash(...values: number[]): number {
   let bits = 0x9e3779b9

@@ -1,18 +1,24 @@
+/** Chooses the backend that computes: the CPU or a GPU. */
 import { availableParallelism } from 'node:os'
 import { type Backend, GpuError, type Precision, cpuBackend, gpuBackend } from '../engine/index.ts'
 import { nodeGpu } from '../engine/gpu/runtime/node.ts'
-import { UserError, sentence } from '../common/errors.ts'
+import { UserError } from '../common/errors.ts'
+import { sentence } from './process/handle-errors.ts'
 import type { Flag } from './options/options.ts'
 import { type Progress, createProgress } from '../common/progress.ts'
 
-/** The options of every script that computes: what on. */
+/** The options that choose the backend, for every script that computes. */
 export const deviceFlags = {
-  device: { type: 'string', choices: ['cpu', 'gpu'], help: 'what computes (a GPU where there is one)' },
-  precision: { type: 'string', choices: ['f32', 'f16'], help: 'of what a GPU multiplies (f16 if it can)' },
-  threads: { type: 'integer', minimum: 1, help: 'threads of the CPU (one a core)' },
+  device: { type: 'string', choices: ['cpu', 'gpu'], help: 'the device to use (a GPU if there is one)' },
+  precision: {
+    type: 'string',
+    choices: ['f32', 'f16'],
+    help: 'precision of matrix products on a GPU (f16 if supported)',
+  },
+  threads: { type: 'integer', minimum: 1, help: 'threads on the CPU (one per core)' },
 } as const satisfies Record<string, Flag>
 
-/** What deviceFlags gives, beside a script's own options. */
+/** The values of deviceFlags. */
 export type DeviceOptions = {
   readonly device?: string | undefined
   readonly precision?: string | undefined
@@ -20,21 +26,21 @@ export type DeviceOptions = {
 }
 
 /**
- * Starts the backend that the options ask for. Without --device, one that says how many threads is for the CPU and one
- * that says f16 for a GPU; else it is a real GPU where there is one, and the CPU otherwise, which then says why.
- * Throws UserError when there is none as asked for, and for far more threads than cores: each takes memory.
+ * Starts the backend that the options ask for. Without --device, --threads implies the CPU and --precision f16 a GPU.
+ * Otherwise it takes a real GPU if there is one, and else the CPU, whose description then says why. Throws a UserError if
+ * the requested device is not available, and for many more threads than cores, since each takes memory.
  */
 export async function chooseBackend(options: DeviceOptions): Promise<Backend> {
   const { threads } = options
   const precision: Precision | undefined =
     options.precision === 'f16' || options.precision === 'f32' ? options.precision : undefined
-  const device = deviceAsked(options)
+  const device = impliedDevice(options)
   if (device === 'cpu' && precision === 'f16')
     throw new UserError('The CPU computes in float32: --precision f16 is for a GPU (--device gpu).')
   const most = Math.max(16, 2 * availableParallelism())
   if (threads !== undefined && threads > most) {
     throw new UserError(
-      `--threads ${threads} is more than is of use here: there are ${availableParallelism()} cores, and at most ${most} threads are started.`,
+      `--threads ${threads} is too many: this machine has ${availableParallelism()} cores, and the limit is ${most} threads.`,
     )
   }
   const onCpu = { ...(threads !== undefined && { threads }) }
@@ -55,9 +61,9 @@ export async function chooseBackend(options: DeviceOptions): Promise<Backend> {
   }
 }
 
-/** Whether chooseBackend would take a real GPU, and not a driver that computes on the CPU. gpu: by default Dawn in Node. */
+/** Whether chooseBackend would take a real GPU, not a driver that computes on the CPU. By default `gpu` is Dawn in Node. */
 export async function findsGpu(options: DeviceOptions, gpu?: GPU): Promise<boolean> {
-  if (deviceAsked(options) === 'cpu') return false
+  if (impliedDevice(options) === 'cpu') return false
   try {
     const adapter = await (gpu ?? (await nodeGpu())).requestAdapter({ powerPreference: 'high-performance' })
     return adapter !== null && !adapter.info.isFallbackAdapter
@@ -67,11 +73,11 @@ export async function findsGpu(options: DeviceOptions, gpu?: GPU): Promise<boole
   }
 }
 
-/** Who names threads means the CPU, who names f16 a GPU. */
-const deviceAsked = ({ device, threads, precision }: DeviceOptions): string | undefined =>
+/** The device that the options imply: --threads the CPU, --precision f16 a GPU. */
+const impliedDevice = ({ device, threads, precision }: DeviceOptions): string | undefined =>
   device ?? (threads !== undefined ? 'cpu' : precision === 'f16' ? 'gpu' : undefined)
 
-/** A line on a terminal while kernels are compiled, if that takes longer than a second. */
+/** Returns a function that shows a progress line if compiling kernels takes longer than a second. */
 function showCompiling(): (done: number, all: number) => void {
   let batch: { readonly start: number; readonly line: Progress } | undefined
   return (done, all) => {

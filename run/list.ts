@@ -1,28 +1,36 @@
-/** What "npm run runs" prints: a line for each run, the newest last. */
+/** Lists the runs, newest last: the script of "npm run runs". */
 import { join } from 'node:path'
-import { UserError, handleErrors } from '../common/errors.ts'
-import { type FoundRun, filesOf, listRuns } from './record/folders.ts'
+import { UserError } from '../common/errors.ts'
+import { handleErrors } from './process/handle-errors.ts'
+import { type FoundRun, listRuns } from './folders/find-run.ts'
+import { filesOf, tidyRun } from './folders/run-files.ts'
 import { divergenceIn, evaluationsIn, readRows } from './record/metrics.ts'
 import { parseOptions } from './options/options.ts'
 import { printable, warn } from '../common/printable.ts'
 import { duration } from '../common/progress.ts'
-import { removeParts } from './record/whole-file.ts'
 
 handleErrors()
 
 const { runs } = parseOptions(process.argv.slice(2), {
-  summary: 'Lists the runs, the newest last. Each has a report.html in its folder.',
-  flags: { runs: { type: 'string', value: 'FOLDER', default: 'runs', help: 'where each run has a folder' } },
+  summary: 'Lists the runs, newest last. The folder of each has a report.html.',
+  flags: {
+    runs: {
+      type: 'string',
+      value: 'FOLDER',
+      default: 'runs',
+      help: 'the folder that has a folder for each run',
+    },
+  },
   hyperparameters: {},
 })
 
-// Nobody takes so long to write a file.
+// No process takes this long between two writes to a file.
 const abandoned = 3_600_000
 
 const lines = [['run', 'started', 'done', 'steps', 'time', 'val_loss', 'text']]
 for (const run of await listRuns(runs)) {
   const folder = join(runs, run.name)
-  for (const each of [folder, filesOf(folder).checkpoints]) await removeParts(each, abandoned)
+  await tidyRun(folder, abandoned)
   lines.push((await describe(run)).map(printable))
 }
 const widths = lines[0].map((_, i) => Math.max(...lines.map(line => (line.length > 2 ? line[i].length : 0))))
@@ -36,7 +44,7 @@ else
         .trimEnd(),
     )
 
-/** The cells of a run; its name and a sentence where it cannot be told what it is. */
+/** The cells of a run's line; or its name and a sentence, if the run cannot be read. */
 async function describe({ name, config, problem = '' }: FoundRun): Promise<string[]> {
   if (!config) return [name, problem]
   const rows = await readRows(filesOf(join(runs, name)).metrics, warn).catch((error: unknown) => {

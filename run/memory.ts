@@ -1,3 +1,4 @@
+/** Amounts of memory: parsing --memory, and showing bytes. */
 import type { Backend } from '../engine/index.ts'
 import { UserError } from '../common/errors.ts'
 
@@ -8,7 +9,7 @@ const units = new Map(
   ]),
 )
 
-/** Bytes that a run may take: what --memory says, or else what is usual with the backend, three quarters of free memory. */
+/** The bytes that a run may use: the value of --memory, or the backend's default, three quarters of the free memory. */
 export function memoryLimit(text: string | undefined, { capacity }: Pick<Backend, 'capacity'>): number {
   if (text === undefined) return capacity.usual
   const bytes = parseBytes(text)
@@ -27,16 +28,16 @@ function parseBytes(text: string): number | undefined {
   return bytes > 0 ? bytes : undefined
 }
 
-/** 1.23 GB: three digits, as --memory takes them. */
+/** Bytes with three digits, such as 1.23 GB. --memory takes the same notation. */
 export function showBytes(bytes: number): string {
   const power = Math.min(3, Math.max(0, Math.floor(Math.log10(Math.max(1, bytes)) / 3)))
-  // Rounded up: what this names is enough.
+  // Rounded up, so that this amount is always enough.
   const digits = Math.max(0, 2 - Math.floor(Math.log10(Math.max(1, bytes / 1000 ** power))))
   const value = Math.ceil((bytes / 1000 ** power) * 10 ** digits) / 10 ** digits
   return `${value} ${['', 'k', 'M', 'G'][power]}B`
 }
 
-/** What a step takes, for the header of a run. */
+/** The memory that a step uses, for the header of a run. */
 export function memoryText({
   variableBytes,
   temporaryBytes,

@@ -1,6 +1,6 @@
-// Loaded ahead of every script in package.json (node --import), to run it on the Node that "npm install"
-// brought along. npm 11 puts that one first on the PATH of its scripts and there is nothing to do here;
-// npm 10 does not, so an older Node hands over to it. Plain JavaScript, since Node 20 must read this.
+// Loaded before every script in package.json (node --import), to run it on the Node that "npm install" installed.
+// npm 11 puts that Node first on the PATH of its scripts, so nothing has to be done. npm 10 does not, so an older Node
+// starts it as a child process. This is plain JavaScript since Node 20 must be able to run it.
 import { createRequire } from 'node:module'
 import { dirname, join } from 'node:path'
 import { isMainThread } from 'node:worker_threads'
@@ -25,7 +25,7 @@ if (isMainThread) {
   prepareV8()
 }
 
-/** The Node among the optional dependencies of package.json, if this machine has one. */
+/** The Node in the optional dependencies of package.json; undefined if it is not installed. */
 function installedNode() {
   const system = platform === 'win32' ? 'win' : platform
   const name =

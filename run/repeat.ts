@@ -1,17 +1,19 @@
+/** Implements --repeat: runs a script with several seeds and compares the results. */
 import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 import { UserError } from '../common/errors.ts'
 import type { RunOptions } from './options/flags.ts'
-import { dateName, filesOf } from './record/folders.ts'
+import { dateName } from './folders/new-folder.ts'
+import { filesOf } from './folders/run-files.ts'
 import { headerText } from './terminal/header.ts'
 import { watchInterrupt } from './process/interrupt.ts'
 import { type MetricsRow, divergenceIn, evaluationsIn, firstToReach, readRows } from './record/metrics.ts'
 import { runChild } from './process/parent.js'
 
-/** Runs this script once for each of --repeat seeds, one after another, compares them, and ends the process. */
+/** Runs this script once for each of --repeat seeds, prints a comparison, and ends the process. */
 export async function repeatRun(options: RunOptions): Promise<never> {
   const { repeat, runs, resume, target } = options
-  if (resume !== undefined) throw new UserError('--repeat starts new runs: leave it out to go on with one.')
+  if (resume !== undefined) throw new UserError('--repeat starts new runs: leave it out to resume a run.')
   const base = options.run ?? dateName()
   if (options.seed > Number.MAX_SAFE_INTEGER - repeat + 1)
     throw new UserError(`--seed ${options.seed} leaves no room for ${repeat} seeds: take a smaller one.`)
@@ -27,7 +29,7 @@ export async function repeatRun(options: RunOptions): Promise<never> {
     const own = ['--repeat=1', `--seed=${seed}`, `--run=${base}-seed-${seed}`]
     const code = await runChild(process.execPath, [...process.execArgv, ...process.argv.slice(1), ...own])
     console.log()
-    // One seed that diverges says nothing of the others.
+    // If one seed diverges, the others still run.
     if (code !== 0 && !(code === 1 && divergenceIn(await rowsOf(seed)))) process.exit(code)
     if (interrupt.requested) process.exit()
   }
@@ -37,8 +39,8 @@ export async function repeatRun(options: RunOptions): Promise<never> {
 }
 
 /**
- * What several seeds have in common, given the rows of each: their last losses, and when each came to the target. Those
- * that diverged are counted, and not among the losses.
+ * A summary of several seeds, from the rows of each: the mean of their last losses, and of the times at which they reached
+ * the target. Diverged runs are counted, but their losses are left out.
  */
 export function summary(curves: readonly (readonly MetricsRow[])[], target: number | undefined): string {
   const sound = curves.filter(rows => divergenceIn(rows) === undefined)
@@ -57,7 +59,7 @@ export function summary(curves: readonly (readonly MetricsRow[])[], target: numb
   return headerText(entries)
 }
 
-/** Mean ± standard deviation (that of a sample). */
+/** The mean ± the sample standard deviation. */
 function meanAndDeviation(values: readonly number[], digits: number): string {
   const mean = values.reduce((sum, value) => sum + value, 0) / values.length
   const squares = values.reduce((sum, value) => sum + (value - mean) ** 2, 0)

@@ -7,7 +7,8 @@ import { type MetricsRow, whatDiverged } from './record/metrics.ts'
 import { warn } from '../common/printable.ts'
 import { columnsOf, createProgress } from '../common/progress.ts'
 import { openRecord } from './record/record.ts'
-import { type Column, createTable, trainingColumns } from './terminal/table.ts'
+import { trainingColumns } from './terminal/columns.ts'
+import { type Column, createTable } from './terminal/table.ts'
 
 /** How far a run is: from these numbers its batches and its schedules follow. */
 export type Counters = {

@@ -1,4 +1,4 @@
-/** Knows a file by its content: what is found by reading it once is looked up afterwards. */
+/** Remembers what reading a large file found, so that an unchanged file is not read again. */
 import { createHash } from 'node:crypto'
 import { existsSync } from 'node:fs'
 import { readdir, rm } from 'node:fs/promises'
@@ -6,22 +6,23 @@ import { join, resolve } from 'node:path'
 import { createProgress, type Screen } from '../../common/progress.ts'
 import { changed, findFile, readPieces, type LocalFile } from '../sources/local-file.ts'
 import { openRegular, readable, readRegular, statRegular } from '../../common/regular-file.ts'
-import { writeWhole } from '../../common/whole-file.ts'
+import { writeCached } from './cache-file.ts'
+import { isRecord, parseJson } from '../../common/json.ts'
 
 const format = 'hlb-gpt content 1'
-/** Where the cache has its notes. */
+/** The folder of the cache that has the notes. */
 export const noteFolder = 'contents'
-/** Up to this size a file is read each time: it takes a hundredth of a second. */
+/** A file up to this size is read each time, which takes a hundredth of a second. */
 const readAlways = 2 ** 24
 const samples = 64
 const sampleBytes = 4096
-/** Within a tick of the system's clock, a file can be changed twice and its times tell only once. */
+/** Two changes within one tick of the system's clock leave the same time. This is longer than any tick. */
 const tickMilliseconds = 2000
 
-/** Who is told what takes a while. */
-export type Telling = { report?: ((message: string) => void) | undefined; screen?: Screen | undefined }
+/** How slow work is reported: by messages, and by a progress line. */
+export type Reporting = { report?: ((message: string) => void) | undefined; screen?: Screen | undefined }
 
-/** What is known of a file that was read: what was found in it, and what says that it is still that file. */
+/** What reading a file found, and how to recognize that the file is unchanged. */
 type Note = {
   format: string
   path: string
@@ -36,23 +37,23 @@ type Note = {
 export async function contentOf(
   file: LocalFile,
   cacheFolder: string,
-  telling: Telling = {},
+  reporting: Reporting = {},
 ): Promise<string> {
-  return await readOnce(file, 'sha256', show => hashWhole(file, show), cacheFolder, telling)
+  return await readOnce(file, 'sha256', show => hashWhole(file, show), cacheFolder, reporting)
 }
 
 /**
- * What reading a file tells, by the name of `what`. A large file is read the first time only. What `read` found is noted
- * in the cache, and holds as long as the size, the times of the last changes and 64 blocks spread over the file are the
- * same. `read` tells `show` how many bytes it has read. A file that changes meanwhile is a UserError. `report` is told
- * when a large file is read, and `screen` shows how far that is.
+ * The result of `read` on a file; `what` names the question that it answers. A large file is read only the first time. The
+ * result is noted in the cache, and is valid as long as the size, the times of the last changes and 64 blocks spread over
+ * the file stay the same. `read` calls `show` with the number of bytes read. Throws a UserError if the file changes in the
+ * meantime. `report` is called when a large file is read, and `screen` shows the progress.
  */
 export async function readOnce(
   file: LocalFile,
   what: string,
   read: (show: (bytes: number) => void) => Promise<string>,
   cacheFolder: string,
-  { report, screen }: Telling = {},
+  { report, screen }: Reporting = {},
 ): Promise<string> {
   if (file.size <= readAlways) return await readUnchanged(file, read, screen)
   const path = resolve(file.path)
@@ -63,7 +64,7 @@ export async function readOnce(
   const known = await readNote(notePath)
   const isSame = known?.path === path && known.version === version && known.samples === sampled
   if (known?.what === what && isSame) return known.found
-  report?.(`Reading ${file.path} once, to know its content again.`)
+  report?.(`Reading ${file.path} once, to recognize its content later.`)
   const started = Date.now()
   const found = await readUnchanged(file, read, screen)
   if (started - (await statRegular(path)).ctimeMs > tickMilliseconds) {
@@ -74,20 +75,20 @@ export async function readOnce(
 }
 
 /**
- * Throws a UserError when a file no longer has the content that it had: what was read of it since may be half old, half
- * new. Only a file whose times have changed is read for it.
+ * Throws a UserError if the content of a file has changed, since what was read in between may mix old and new. The file is
+ * read again only if its times have changed.
  */
 export async function refuseChanged(
   before: LocalFile,
   content: string,
-  { screen }: Telling = {},
+  { screen }: Reporting = {},
 ): Promise<void> {
   const now = await findFile(before.path)
   if (now.version === before.version) return
   if ((await readUnchanged(now, show => hashWhole(now, show), screen)) !== content) throw changed(before.path)
 }
 
-/** Reads a file, with progress; a UserError if it changes meanwhile. */
+/** Reads a file and shows progress. Throws a UserError if the file changes in the meantime. */
 async function readUnchanged(
   { path, size, version }: LocalFile,
   read: (show: (bytes: number) => void) => Promise<string>,
@@ -117,7 +118,7 @@ async function hashWhole({ path, size }: LocalFile, show: (bytes: number) => voi
   return hash.digest('hex')
 }
 
-/** A hash of blocks spread evenly over a file, the first and the last bytes among them. */
+/** A hash of blocks spread evenly over a file, including its first and last bytes. */
 async function hashSamples({ path, size }: LocalFile): Promise<string> {
   const hash = createHash('sha256')
   const file = await openRegular(path)
@@ -134,27 +135,23 @@ async function hashSamples({ path, size }: LocalFile): Promise<string> {
   return hash.digest('hex')
 }
 
-/** Notes what is known of a file. Where the cache cannot be written, it is found anew each time. */
+/** Writes a note, and removes notes on deleted files. If the cache cannot be written, the file is read again next time. */
 async function keepNote(folder: string, path: string, note: Note): Promise<void> {
   try {
-    await writeWhole(path, file => file.writeFile(JSON.stringify(note)))
+    await writeCached(path, JSON.stringify(note))
     for (const name of await readdir(folder)) {
       const other = await readNote(join(folder, name))
       if (other && !existsSync(other.path)) await rm(join(folder, name), { force: true })
     }
   } catch {
-    // It only saves time.
+    // A note only saves time.
   }
 }
 
-/** What a note says, unless it cannot be read or was altered. */
+/** A note; undefined if it cannot be read or was altered. */
 async function readNote(path: string): Promise<Note | undefined> {
-  try {
-    const note: unknown = JSON.parse((await readRegular(path)).toString())
-    return isNote(note) && note.format === format && note.seal === sealOf(note) ? note : undefined
-  } catch {
-    return undefined
-  }
+  const note = parseJson(await readRegular(path).then(String, () => ''))
+  return isNote(note) && note.format === format && note.seal === sealOf(note) ? note : undefined
 }
 
 function sealOf({ format, path, what, version, samples, found }: Omit<Note, 'seal'>): string {
@@ -162,10 +159,8 @@ function sealOf({ format, path, what, version, samples, found }: Omit<Note, 'sea
 }
 
 function isNote(value: unknown): value is Note {
-  if (typeof value !== 'object' || value === null) return false
-  const entries = new Map<string, unknown>(Object.entries(value))
   const names = ['format', 'path', 'what', 'version', 'samples', 'found', 'seal']
-  return names.every(name => typeof entries.get(name) === 'string')
+  return isRecord(value) && names.every(name => typeof value[name] === 'string')
 }
 
 function sha256(text: string): string {

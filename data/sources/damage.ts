@@ -1,7 +1,8 @@
+/** Turns the errors of file parsers into sentences for the user. */
 import { codeOf, reasonOf, UserError } from '../../common/errors.ts'
 import { changed, findFile, type LocalFile } from './local-file.ts'
 
-/** What to say of a file that its parser gave up on: one sentence, whatever it threw. */
+/** The UserError for a file that a parser failed on, whatever it threw. */
 export async function refusalOf(file: LocalFile, kind: string, error: unknown): Promise<UserError> {
   if (error instanceof UserError) return error
   const { path } = file
@@ -13,8 +14,10 @@ export async function refusalOf(file: LocalFile, kind: string, error: unknown): 
   if (error instanceof Error && 'syscall' in error && codeOf(error) !== undefined) {
     return new UserError(`${path} cannot be read (${reasonOf(error)}).`)
   }
-  // What a parser trips over, such as an index out of range, tells a user nothing.
-  const tripped = error instanceof TypeError || error instanceof RangeError
-  const reason = tripped ? 'what it says of its own structure cannot be' : reasonOf(error).split('\n')[0]!
+  // A parser's own failure, such as an index out of range, would tell the user nothing.
+  const isInternal = error instanceof TypeError || error instanceof RangeError
+  const reason = isInternal
+    ? 'its description of its own structure is wrong'
+    : reasonOf(error).split('\n')[0]!
   return new UserError(`${path} is not a ${kind}, or is damaged (${reason}).`)
 }

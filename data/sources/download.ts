@@ -1,39 +1,41 @@
+/** Downloads a published file, checks its hash, and resumes interrupted downloads. */
 import { createHash } from 'node:crypto'
 import { createReadStream, existsSync } from 'node:fs'
-import { mkdir, open, rename, rm, stat } from 'node:fs/promises'
+import { open, rename, rm, stat } from 'node:fs/promises'
 import http from 'node:http'
 import { dirname } from 'node:path'
 import { pipeline } from 'node:stream/promises'
 import { codeOf, reasonOf, UserError } from '../../common/errors.ts'
+import { makeFolders } from '../../common/make-folders.ts'
 import { statRegular } from '../../common/regular-file.ts'
 import { shortened } from '../../common/whole-file.ts'
 
-/** A file that is published for good: whatever server it comes from, it is these bytes. */
+/** A file that never changes: every server that has it serves the same bytes. */
 export type PublishedFile = { name: string; bytes: number; sha256: string }
 
-/** Why a server did not give a file, to be put inside another message. */
+/** The reason why a server did not provide a file, for use inside another message. */
 export class DownloadError extends Error {
   override name = 'DownloadError'
 }
 
 export type Patience = {
-  /** Times in a row that a server may break off without having given a hundredth of the file, or a megabyte. */
+  /** How many attempts in a row may fail before a hundredth of the file, or a megabyte, has arrived. */
   tries: number
-  /** Before the second try, give or take a half; twice as long before each further one. */
+  /** The wait before the second attempt, plus or minus half of it at random. It doubles before each further one. */
   waitMilliseconds: number
-  /** Without a byte, after which a connection counts as broken. */
+  /** How long a connection may stay silent before it counts as broken. */
   stallMilliseconds: number
 }
 
 const patient: Patience = { tries: 4, waitMilliseconds: 500, stallMilliseconds: 30_000 }
 
-/** Worth another try: a connection that broke, a server that is overloaded. */
+/** A failure that may pass: a broken connection, or an overloaded server. */
 class Interruption extends Error {}
 
 /**
- * Fetches a file to `path`. What has arrived is in `path`.part and is gone on from, now or at the next start;
- * only when size and sha256 are right does it get its name. Throws a DownloadError when the server does not
- * give it, and a UserError when the disk does not take it.
+ * Downloads a file to `path`. The bytes received so far are in `path`.part, and an interrupted download resumes from
+ * there, even after a restart. The file gets its name only if its size and sha256 are right. Throws a DownloadError if the
+ * server does not provide the file, and a UserError if it cannot be written to the disk.
  */
 export async function download(
   url: string,
@@ -47,17 +49,17 @@ export async function download(
   try {
     if ((await hashFile(part)) === file.sha256) return await onDisk(path, () => rename(part, path))
   } catch (error) {
-    // Another process that fetched the same may have been faster.
+    // Another process may have finished the same download first.
     if (existsSync(path) && (await isIntact(path, file))) return
     throw error
   }
   await rm(part, { force: true })
   if (!resumed) throw new DownloadError('what it sends is not that file: its sha256 differs')
-  // What was there before may have been the wrong part: once more, from the start.
+  // The bytes from an earlier download may have been wrong, so this tries again from the start.
   await download(url, file, path, progress, patience)
 }
 
-/** Fetches what a file lacks, in as many requests as it takes; tells whether something was there already. */
+/** Downloads the missing bytes of a file, in as many requests as it takes. Returns whether the file had bytes before. */
 async function receiveAll(
   url: string,
   bytes: number,
@@ -66,11 +68,11 @@ async function receiveAll(
   patience: Patience,
 ): Promise<boolean> {
   if (existsSync(path)) await statRegular(path)
-  // Node looks at HTTPS_PROXY and the like only when it is told to, and before 24.14 not even then.
+  // Node uses HTTPS_PROXY and similar variables only after this call, which exists since 24.14.
   if ('setGlobalProxyFromEnv' in http) http.setGlobalProxyFromEnv()
   const file = await onDisk(path, async () => {
-    await mkdir(dirname(path), { recursive: true })
-    await (await open(path, 'a')).close() // makes it if need be; writes would all go to its end
+    await makeFolders(dirname(path))
+    await (await open(path, 'a')).close() // creates the file; writes in this mode would all go to its end
     return await open(path, 'r+')
   })
   const { size } = await file.stat()
@@ -82,19 +84,19 @@ async function receiveAll(
         for await (const piece of receive(url, arrived.bytes, bytes, patience.stallMilliseconds)) {
           await onDisk(path, () => file.write(piece.bytes, 0, piece.bytes.length, piece.at))
           const end = piece.at + piece.bytes.length
-          // A server that cannot go on in the middle begins again: what had come before is still there.
+          // A server without range requests starts over, but the bytes from before are still there.
           arrived.bytes = Math.max(arrived.bytes, end)
           progress(end)
         }
       } catch (error) {
         if (!(error instanceof Interruption)) throw error
-        // So the tries have an end, even where every one of them brings a byte more.
+        // Only real progress resets the count; otherwise attempts that bring one byte each would never end.
         if (arrived.bytes - before >= Math.min(2 ** 20, bytes / 100)) {
           failures = 0
           before = arrived.bytes
         }
         if (++failures >= patience.tries) throw new DownloadError(error.message)
-        // Those who were cut off together do not come back together.
+        // The random part spreads out clients that were cut off at the same time.
         const wait = patience.waitMilliseconds * 2 ** (failures - 1) * (0.5 + Math.random())
         await new Promise(done => setTimeout(done, wait))
       }
@@ -107,12 +109,12 @@ async function receiveAll(
   }
 }
 
-/** Whether a file is all there and the right one. */
+/** Whether a file has the right size and hash. */
 export async function isIntact(path: string, { bytes, sha256 }: PublishedFile): Promise<boolean> {
   return (await stat(path)).size === bytes && (await hashFile(path)) === sha256
 }
 
-/** One request: what comes, and where in the file it belongs. */
+/** Makes one request, and yields the bytes received with their positions in the file. */
 async function* receive(
   url: string,
   from: number,
@@ -144,11 +146,11 @@ async function* receive(
       throw new Interruption(`the connection broke off after ${count(at)} of ${count(bytes)} bytes`)
   } finally {
     clearTimeout(timer)
-    stall.abort() // nothing more is wanted, whatever the reason
+    stall.abort() // ends the request if it is still running
   }
 }
 
-/** Where in the file an answer's bytes belong. */
+/** The position in the file of a response's first byte. */
 function startOf(response: Response, from: number): number {
   const { status, statusText, headers } = response
   if (status === 200) return 0
@@ -161,7 +163,7 @@ function startOf(response: Response, from: number): number {
   throw new DownloadError(`it answers ${said}`)
 }
 
-/** Errors of the network, by the code that a search for help needs. */
+/** Turns network errors into Interruptions with the error code, which the user can search for. */
 async function connected<T>(action: () => Promise<T>): Promise<T> {
   try {
     return await action()

@@ -1,57 +1,41 @@
+/** The user's files: their size, and whether they change while they are read. */
 import type { Stats } from 'node:fs'
-import { readdir, stat } from 'node:fs/promises'
-import { basename, dirname, join } from 'node:path'
 import { UserError } from '../../common/errors.ts'
-import { nearestName } from '../../common/nearest-name.ts'
 import { openRegular, readable, statRegular } from '../../common/regular-file.ts'
 
 export type LocalFile = {
   path: string
   size: number
-  /** Differs once the file was written again or replaced: see versionOf. */
+  /** Changes when the file is written or replaced: see versionOf. */
   version: string
 }
 
 const pieceSize = 2 ** 24
 
-/** What --data takes beside files. */
-export const wikitextName = 'wikitext-103'
-
-/** A file that the user names, with something in it; a UserError that says why not. */
+/** A file that the user names. Throws a UserError if it is not a regular file, or is empty. */
 export async function findFile(path: string): Promise<LocalFile> {
-  const stats = await statRegular(path, () => adviceFor(path))
+  const stats = await statRegular(path)
   if (stats.size === 0) throw new UserError(`${path} is empty: there is nothing to train on.`)
   return { path, size: stats.size, version: versionOf(stats) }
 }
 
 /**
- * What differs once a file was written again or replaced: its size, its number on the disk, and when it was changed, by
- * the time that programs can set (mtime) and by the one that only the system sets (ctime). Both are as fine as the disk
- * has them, to a thousandth of a millisecond.
+ * A text that changes when a file is written or replaced: its size, its inode number, and the times of its last change,
+ * both the one that programs can set (mtime) and the one that only the system sets (ctime), to a thousandth of a
+ * millisecond where the disk is that precise.
  */
 function versionOf({ size, ino, mtimeMs, ctimeMs }: Stats): string {
   return [size, ino, mtimeMs, ctimeMs].join(' ')
 }
 
-/** What to say when a file that is being read is written to. */
+/** The error for a file that was written to while it was read. */
 export function changed(path: string): UserError {
   return new UserError(`${path} was changed while it was read: start again once it is complete.`)
 }
 
-/** Whether a path that the user names is a folder; a UserError if there is no such path. */
-export async function isFolder(path: string): Promise<boolean> {
-  return (
-    await readable(
-      path,
-      () => stat(path),
-      () => adviceFor(path),
-    )
-  ).isDirectory()
-}
-
 /**
- * The bytes of a file from `start` to `end`, in pieces. Whether they are those of one and the same file is for the caller
- * to find out once it has all that it reads (refuseChanged in content.ts).
+ * The bytes of a file from `start` to `end`, in pieces. The caller checks afterwards, with refuseChanged of content.ts,
+ * that the file was not replaced in between.
  */
 export async function* readPieces(path: string, start: number, end: number): AsyncGenerator<Uint8Array> {
   const file = await openRegular(path)
@@ -66,18 +50,4 @@ export async function* readPieces(path: string, start: number, end: number): Asy
   } finally {
     await file.close()
   }
-}
-
-/** Which file may have been meant by the name of one that is not there. */
-async function adviceFor(path: string): Promise<string> {
-  const nearest = await nearestFile(path)
-  return nearest ? `: did you mean ${nearest}?` : '.'
-}
-
-async function nearestFile(path: string): Promise<string | undefined> {
-  const folder = dirname(path)
-  const entries = await readdir(folder, { withFileTypes: true }).catch(() => [])
-  const names = entries.map(entry => entry.name)
-  const nearest = nearestName(basename(path), path === basename(path) ? [...names, wikitextName] : names)
-  return nearest && join(folder, nearest)
 }

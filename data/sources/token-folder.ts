@@ -1,47 +1,53 @@
+/** A folder with nanoGPT's train.bin and val.bin: GPT-2 tokens, or others that fit the tokenizer. */
 import { basename, join, resolve } from 'node:path'
 import { reasonOf, UserError } from '../../common/errors.ts'
 import { readOnce } from '../cache/content.ts'
-import { hasHalves } from './splits.ts'
+import { hasSplits } from './split-files.ts'
 import { findFile, type LocalFile } from './local-file.ts'
 import { namesIn, openRegular } from '../../common/regular-file.ts'
-import { readTokens, type Reading } from '../tokens/token-file.ts'
+import { readTokens } from '../tokens/token-file.ts'
 import { openWindows } from '../tokens/token-windows.ts'
+import { gpt2 } from '../tokens/gpt2.ts'
 import type { Tokens } from '../tokens/tokenizer.ts'
+import type { Format, OpenOptions } from './source.ts'
 
 const tokenNames = ['train.bin', 'val.bin'] as const
 
-/** Tokens that somebody else made. */
-export type TokenFolder = { name: string; train: Tokens; validation: Tokens; files: LocalFile[] }
-
-/** Tokens that are looked at together: a multiple of four, so that the places of numbers of 64 bits go on. */
+/** Tokens that are checked at a time: a multiple of four, so that a 64-bit number is never cut. */
 const tokensOfPiece = 2 ** 22
 
-/** nanoGPT's train.bin and val.bin, if a folder has them and no text. */
-export async function openTokenFolder(
-  folder: string,
-  vocabularySize: number,
-  reading: Reading,
-): Promise<TokenFolder | undefined> {
-  const names = await namesIn(folder)
-  const missing = tokenNames.filter(name => !names.includes(name))
-  if (missing.length === tokenNames.length || hasHalves(names)) return undefined
-  if (missing.length > 0) throw new UserError(`${folder} has no ${missing[0]} beside its other half.`)
-  if (names.includes('meta.pkl')) {
-    throw new UserError(
-      `The tokens in ${folder} are of a vocabulary of its own (meta.pkl): give the text instead.`,
-    )
-  }
-  const files = await Promise.all(tokenNames.map(name => findFile(join(folder, name))))
-  const [train, validation] = await Promise.all(
-    files.map(file => readTokenIds(file, vocabularySize, reading)),
-  )
-  return { name: basename(resolve(folder)), train: train!, validation: validation!, files }
+export const tokenFolder: Format = {
+  tokenizer: gpt2,
+  async matches(path, isFolder) {
+    if (!isFolder) return false
+    const names = await namesIn(path)
+    return tokenNames.some(name => names.includes(name)) && !hasSplits(names)
+  },
+  async open(folder, options) {
+    const names = await namesIn(folder)
+    const missing = tokenNames.find(name => !names.includes(name))
+    if (missing !== undefined) throw new UserError(`${folder} has no ${missing} beside its other half.`)
+    if (names.includes('meta.pkl')) {
+      throw new UserError(
+        `The tokens in ${folder} are of a vocabulary of its own (meta.pkl): give the text instead.`,
+      )
+    }
+    const files = await Promise.all(tokenNames.map(name => findFile(join(folder, name))))
+    const [train, validation] = await Promise.all(files.map(file => readTokenIds(file, options)))
+    return {
+      name: basename(resolve(folder)),
+      place: resolve(folder),
+      version: files,
+      tokens: { train: train!, validation: validation! },
+    }
+  },
 }
 
-/** A file's tokens: in memory, or as windows of the file where they are too many. All of them are looked at. */
-async function readTokenIds(file: LocalFile, vocabularySize: number, reading: Reading): Promise<Tokens> {
+/** The tokens of a file: in memory, or as windows of the file if there are too many. All of them are checked. */
+async function readTokenIds(file: LocalFile, options: OpenOptions): Promise<Tokens> {
   const { path, size } = file
-  const { inMemory, cacheFolder } = reading
+  const { inMemory, cacheFolder } = options
+  const { vocabularySize } = options.tokenizer
   const length = size / 2
   const handle = await openRegular(path)
   let isKept = false
@@ -50,22 +56,22 @@ async function readTokenIds(file: LocalFile, vocabularySize: number, reading: Re
       throw new UserError(`${path} has an odd number of bytes: its tokens should be uint16.`)
     if (size <= inMemory) {
       const tokens = await readTokens(handle, 0, length)
-      const look = new Look(vocabularySize)
-      look.at(tokens)
-      look.refuseOthers(path)
+      const check = new TokenCheck(vocabularySize)
+      check.add(tokens)
+      check.refuseOthers(path)
       return tokens
     }
     const windows = openWindows(handle, { path, start: 0, length, width: 2 })
-    const lookAtAll = async (show: (bytes: number) => void) => {
-      const look = new Look(vocabularySize)
+    const checkAll = async (show: (bytes: number) => void) => {
+      const check = new TokenCheck(vocabularySize)
       for (let at = 0; at < length; at += tokensOfPiece) {
-        look.at(await readTokens(handle, 2 * at, Math.min(tokensOfPiece, length - at)))
+        check.add(await readTokens(handle, 2 * at, Math.min(tokensOfPiece, length - at)))
         show(2 * at)
       }
-      look.refuseOthers(path)
+      check.refuseOthers(path)
       return 'tokens'
     }
-    await readOnce(file, `tokens below ${vocabularySize}`, lookAtAll, cacheFolder, reading)
+    await readOnce(file, `tokens below ${vocabularySize}`, checkAll, cacheFolder, options)
     isKept = true
     return windows
   } catch (error) {
@@ -75,16 +81,16 @@ async function readTokenIds(file: LocalFile, vocabularySize: number, reading: Re
   }
 }
 
-/** Fewer numbers than these may look like another type by chance. */
-const enough = 32
+/** With fewer numbers than this, a file of uint16 may look like another type by chance. */
+const minimumForTypes = 32
 
 const isCharacter = (byte: number): boolean => (byte >= 9 && byte <= 13) || (byte >= 32 && byte < 127)
 
-/** Looks at a file's numbers read as uint16, piece by piece: whether they are tokens of a vocabulary. */
-class Look {
+/** Checks, piece by piece, that the numbers of a file, read as uint16, are tokens of a vocabulary. */
+class TokenCheck {
   readonly #vocabularySize: number
   #length = 0
-  /** Whether numbers at the places 0 to 3 of every four are other than 0. */
+  /** For each of the four positions in every group of four numbers, whether any of them is not 0. */
   readonly #used = [false, false, false, false]
   #isText = true
   #wrong: { place: number; token: number } | undefined
@@ -93,8 +99,8 @@ class Look {
     this.#vocabularySize = vocabularySize
   }
 
-  /** The next numbers: a multiple of four of them, unless they are the last. */
-  at(tokens: Uint16Array): void {
+  /** Adds the next numbers: a multiple of four, unless they are the last. */
+  add(tokens: Uint16Array): void {
     for (let i = 0; i < tokens.length; i++) {
       const token = tokens[i]!
       if (token !== 0) this.#used[i % 4] = true
@@ -104,7 +110,7 @@ class Look {
     this.#length += tokens.length
   }
 
-  /** Throws a UserError unless all numbers are tokens of the vocabulary. */
+  /** Throws a UserError unless all numbers are in the vocabulary. */
   refuseOthers(path: string): void {
     const type = this.#otherType()
     if (type === 'text') {
@@ -125,12 +131,11 @@ class Look {
   }
 
   /**
-   * What a file has instead of uint16, as NumPy writes the type: the numbers of a wider one, all of them below 65,536,
-   * are 0 at every other place, or at three of four. Text is made of bytes that a keyboard has, which no two bytes of
-   * all tokens are. Nothing if it may be uint16.
+   * The type of the file's content if it is not uint16, in NumPy's notation. Wider integers below 65,536 have zeros at
+   * every second position, or at three of four. A text has only printable ASCII bytes, unlike real tokens.
    */
   #otherType(): '<u4' | '>u4' | '<i8' | '>i8' | 'text' | undefined {
-    if (this.#length < enough) return undefined
+    if (this.#length < minimumForTypes) return undefined
     const [first, second, third, fourth] = this.#used
     if (first && !second && !third && !fourth) return '<i8'
     if ((first || third) && !second && !fourth) return '<u4'

@@ -1,3 +1,4 @@
+/** WikiText-103, from the cache or one of two servers. */
 import { access, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { UserError } from '../../common/errors.ts'
@@ -7,11 +8,13 @@ import { download, DownloadError, isIntact, type Patience, type PublishedFile } 
 import { inTurn } from '../cache/in-turn.ts'
 import { findFile, type LocalFile } from './local-file.ts'
 import { openParquet } from './parquet/parquet.ts'
-import type { Source, Text } from './text.ts'
+import { gpt2 } from '../tokens/gpt2.ts'
+import type { Dataset } from './source.ts'
+import type { Split, Text, TextSource } from './text.ts'
 import { shortened } from '../../common/whole-file.ts'
 import { openZip } from './zip.ts'
 
-/** WikiText as two servers publish it: a folder of Parquet files, and an archive of the same text. */
+/** WikiText as two servers publish it: as a folder of Parquet files, and as an archive with the same text. */
 export type Edition = {
   name: string
   folder: string
@@ -26,7 +29,7 @@ export type Edition = {
 
 const revision = 'b08601e04326c79dfdd32d625aee71d232d685c3'
 
-/** Sizes and hashes are those that Hugging Face and the users of the archive list. */
+/** The sizes and hashes are those listed by Hugging Face and by users of the archive. */
 export const wikitext103: Edition = {
   name: 'WikiText-103',
   folder: 'wikitext-103',
@@ -73,31 +76,38 @@ export type WikitextOptions = {
   patience?: Patience | undefined
 }
 
-/** The text, and the files that it is read from. */
+/** Both splits, and the files that they are read from. */
 type Found = { train: Text; validation: Text; files: { file: LocalFile; sha256: string }[] }
 
-/** One of the two ways to get the text. */
-type Way = { url: string; files: PublishedFile[]; open: () => Promise<{ train: Text; validation: Text }> }
+/** A server, the files that it has, and how to read the text from them. */
+type Server = { url: string; files: PublishedFile[]; open: () => Promise<{ train: Text; validation: Text }> }
+
+export const wikitext: Dataset = {
+  name: 'wikitext-103',
+  tokenizer: gpt2,
+  hasMirrors: true,
+  open: openWikitext,
+}
 
 /**
- * WikiText-103 as it is in the raw files: from the cache, else from Hugging Face, else from the archive. Nothing
- * is fetched before a text is read, so that whoever has its tokens already needs neither.
+ * WikiText-103 as it is in the raw files: from the cache, from Hugging Face, or from the archive, in this order. Nothing
+ * is fetched until a text is read, so tokens that are in the cache already need neither.
  */
-export function openWikitext(options: WikitextOptions): Source {
+function openWikitext(options: WikitextOptions): TextSource {
   const { cacheFolder, mirror, edition = wikitext103 } = options
   const { name, folder, parquet } = edition
-  const ways = waysTo(edition, join(cacheFolder, folder), mirror)
+  const servers = serversOf(edition, join(cacheFolder, folder), mirror)
   let found: Promise<Found> | undefined
-  const half = (which: 'train' | 'validation', size: number): Text => ({
+  const textOf = (split: Split, size: number): Text => ({
     size,
     async *pieces() {
-      found ??= findText(ways, options)
+      found ??= findText(servers, options)
       const text = await found
-      yield* text[which].pieces()
+      yield* text[split].pieces()
       for (const { file, sha256 } of text.files) await refuseChanged(file, sha256)
     },
   })
-  const bytesARow = 300
+  const bytesPerRow = 300
   return {
     name,
     place: folder,
@@ -105,33 +115,33 @@ export function openWikitext(options: WikitextOptions): Source {
       .concat(parquet.validation)
       .map(({ sha256 }) => sha256)
       .join(),
-    train: half('train', parquet.rows.train * bytesARow),
-    validation: half('validation', parquet.rows.validation * bytesARow),
+    train: textOf('train', parquet.rows.train * bytesPerRow),
+    validation: textOf('validation', parquet.rows.validation * bytesPerRow),
   }
 }
 
 async function findText(
-  ways: readonly Way[],
+  servers: readonly Server[],
   { cacheFolder, report = () => {}, edition = wikitext103, ...options }: WikitextOptions,
 ): Promise<Found> {
   const folder = join(cacheFolder, edition.folder)
-  const there = async () => {
-    for (const way of ways) if (await allThere(folder, way.files)) return way
+  const findCached = async () => {
+    for (const server of servers) if (await allThere(folder, server.files)) return server
     return undefined
   }
   const failures: string[] = []
-  const fetched = async () => {
-    for (const way of ways) {
-      const host = hostOf(way.url)
+  const fetchAny = async () => {
+    for (const server of servers) {
+      const host = hostOf(server.url)
       const begun = () =>
-        report(`Fetching ${edition.name} from ${host}: ${megabytes(sizeOf(way.files))} MB, once.`)
+        report(`Fetching ${edition.name} from ${host}: ${megabytes(sizeOf(server.files))} MB, once.`)
       try {
         report(`Asking ${host} for ${edition.name}.`)
-        await fetchAll(way.url, way.files, folder, begun, options)
-        // What was begun another way is not needed any more.
-        for (const { name } of ways.flatMap(({ files }) => files))
+        await fetchAll(server.url, server.files, folder, begun, options)
+        // Partial downloads from other servers are no longer needed.
+        for (const { name } of servers.flatMap(({ files }) => files))
           await rm(join(folder, `${name}.part`), { force: true })
-        return way
+        return server
       } catch (error) {
         if (!(error instanceof DownloadError)) throw error
         failures.push(`from ${host} (${error.message})`)
@@ -140,17 +150,17 @@ async function findText(
     return undefined
   }
   const waiting = () => report(`Another process fetches ${edition.name}: waiting for it.`)
-  const way =
-    (await there()) ??
-    (await inTurn(join(folder, 'fetch'), async () => (await there()) ?? (await fetched()), { waiting }))
-  if (way) {
-    const files = way.files.map(async ({ name, sha256 }) => ({
+  const server =
+    (await findCached()) ??
+    (await inTurn(join(folder, 'fetch'), async () => (await findCached()) ?? (await fetchAny()), { waiting }))
+  if (server) {
+    const files = server.files.map(async ({ name, sha256 }) => ({
       file: await findFile(join(folder, name)),
       sha256,
     }))
-    return { files: await Promise.all(files), ...(await way.open()) }
+    return { files: await Promise.all(files), ...(await server.open()) }
   }
-  const lists = ways.map(({ files }) => files.map(file => file.name).join(', '))
+  const lists = servers.map(({ files }) => files.map(file => file.name).join(', '))
   throw new UserError(
     `${edition.name} could not be fetched ${failures.join(' or ')}: connect to a network and start again, which ` +
       `goes on where it stopped, name another source with --mirror URL, or put ${lists.join(', or ')} in the ` +
@@ -158,14 +168,14 @@ async function findText(
   )
 }
 
-function waysTo(edition: Edition, folder: string, mirror: string | undefined): Way[] {
+function serversOf(edition: Edition, folder: string, mirror: string | undefined): Server[] {
   const { parquet, zip } = edition
-  const archive: Way = {
+  const archive: Server = {
     url: new URL(zip.file.name, zip.url).href,
     files: [zip.file],
     open: async () => await openZip(join(folder, zip.file.name)),
   }
-  const table: Way = {
+  const table: Server = {
     url: parquet.url,
     files: [...parquet.train, ...parquet.validation],
     open: async () => ({
@@ -182,7 +192,7 @@ function waysTo(edition: Edition, folder: string, mirror: string | undefined): W
   ]
 }
 
-/** In the raw files an empty line is a space and a line feed; the table's rows have lost both. */
+/** In the raw files an empty line is a space and a line feed. The Parquet rows have lost both. */
 const emptyLine = new TextEncoder().encode(' \n')
 
 async function openTable(files: PublishedFile[], folder: string, rows: number): Promise<Text> {
@@ -199,7 +209,7 @@ async function openTable(files: PublishedFile[], folder: string, rows: number): 
   }
 }
 
-/** Whether all files are in the cache; a UserError for one that is not what it should be. */
+/** Whether all files are in the cache. Throws a UserError for one that is damaged. */
 async function allThere(folder: string, files: PublishedFile[]): Promise<boolean> {
   for (const file of files) if (!(await isThere(join(folder, file.name)))) return false
   for (const file of files) await checkFile(join(folder, file.name), file)

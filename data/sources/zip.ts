@@ -1,18 +1,30 @@
-import { basename, resolve } from 'node:path'
+/** A .zip archive with a text in two files, one for training and one for validation. */
+import { basename, extname, resolve } from 'node:path'
 import { crc32 } from 'node:zlib'
 import { openPromise, type Entry } from 'yauzl'
 import { reasonOf, UserError } from '../../common/errors.ts'
 import { refusalOf } from './damage.ts'
-import { openHalves } from './splits.ts'
 import { findFile, type LocalFile } from './local-file.ts'
-import type { Source, Text } from './text.ts'
+import { bytes } from '../tokens/tokenizer.ts'
+import type { Format } from './source.ts'
+import { openSplits } from './split-files.ts'
+import type { Text } from './text.ts'
 
-/** The two halves of a text in a .zip archive, in whatever folders of it they are. */
+export const zipFile: Format = {
+  tokenizer: bytes,
+  matches: (path, isFolder) => !isFolder && extname(path).toLowerCase() === '.zip',
+  async open(path) {
+    const file = await findFile(path)
+    return { name: basename(path), place: resolve(path), version: [file], ...(await openZip(path)) }
+  },
+}
+
+/** Both splits of a text in a .zip archive, in whichever of its folders they are. */
 export async function openZip(path: string): Promise<{ train: Text; validation: Text }> {
   const file = await findFile(path)
   const entries = await listEntries(file)
   const names = new Set([...entries.keys()].map(withoutFolders))
-  const [train, validation] = await openHalves(path, [...names], async name => {
+  const [train, validation] = await openSplits(path, [...names], async name => {
     const found = [...entries.values()].filter(entry => withoutFolders(entry.fileName) === name)
     const [entry, other] = found
     if (entry && !other) return openEntry(file, entry)
@@ -24,13 +36,7 @@ export async function openZip(path: string): Promise<{ train: Text; validation: 
   return { train, validation }
 }
 
-/** A .zip archive with a text in two files. */
-export async function openZipFile(path: string): Promise<Source> {
-  const file = await findFile(path)
-  return { name: basename(path), place: resolve(path), version: [file], ...(await openZip(path)) }
-}
-
-/** The files in an archive. Of several entries with one path the last counts: it is what replaced the others. */
+/** The files in an archive. Of several entries with the same path, the last one counts, since it replaced the others. */
 async function listEntries(file: LocalFile): Promise<Map<string, Entry>> {
   const entries = new Map<string, Entry>()
   try {
@@ -56,7 +62,7 @@ function openEntry(file: LocalFile, entry: Entry): Text {
   return { size: uncompressedSize, pieces: () => readEntry(file, entry) }
 }
 
-/** What an entry holds. More bytes or fewer than its directory says, or others, are an error. */
+/** The content of an entry. Throws if its size or checksum is not the one in the archive's directory. */
 async function* readEntry(file: LocalFile, entry: Entry): AsyncGenerator<Uint8Array> {
   try {
     const archive = await openPromise(file.path, { autoClose: false })

@@ -1,21 +1,20 @@
-// Cuts a text into chunks that can be tokenized apart.
+/** Cuts a text into chunks that can be tokenized independently. */
 import { UserError } from '../../common/errors.ts'
 import type { Text } from '../sources/text.ts'
 
 /**
- * No stretch of a text is as long as this without a place to cut, unless GPT-2's tokenizer refuses one of its words
- * (gpt2.ts): such a stretch is white space, then punctuation that ends in an apostrophe, then letters.
+ * A text has a place to cut within this many bytes, unless it contains a word that is too long for GPT-2's tokenizer
+ * (gpt2.ts). The longest stretch without one is white space, then punctuation that ends in an apostrophe, then letters.
  */
 const longestStretch = 2 ** 20
 
 /**
- * A text in chunks of about `size` bytes, such that the GPT-2 tokens of the chunks are those of the whole. It is cut
- * where one kind of character follows another: letters, numbers, white space and all others. No match of GPT-2's
- * expression goes over such a place, whatever comes before or after, with two exceptions. White space belongs to what
- * follows it (" a" is one match, and the lookahead of the last two alternatives starts there), and so does an
- * apostrophe ("'s" is one match).
+ * A text in chunks of about `size` bytes, cut so that the chunks have the same GPT-2 tokens as the whole text. It is cut
+ * where the kind of character changes: letters, numbers, white space and all others. No match of GPT-2's regular
+ * expression spans such a place, with two exceptions: white space belongs to what follows it (" a" is one match, and the
+ * lookahead of the last two alternatives starts there), and so does an apostrophe ("'s" is one match).
  *
- * Throws a UserError for a text without such a place for a megabyte, so that no text needs more memory than that.
+ * Throws a UserError for a text with no place to cut within a megabyte, which limits the memory that a text needs.
  */
 export async function* chunksOf(text: Text, size: number): AsyncGenerator<Uint8Array<ArrayBuffer>> {
   let rest: Uint8Array[] = []
@@ -27,7 +26,7 @@ export async function* chunksOf(text: Text, size: number): AsyncGenerator<Uint8A
     let whole = joined(rest, length)
     let cut = 0
     while (whole.length >= size && (cut = findCut(whole, size)) > 0) {
-      yield new Uint8Array(whole.subarray(0, cut)) // slice of a Buffer is no copy
+      yield new Uint8Array(whole.subarray(0, cut)) // a copy, unlike Buffer's slice
       whole = whole.subarray(cut)
     }
     if (whole.length >= size + longestStretch) throw noPlaceToCut()
@@ -37,7 +36,7 @@ export async function* chunksOf(text: Text, size: number): AsyncGenerator<Uint8A
   if (length > 0) yield new Uint8Array(joined(rest, length))
 }
 
-/** The last place to cut in the first `size` bytes, else the first one within reach after them; 0 if there is none. */
+/** The last place to cut in the first `size` bytes, or the first one soon after them; 0 if there is none. */
 function findCut(bytes: Uint8Array, size: number): number {
   for (let i = Math.min(size, bytes.length - 1); i > 0; i--) if (isCut(bytes, i)) return i
   const end = Math.min(bytes.length, size + longestStretch)
@@ -60,7 +59,7 @@ const apostrophe = 0x27
 
 type Kind = 'white' | 'letter' | 'number' | 'other'
 
-/** The kind of each ASCII character, and of any other one. */
+/** The kind of a character. */
 const kindOf = (character: string): Kind =>
   /\p{White_Space}/u.test(character)
     ? 'white'
@@ -72,7 +71,7 @@ const kindOf = (character: string): Kind =>
 const asciiKinds = Array.from({ length: 0x80 }, (_, code) => kindOf(String.fromCharCode(code)))
 const decoder = new TextDecoder('utf-8', { ignoreBOM: true })
 
-/** The kind of the UTF-8 character at a place; undefined if its end is missing. */
+/** The kind of the UTF-8 character at a position; undefined if it is incomplete. */
 function kindAt(bytes: Uint8Array, i: number): Kind | undefined {
   const first = bytes[i]!
   if (first < 0x80) return asciiKinds[first]

@@ -1,17 +1,18 @@
+/** GPT-2's tokenizer. */
 import { BytePairEncodingCore } from 'gpt-tokenizer/BytePairEncodingCore'
 import ranks from 'gpt-tokenizer/bpeRanks/r50k_base'
 import { UserError } from '../../common/errors.ts'
 import type { Tokenizer } from './tokenizer.ts'
 
-// GPT-2's own expression, with \s spelled out: in JavaScript that one takes in U+FEFF and leaves out U+0085,
-// in the original it is the other way round.
+// GPT-2's regular expression, with White_Space in place of \s: JavaScript's \s includes U+FEFF but not U+0085, and the
+// original's the other way round.
 const words =
   /'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\p{White_Space}\p{L}\p{N}]+|\p{White_Space}+(?!\P{White_Space})|\p{White_Space}+/gu
 
 const endOfText = 50256
-const longestWord = 20_000 // a merge looks at the whole word, so time grows with the square of it
+const longestWord = 20_000 // each merge scans the whole word, so the time is quadratic in its length
 const rememberedWords = 2 ** 18
-const longestRemembered = 100 // what is longer hardly comes again
+const longestRemembered = 100 // longer words rarely occur twice
 
 const bpe = new BytePairEncodingCore({
   bytePairRankDecoder: ranks,
@@ -19,10 +20,10 @@ const bpe = new BytePairEncodingCore({
   tokenSplitRegex: words,
   mergeCacheSize: 0,
 })
-/** The tokens of words seen before: most of a text is few words, and looking one up is all that it takes. */
+/** The tokens of words seen before. Most of a text consists of few words, so most lookups succeed. */
 const known = new Map<string, readonly number[]>()
 
-/** GPT-2's byte-pair encoding, all of it ordinary text: <|endoftext|> in a text is no special token. */
+/** GPT-2's byte-pair encoding. <|endoftext|> in a text is encoded as ordinary text, not as the special token. */
 export const gpt2 = {
   name: 'gpt2',
   vocabularySize: 50257,
@@ -47,7 +48,7 @@ export const gpt2 = {
   },
 } satisfies Tokenizer
 
-/** How many bytes of text some GPT-2 tokens stand for. */
+/** The number of bytes of text that GPT-2 tokens stand for. */
 export function countBytes(tokens: Iterable<number>): number {
   const lengths = Uint16Array.from({ length: gpt2.vocabularySize }, (_, token) => tokenBytes(token).length)
   let bytes = 0
@@ -71,7 +72,7 @@ function encodeWord(word: string): readonly number[] {
   return encoded
 }
 
-/** A match refers to the text that it is of, which would stay in memory as long as the word is remembered. */
+/** A copy of a word. A match keeps its whole text in memory for as long as the match itself is remembered. */
 function copyOf(word: string): string {
   return new TextDecoder('utf-8', { ignoreBOM: true }).decode(new TextEncoder().encode(word))
 }

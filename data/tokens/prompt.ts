@@ -1,9 +1,10 @@
+/** Tokenizes the prompt of a sample. */
 import { reasonOf, UserError } from '../../common/errors.ts'
 import type { Tokenizer } from './tokenizer.ts'
 
 /**
- * The tokens that a sample starts with: the prompt's, all of it ordinary text, or a line feed where it is empty. Throws
- * UserError if the tokenizer cannot take it.
+ * The tokens that a sample starts with: those of the prompt, or of a line feed if it is empty. Throws a UserError if the
+ * tokenizer cannot encode it.
  */
 export function promptTokens(tokenizer: Tokenizer, prompt: string): number[] {
   try {

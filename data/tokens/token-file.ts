@@ -1,47 +1,48 @@
+/** Files of tokens in the cache: a header in JSON, then the tokens. */
 import type { FileHandle } from 'node:fs/promises'
 import { crc32 } from 'node:zlib'
-import { readOnce, type Telling } from '../cache/content.ts'
+import { writeCached } from '../cache/cache-file.ts'
+import { readOnce, type Reporting } from '../cache/content.ts'
 import { findFile } from '../sources/local-file.ts'
 import { openRegular } from '../../common/regular-file.ts'
 import { openWindows } from './token-windows.ts'
 import type { TokenArray, Tokens } from './tokenizer.ts'
-import { writeWhole } from '../../common/whole-file.ts'
+import { isRecord } from '../../common/json.ts'
 
-// A line of JSON filled up with spaces, then the tokens: little-endian uint16 as in nanoGPT's files, or bytes.
+// The header is a line of JSON padded with spaces. The tokens are little-endian uint16, as in nanoGPT's files, or bytes.
 const headerBytes = 1024
 const format = 'hlb-gpt tokens 1'
 const pieceSize = 2 ** 24
 
-/** Bytes of a token, for each tokenizer. */
+/** Bytes per token, for each tokenizer. */
 const widths = new Map<string, 1 | 2>([
   ['bytes', 1],
   ['gpt2', 2],
 ])
 
-/** Whether tokens are in memory or in windows of their file, and where is noted what is known of a large file. */
-export type Reading = Telling & {
-  /** The most bytes of tokens that are in memory. */
+export type ReadOptions = Reporting & {
+  /** The largest size in bytes at which tokens are held in memory. */
   inMemory: number
   cacheFolder: string
 }
 
-/** What a file has the tokens of: a corpus by name, its text by a hash of what tells it from others. */
-export type TokensOf = { corpus: string; text: string; tokenizer: string }
+/** The text that a file has the tokens of. `text` is a hash that identifies it. */
+export type TokenizedText = { corpus: string; text: string; tokenizer: string }
 
-/** Tokens, and how many bytes of text they stand for. */
-export type Counted = { tokens: Tokens; bytes: number }
+/** Tokens, and the number of bytes of text that they stand for. */
+export type CountedTokens = { tokens: Tokens; bytes: number }
 
-type Header = TokensOf & { format: string; tokens: number; bytes: number; crc32: number }
+type Header = TokenizedText & { format: string; tokens: number; bytes: number; crc32: number }
 
 /**
- * The tokens in a file: in memory, or as windows of the file where they take more than `inMemory` bytes. Nothing if it
- * is not there, not whole, altered, or of another text or tokenizer.
+ * The tokens in a file: in memory, or as windows of the file if they take more than `inMemory` bytes. Undefined if the
+ * file is missing, incomplete or altered, or has another text or tokenizer.
  */
 export async function readTokenFile(
   path: string,
-  { text, tokenizer }: TokensOf,
-  { inMemory, cacheFolder, ...telling }: Reading,
-): Promise<Counted | undefined> {
+  { text, tokenizer }: TokenizedText,
+  { inMemory, cacheFolder, ...reporting }: ReadOptions,
+): Promise<CountedTokens | undefined> {
   let file: FileHandle | undefined
   try {
     file = await openRegular(path)
@@ -61,25 +62,25 @@ export async function readTokenFile(
     const handle = file
     const check = async (show: (bytes: number) => void) =>
       String(await checksumOf(handle, headerBytes, stats.size, show))
-    const checksum = await readOnce(await findFile(path), 'crc32', check, cacheFolder, telling)
+    const checksum = await readOnce(await findFile(path), 'crc32', check, cacheFolder, reporting)
     if (checksum !== String(header.crc32)) return undefined
-    file = undefined // it stays open
+    file = undefined // the windows keep it open
     return { tokens, bytes }
   } catch {
-    return undefined // what cannot be read is made again
+    return undefined // a file that cannot be read is made again
   } finally {
     await file?.close()
   }
 }
 
-/** Writes tokens as they come, in a file that is there only once all of them are in it. */
+/** Writes tokens to a file as they are made. The file gets its name once it is complete. */
 export async function writeTokenFile(
   path: string,
-  { corpus, text, tokenizer }: TokensOf,
+  { corpus, text, tokenizer }: TokenizedText,
   pieces: AsyncIterable<TokenArray>,
   countBytes: () => number,
 ): Promise<void> {
-  await writeWhole(path, async file => {
+  await writeCached(path, async file => {
     let [tokens, checksum, end] = [0, 0, headerBytes]
     for await (const piece of pieces) {
       const bytes = bytesOf(piece)
@@ -97,7 +98,7 @@ export async function writeTokenFile(
   })
 }
 
-/** So many tokens from a place in a file. */
+/** Reads `count` tokens, starting at byte `at` of a file. */
 export async function readTokens(file: FileHandle, at: number, count: number): Promise<Uint16Array>
 export async function readTokens(
   file: FileHandle,
@@ -162,7 +163,7 @@ function readHeader(text: string): Header | undefined {
 }
 
 function isHeader(value: unknown): value is Header {
-  if (typeof value !== 'object' || value === null) return false
+  if (!isRecord(value)) return false
   const kinds = {
     format: 'string',
     corpus: 'string',
@@ -172,6 +173,5 @@ function isHeader(value: unknown): value is Header {
     bytes: 'number',
     crc32: 'number',
   }
-  const entries = new Map<string, unknown>(Object.entries(value))
-  return Object.entries(kinds).every(([name, kind]) => typeof entries.get(name) === kind)
+  return Object.entries(kinds).every(([name, kind]) => typeof value[name] === kind)
 }

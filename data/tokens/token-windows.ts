@@ -1,22 +1,22 @@
-// Tokens that stay in a file: a stretch of them is read when it is asked for, so that a text may be larger than memory.
+/** Tokens that stay in a file and are read as they are needed, for texts larger than memory. */
 import { fstatSync, readSync } from 'node:fs'
 import type { FileHandle } from 'node:fs/promises'
 import { reasonOf, UserError } from '../../common/errors.ts'
 import { changed } from '../sources/local-file.ts'
 import type { TokenArray, Tokens } from './tokenizer.ts'
 
-/** Where tokens lie in a file: `length` of them from byte `start` on, little-endian, `width` bytes each. */
+/** Where tokens lie in a file: `length` tokens from byte `start`, little-endian, with `width` bytes each. */
 export type TokenPlace = { path: string; start: number; length: number; width: 1 | 2 }
 
-/** Closes files whose tokens nobody can reach any more. */
+/** Closes files whose tokens are no longer reachable. */
 const unreachable = new FinalizationRegistry<FileHandle>(file => void file.close().catch(() => {}))
 
 const tokensOfPiece = 2 ** 20
 
 /**
- * The tokens in a file that is open. The system keeps in its page cache what is read often, as it does for memory-mapped
- * files. The file stays open as long as the tokens are used: it may be renamed or deleted meanwhile. Once somebody writes
- * to it, a read is a UserError: that is told by its size and time, since its content would take too long to read.
+ * The tokens in an open file. As with a memory-mapped file, the system keeps frequently read parts in its page cache. The
+ * file stays open as long as the tokens are used, so it may be renamed or deleted in the meantime. A read throws a
+ * UserError once the file is written to. Its size and time tell that, since checking the content would take too long.
  */
 export function openWindows(file: FileHandle, { path, start, length, width }: TokenPlace): Tokens {
   const before = orRefuse(path, () => fstatSync(file.fd))

@@ -1,4 +1,4 @@
-// A thread of tokenize.ts: bytes of text in, their GPT-2 tokens out.
+/** A worker thread of tokenize.ts: it receives bytes of text and answers with their GPT-2 tokens. */
 import { parentPort } from 'node:worker_threads'
 import { codeOf, UserError } from '../../common/errors.ts'
 import { gpt2 } from './gpt2.ts'

@@ -1,3 +1,4 @@
+/** Tokenizes a text on all cores. */
 import { availableParallelism } from 'node:os'
 import { Worker } from 'node:worker_threads'
 import { UserError } from '../../common/errors.ts'
@@ -6,19 +7,19 @@ import type { Text } from '../sources/text.ts'
 
 const chunkSize = 2 ** 20
 
-/** What a worker answers to the bytes of a chunk. */
+/** A worker's answer to the bytes of a chunk. */
 export type Answer = { tokens: Uint16Array<ArrayBuffer> } | { refusal: string } | { error: unknown }
 
 export type TokenizeOptions = {
   threads?: number
   chunkSize?: number
-  /** Is told how many bytes of text are done. */
+  /** Called with the number of bytes of text that are done. */
   progress?: (bytes: number) => void
 }
 
 /**
- * A text's GPT-2 tokens, in its order, made on all cores. Only the chunks under way are in memory; the text is
- * read no faster than its tokens are taken.
+ * The GPT-2 tokens of a text, in order, computed on all cores. Only the chunks in progress are in memory: the text is read
+ * no faster than its tokens are consumed.
  */
 export async function* tokenize(text: Text, options: TokenizeOptions = {}): AsyncGenerator<Uint16Array> {
   const chunk = options.chunkSize ?? chunkSize
@@ -27,11 +28,11 @@ export async function* tokenize(text: Text, options: TokenizeOptions = {}): Asyn
     { length: Math.min(options.threads ?? availableParallelism(), useful) },
     startEncoder,
   )
-  const underWay: Promise<Uint16Array>[] = []
+  const inProgress: Promise<Uint16Array>[] = []
   let [read, done] = [0, 0]
   const sizes: number[] = []
   const next = async (): Promise<Uint16Array> => {
-    const tokens = await underWay.shift()!
+    const tokens = await inProgress.shift()!
     done += sizes.shift()!
     options.progress?.(done)
     return tokens
@@ -40,17 +41,17 @@ export async function* tokenize(text: Text, options: TokenizeOptions = {}): Asyn
     for await (const bytes of chunksOf(text, chunk)) {
       sizes.push(bytes.length)
       const tokens = encoders[read++ % encoders.length]!.encode(bytes)
-      tokens.catch(() => {}) // whoever awaits it hears of it; nobody does once another one has failed
-      underWay.push(tokens)
-      if (underWay.length > 2 * encoders.length) yield await next()
+      tokens.catch(() => {}) // it is awaited below, unless another chunk fails first
+      inProgress.push(tokens)
+      if (inProgress.length > 2 * encoders.length) yield await next()
     }
-    while (underWay.length > 0) yield await next()
+    while (inProgress.length > 0) yield await next()
   } finally {
     await Promise.all(encoders.map(encoder => encoder.stop()))
   }
 }
 
-/** A thread that encodes, one chunk after the other. */
+/** Starts a thread that encodes one chunk after another. */
 function startEncoder() {
   const worker = new Worker(new URL('./tokenize-worker.ts', import.meta.url), { execArgv: [] })
   const waiting: PromiseWithResolvers<Uint16Array>[] = []

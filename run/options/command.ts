@@ -1,6 +1,8 @@
+/** Reads the options of a script that trains, from the command line and from the run to resume. */
 import { findsGpu } from '../device.ts'
 import { scriptName } from '../record/environment.ts'
-import { UserError, handleErrors } from '../../common/errors.ts'
+import { UserError } from '../../common/errors.ts'
+import { handleErrors } from '../process/handle-errors.ts'
 import { type RunOptions, runFlags } from './flags.ts'
 import {
   type Command,
@@ -12,22 +14,22 @@ import {
 } from './options.ts'
 import { warn } from '../../common/printable.ts'
 import { repeatRun } from '../repeat.ts'
-import { type Resumed, resumed } from '../record/resume.ts'
-import { isSameScript } from '../record/script.ts'
+import { type Resumed, resumed } from './resume.ts'
+import { isSameScript } from './script.ts'
 
-/** What a new run does on a real GPU. */
+/** The options of a new run on a real GPU. */
 interface GpuPreset {
-  /** Options, written as on a command line; the text that it trains on is one of them. */
+  /** Options, written as on a command line, including --data. */
   onGpu?: string
-  /** Where adapters come from: by default Dawn in Node. */
+  /** The source of adapters, by default Dawn in Node. */
   gpu?: GPU
 }
 
 /**
- * The options of a script that trains: its own and runFlags, from the command line, and behind these from the run that
- * it goes on with or samples from. A new run on a real GPU has the options `onGpu` behind these, unless the command line
- * names another text or tokenizer than they do. From here on errors are shown as users expect. With --repeat the script
- * runs once for each seed, and the process ends here.
+ * The options of a script that trains: its own and runFlags. The command line comes first, then the run to resume or to
+ * sample from. A new run on a real GPU uses `onGpu` for options that the command line leaves out, unless that names a
+ * different text or tokenizer. This also installs handleErrors. With --repeat, the script runs once for each seed, and the
+ * process ends here.
  */
 export async function readOptions<const Flags extends Record<string, Flag>, Group extends Hyperparameters>({
   onGpu = '',
@@ -45,7 +47,7 @@ export async function readOptions<const Flags extends Record<string, Flag>, Grou
   const command = { ...own, flags: { ...own.flags, ...runFlags }, note }
   const before = run ? savedArguments(run, command) : []
   const rest = run ? run.own : args
-  // RunOptions is what runFlags gives.
+  // RunOptions has the values of runFlags.
   const parse = (args: readonly string[]) =>
     parseOptions(args, command) as unknown as Options<Flags, Group> & RunOptions
   let options = parse([...before, ...rest])
@@ -61,7 +63,7 @@ export async function readOptions<const Flags extends Record<string, Flag>, Grou
   return options
 }
 
-/** The saved options of a run, but those that the script has no more: these are named. */
+/** The saved options of a run. Warns about those that the script no longer has, and leaves them out. */
 function savedArguments(
   { config, saved }: Resumed,
   command: Command<Record<string, Flag>, Hyperparameters>,
@@ -71,9 +73,7 @@ function savedArguments(
     throw new UserError(`The run ${config.name} is one of ${script}, not of ${scriptName()}.`)
   const gone = saved.filter(argument => !isOption(command, argument))
   if (gone.length > 0) {
-    warn(
-      `The run ${config.name} has ${gone.join(' ')}, of which ${script} knows nothing: it goes on without.`,
-    )
+    warn(`The run ${config.name} has ${gone.join(' ')}, which ${script} does not have: it goes on without.`)
   }
   return saved.filter(argument => !gone.includes(argument))
 }

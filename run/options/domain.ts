@@ -1,21 +1,23 @@
-/** Which numbers an option takes, and how an error says so. */
+/** The set of numbers that an option takes, and its description in error messages. */
+
+/** A set of numbers. */
 export type Domain = {
   readonly kind: 'integer' | 'number'
-  /** The least number, itself included. */
+  /** The least number, inclusive. */
   readonly minimum?: number | undefined
-  /** The greatest number, itself included. */
+  /** The greatest number, inclusive. */
   readonly maximum?: number | undefined
-  /** Every number must be greater than this one. */
+  /** The least number, exclusive. */
   readonly above?: number | undefined
-  /** Every number must be a multiple of this one. */
+  /** All numbers are multiples of this one. */
   readonly multipleOf?: number | undefined
-  /** Every number must be 1, or a product of this one with itself. */
+  /** All numbers are powers of this one, including 1. */
   readonly powerOf?: number | undefined
-  /** The greatest number that the program can hold: an error names it only to those who go beyond it. */
+  /** The greatest number that the program can represent. An error mentions it only if a value exceeds it. */
   readonly limit: number
 }
 
-/** Whether a domain has this number. */
+/** Whether a number is in a domain. */
 export function contains(domain: Domain, number: number): boolean {
   const { kind, minimum = -Infinity, maximum = Infinity, above = -Infinity, limit } = domain
   const isKind = kind === 'number' ? Number.isFinite(number) : Number.isSafeInteger(number)
@@ -34,7 +36,7 @@ function isPower(number: number, { powerOf }: Domain): boolean {
   return power === number
 }
 
-/** The domain in words, behind "takes": a whole number from 1 to 1000. text: the value that it does not have. */
+/** The domain in words that follow "takes", such as: a whole number from 1 to 1000. `text` is the rejected value. */
 export function domainText(domain: Domain, { text, many }: { text?: string; many?: number | 'any' }): string {
   const { kind, minimum, above, multipleOf, powerOf, limit } = domain
   const isBeyond = (text ?? '')

@@ -1,10 +1,10 @@
-/** The command line: what its options take, their values, and --help. */
+/** Parses command lines: options and their values, hyperparameters, and --help. */
 import { parseArgs } from 'node:util'
 import { type Domain, contains, domainText } from './domain.ts'
 import { UserError } from '../../common/errors.ts'
 import { nearestName } from '../../common/nearest-name.ts'
 
-/** An option of the command: what it takes, what it is without one given, and its line of --help. */
+/** An option: its type, its default, and its line in --help. */
 export type Flag =
   | ({ type: 'integer' | 'number'; default?: number; help: string } & Pick<
       Domain,
@@ -14,16 +14,16 @@ export type Flag =
   | { type: 'boolean'; default?: boolean; help: string }
 
 /**
- * Numbers, strings, booleans and lists of numbers, in groups of any depth: each is an option by its name. A default
- * that says too much or too little of what its hyperparameter takes is bounded().
+ * Hyperparameters with their defaults, in groups of any depth. Each is an option with its dotted name. The default implies
+ * which values are allowed; use bounded() for other rules.
  */
 export type Hyperparameters = {
   readonly [name: string]: Value | Bounded<Value> | Hyperparameters
 }
 
 /**
- * What a hyperparameter takes. Numbers have bounds as in a Domain; one of them may also be the dotted name of another
- * hyperparameter, and is then what that one is.
+ * The values that a hyperparameter takes. The bounds are those of a Domain. A bound may also be the dotted name of another
+ * hyperparameter, and is then the value of that one.
  */
 export type Rule = {
   integer?: boolean
@@ -33,11 +33,11 @@ export type Rule = {
   multipleOf?: number | string
   powerOf?: number
   choices?: readonly string[]
-  /** Of a list that may have any number of numbers, none as well. */
+  /** 'any' for a list of any length, including an empty one. */
   length?: 'any'
 }
 
-/** A default, and what else its hyperparameter takes. */
+/** A default with a rule for other values. */
 class Bounded<Default> {
   readonly value: Default
   readonly rule: Rule
@@ -48,16 +48,16 @@ class Bounded<Default> {
   }
 }
 
-/** The default of a hyperparameter that takes what the rule says: bounded(0.5, { above: 0, maximum: 1 }). */
+/** A default with a rule for other values: bounded(0.5, { above: 0, maximum: 1 }). */
 export const bounded = <const Default extends Value>(value: Default, rule: Rule): Bounded<Default> =>
   new Bounded(value, rule)
 
 export type Command<Flags extends Record<string, Flag>, Group extends Hyperparameters> = {
-  /** One line: what the program does. */
+  /** What the program does, in one line. */
   summary: string
   flags: Flags
   hyperparameters: Group
-  /** A last paragraph of the help. */
+  /** The last paragraph of --help. */
   note?: string | undefined
 }
 
@@ -66,10 +66,10 @@ type FlagValue<F extends Flag> = F extends { default: unknown }
   ? FlagType[F['type']]
   : FlagType[F['type']] | undefined
 
-/** The types of the values: dim may be any number, not its default alone. */
-type Opened<Group> =
+/** The types of the values: a number instead of the literal type of a default. */
+type Widened<Group> =
   Group extends Bounded<infer Default>
-    ? Opened<Default>
+    ? Widened<Default>
     : Group extends number
       ? number
       : Group extends boolean
@@ -78,7 +78,7 @@ type Opened<Group> =
           ? Group
           : Group extends readonly number[]
             ? readonly number[]
-            : { -readonly [Name in keyof Group]: Opened<Group[Name]> }
+            : { -readonly [Name in keyof Group]: Widened<Group[Name]> }
 
 export type FlagValues<Flags extends Readonly<Record<string, Flag>>> = {
   [Name in keyof Flags]: FlagValue<Flags[Name]>
@@ -87,11 +87,11 @@ export type FlagValues<Flags extends Readonly<Record<string, Flag>>> = {
 export type Options<
   Flags extends Readonly<Record<string, Flag>>,
   Group extends Hyperparameters,
-> = FlagValues<Flags> & { hyperparameters: Opened<Group> }
+> = FlagValues<Flags> & { hyperparameters: Widened<Group> }
 
 type Value = number | string | boolean | readonly number[]
 
-/** What is known of one option, a flag's or a hyperparameter's. */
+/** The type and bounds of an option, whether flag or hyperparameter. */
 type Setting =
   | { kind: 'string'; example: string; choices?: readonly string[] | undefined }
   | { kind: 'boolean'; example: string }
@@ -99,19 +99,19 @@ type Setting =
 
 type NumberSetting = Domain & {
   example: string
-  /** How many, if it is a list of numbers. */
+  /** The number of elements, for a list. */
   length?: number | 'any' | undefined
 }
 
-/** What the engine's int32 and float32 hold. */
+/** The largest numbers of the engine's int32 and float32. */
 const largest = { integer: 2 ** 31 - 1, number: (2 - 2 ** -23) * 2 ** 127 } as const
 
 /**
- * Reads the command line: the command's own flags, and every hyperparameter by its dotted name. Its default says
- * what a hyperparameter takes: a whole number takes whole numbers, and 0 only if it is 0 itself; no number takes
- * negative ones unless it is one; a list takes as many numbers of the same kind. What is otherwise is bounded(). No
- * hyperparameter is larger than the engine's numbers can be. Throws UserError for the first value that is not allowed.
- * --help prints the help and ends the process.
+ * Parses a command line with the command's flags, and with each hyperparameter by its dotted name. The default of a
+ * hyperparameter implies the values that it takes: an integer takes integers, and 0 only if the default is 0; negative
+ * numbers are allowed only if the default is negative; a list takes lists of the same length. bounded() sets other rules.
+ * Numbers that the engine cannot represent are refused. Throws a UserError for the first value that is not allowed. --help
+ * prints the help and ends the process.
  */
 export function parseOptions<const Flags extends Record<string, Flag>, Group extends Hyperparameters>(
   args: readonly string[],
@@ -138,11 +138,11 @@ export function parseOptions<const Flags extends Record<string, Flag>, Group ext
   const hyperparameters = replaced(command.hyperparameters, given)
   checkTogether(command.hyperparameters, hyperparameters)
   result.hyperparameters = hyperparameters
-  // The loops above gave each name a value of the type that its flag or its default says.
+  // The code above gave each name a value of the type of its flag or default.
   return result as Options<Flags, Group>
 }
 
-/** The command line that gives these options, all of them spelled out. */
+/** The command line with all of these options spelled out. */
 export function argumentsOf(options: { readonly hyperparameters: Hyperparameters }): string[] {
   const { hyperparameters, ...flags } = options
   return [...Object.entries(flags), ...flatten(hyperparameters)]
@@ -150,13 +150,13 @@ export function argumentsOf(options: { readonly hyperparameters: Hyperparameters
     .map(([name, value]) => `--${name}=${String(value)}`)
 }
 
-/** Whether an argument as argumentsOf makes them is an option of the command. */
+/** Whether an argument made by argumentsOf is an option of the command. */
 export function isOption(command: Command<Record<string, Flag>, Hyperparameters>, argument: string): boolean {
   const name = argument.slice(2).split('=')[0]
   return name in command.flags || flatten(command.hyperparameters).some(([known]) => known === name)
 }
 
-/** Every option on the command line with its value, in order; a UserError for the first wrong one. */
+/** The options on a command line with their values, in order. Throws a UserError for the first wrong one. */
 function* readArguments(
   args: readonly string[],
   settings: Map<string, Setting>,
@@ -172,7 +172,7 @@ function* readArguments(
         { type: kind === 'boolean' ? 'boolean' : 'string' } as const,
       ]),
     ),
-    strict: false, // its own messages know neither the nearest name nor an example
+    strict: false, // its error messages have neither the nearest name nor an example
     allowPositionals: true,
     tokens: true,
   })
@@ -195,7 +195,7 @@ function* readArguments(
   }
 }
 
-/** `--name true` is `--name=true`: parseArgs never gives a boolean the next argument. */
+/** Turns `--name true` into `--name=true`, since parseArgs takes no separate value for a boolean. */
 function joinBooleans(args: readonly string[], settings: Map<string, Setting>): string[] {
   const joined: string[] = []
   for (const arg of args) {
@@ -207,7 +207,7 @@ function joinBooleans(args: readonly string[], settings: Map<string, Setting>): 
   return joined
 }
 
-/** `--top-k` is --topK where there is an option of that name. */
+/** Turns `--top-k` into `--topK` if there is an option of that name. */
 function inCamelCase(arg: string, settings: Map<string, Setting>): string {
   const [, name, value] = /^--([^=]+)(.*)$/s.exec(arg) ?? []
   const camel = name?.replace(/-([a-z])/g, (_, letter: string) => letter.toUpperCase())
@@ -248,7 +248,7 @@ function takenBy(setting: Setting, text: string | undefined): string {
   return length === undefined ? domain : `${domain}, a comma between them`
 }
 
-/** Throws UserError for the first value that goes beyond a bound which is another hyperparameter. */
+/** Throws a UserError for the first value outside a bound that is another hyperparameter. */
 function checkTogether(described: Hyperparameters, hyperparameters: Hyperparameters): void {
   const values = new Map(flatten(hyperparameters).map(([name, value]) => [name, value] as const))
   for (const [name, , rule] of flatten(described)) {
@@ -269,7 +269,7 @@ function checkTogether(described: Hyperparameters, hyperparameters: Hyperparamet
 
 function unknownOption(rawName: string, settings: Map<string, Setting>): UserError {
   const name = rawName.replace(/^-+/, '')
-  // Who leaves out the group means its last part: --dim is --net.dim.
+  // The group may have been left out: --dim means --net.dim.
   const byLastPart = new Map([...settings.keys()].map(full => [full.split('.').at(-1)!, full]))
   const last = nearestName(name, byLastPart.keys())
   const exact = byLastPart.get(name)
@@ -315,10 +315,10 @@ function hyperparameterSetting(value: Value, rule: Rule): Setting {
   }
 }
 
-/** A bound, if it is not the name of another hyperparameter. */
+/** A bound that is a number, not the name of another hyperparameter. */
 const literal = (bound: number | string | undefined) => (typeof bound === 'number' ? bound : undefined)
 
-/** All hyperparameters by their dotted names, and what is said of each beside its default. */
+/** All hyperparameters with their dotted names, defaults and rules. */
 function flatten(group: Hyperparameters, prefix = ''): [name: string, value: Value, rule: Rule][] {
   return Object.entries(group).flatMap(([name, value]) => {
     if (isGroup(value)) return flatten(value, `${prefix}${name}.`)
@@ -328,7 +328,7 @@ function flatten(group: Hyperparameters, prefix = ''): [name: string, value: Val
   })
 }
 
-/** The values of the hyperparameters: the given ones, or else their defaults. */
+/** The values of the hyperparameters: given on the command line, or their defaults. */
 function replaced(group: Hyperparameters, given: Map<string, Value>, prefix = ''): Hyperparameters {
   return Object.fromEntries(
     Object.entries(group).map(([name, value]) => {
@@ -343,9 +343,9 @@ function isGroup(value: Hyperparameters[string]): value is Hyperparameters {
   return typeof value === 'object' && !Array.isArray(value) && !(value instanceof Bounded)
 }
 
-/** The help, made from the same tables as the options. */
+/** The text of --help. */
 function helpText(command: Command<Record<string, Flag>, Hyperparameters>): string {
-  const flags = Object.entries<Flag>({ ...command.flags, help: { type: 'boolean', help: 'prints this' } })
+  const flags = Object.entries<Flag>({ ...command.flags, help: { type: 'boolean', help: 'print this help' } })
   const lines = flags.map(([name, flag]) => [`  --${name}${placeholder(flag)}`, describe(flag)] as const)
   const indent = Math.max(...lines.map(([left]) => left.length)) + 2
   const groups = Map.groupBy(flatten(command.hyperparameters), ([name]) =>
@@ -377,7 +377,7 @@ function describe(flag: Flag): string {
   return flag.default === undefined || flag.default === '' ? flag.help : `${flag.help} (${flag.default})`
 }
 
-/** Lines of at most 80 columns: `start`, and beside it the parts, all of them indented. */
+/** Lines of at most 80 columns: `start`, then the parts, indented. */
 function fill(start: string, indent: number, parts: string[], separator: string): string[] {
   const lines = [start.padEnd(indent)]
   for (const [index, part] of parts.entries()) {

@@ -1,37 +1,36 @@
-/** How a run ends before its time: by Ctrl-C, by another signal, or because nobody reads its output any more. */
+/** Ends a run early: after Ctrl-C or another signal, or when its output is no longer read. */
 import { exitCodeOf, outlivesTerminal } from './parent.js'
 
-/** Whether the run under way is to end. */
 export type Interrupt = {
-  /** True from the first signal on: finish the step, write the checkpoint, close the table. */
+  /** True after the first signal: the run should finish its step, write its checkpoint and close the table. */
   readonly requested: boolean
-  /** From here on there is work to save: the first signal is only noted. Before, it ends the process at once. */
+  /** After this call there is work to save, so the first signal only sets `requested`. Before, it ends the process. */
   begin(): void
-  /** Resolves once a second signal ends the process even while its main thread is busy; at once if there was no first. */
+  /** Resolves once a second signal would end the process at once; immediately if there was no first. */
   settled(): Promise<void>
 }
 
-/** SIGPIPE stands for a reader that went away. Node ignores the signal itself: a write fails with EPIPE instead. */
+/** SIGPIPE means that the reader of the output has gone. Node ignores the signal itself: a write fails with EPIPE. */
 type Reason = 'SIGINT' | 'SIGTERM' | 'SIGHUP' | 'SIGPIPE'
 
-// npm and our launchers pass on a Ctrl-C that the terminal has already sent here: several signals, one key.
+// npm and our launchers forward a Ctrl-C that the terminal sends here too, so one key press causes several signals.
 const sameKeyMilliseconds = 250
 
 let request: ((reason: Reason) => void) | undefined
 
-/** Ends the run under way as this signal does, or else the process; that of a command that has no run is no failure. */
+/** Ends the current run as this signal does; without a run, ends the process, with code 0 for SIGPIPE. */
 export function endBecauseOf(reason: Reason): void {
   if (!request) process.exit(reason === 'SIGPIPE' ? 0 : exitCodeOf(reason))
   request(reason)
 }
 
 /**
- * Listens for SIGINT (Ctrl-C), SIGTERM and SIGHUP (a closed terminal, unless nohup is to protect from it). Once
- * there is work to save, the first one is only noted, and the run ends by itself, with the exit code that a shell gives
- * to that signal; a second one ends the process at once. `onFirst` may say that the first one was heard.
+ * Listens for SIGINT (Ctrl-C), SIGTERM and SIGHUP (a closed terminal, unless started with nohup). Once there is work to
+ * save, the first signal only sets `requested` and calls `onFirst`; the run ends by itself, with the exit code that a
+ * shell gives to that signal. A second signal ends the process at once.
  */
 export function watchInterrupt(onFirst: () => void = () => {}): Interrupt {
-  // One that is ignored is listened to as well, since it would end the process otherwise.
+  // An ignored signal needs a listener too, or it would end the process.
   if (outlivesTerminal) process.on('SIGHUP', () => {})
   const signals = outlivesTerminal
     ? (['SIGINT', 'SIGTERM'] as const)
@@ -48,8 +47,8 @@ export function watchInterrupt(onFirst: () => void = () => {}): Interrupt {
   }
 
   /**
-   * Stops listening, so that the system itself ends the process at the next signal, whatever it is doing. Not before
-   * the event loop has seen all signals of the same key: they wait while the main thread is busy.
+   * Stops listening, so that the next signal ends the process even if it is busy. First it waits until the event loop has
+   * handled all signals of the same key press, which are pending while the main thread is busy.
    */
   async function settle(): Promise<void> {
     await new Promise(resolve => setTimeout(resolve, sameKeyMilliseconds))

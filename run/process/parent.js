@@ -1,30 +1,30 @@
-// How the processes of a run depend on each other: on npm, on a launcher of ours, on a terminal.
-// Plain JavaScript, since Node 20 must read this.
+// Runs child processes, and ends this process when the one that started it (npm or our launcher) is gone.
+// This is plain JavaScript since Node 20 must be able to run it.
 import { spawn, spawnSync } from 'node:child_process'
 import { fstatSync, readFileSync, readSync, statSync } from 'node:fs'
 import { constants } from 'node:os'
 import { basename } from 'node:path'
 
-/** Tells a child which process started it. Not for its own children: it takes it out of its environment. */
+/** An environment variable that names the parent process. A child deletes it, so that its own children do not see it. */
 const parentVariable = 'HLB_GPT_PARENT'
 const pollMilliseconds = 1000
 
 /**
- * What a shell reports for a process that a signal ended: 130 for SIGINT.
+ * The exit code that a shell reports for a process ended by a signal: 130 for SIGINT.
  * @param {NodeJS.Signals} signal
  */
 export const exitCodeOf = signal => 128 + constants.signals[signal]
 
 /**
- * Runs a program with this process's streams, passes signals on to it, and returns its exit code. Should this process
- * be killed, the child notices (if it calls followParent) and ends too.
+ * Runs a program with this process's streams, forwards signals to it, and returns its exit code. If this process is
+ * killed, the child ends too, provided that it calls followParent.
  * @param {string} binary
  * @param {readonly string[]} args
  */
 export async function runChild(binary, args) {
   const env = { ...process.env, [parentVariable]: String(process.pid) }
   const child = spawn(binary, args, { stdio: 'inherit', env })
-  // The child alone decides what a signal means; a Ctrl-C reaches both, and must not end this one first.
+  // The child decides what a signal means. Ctrl-C reaches both processes, and must not end this one first.
   const pass = (/** @type {NodeJS.Signals} */ signal) => void child.kill(signal)
   const signals = /** @type {const} */ (['SIGINT', 'SIGTERM', 'SIGHUP'])
   for (const signal of signals) process.on(signal, pass)
@@ -38,36 +38,36 @@ export async function runChild(binary, args) {
 }
 
 /**
- * Ends this process as SIGTERM does once npm or the launcher that started it is gone: nobody could stop it otherwise.
- * A process that was started in any other way goes on without its parent, and so does one started with nohup when its
+ * Ends this process as SIGTERM does once npm or the launcher that started it is gone, since nobody could stop it then.
+ * A process that was started in another way continues without its parent, and so does one started with nohup when its
  * terminal closes.
  */
 export function followParent() {
   const isGone = parentWatch()
   let polls = 0
   const poll = () => {
-    // Two polls, so that the SIGHUP of a closed terminal arrives first, which ends npm as well.
+    // Two polls, so that the SIGHUP of a closed terminal, which ends npm too, arrives first.
     polls = isGone?.() ? polls + 1 : 0
     if (polls < 2) return
     clearInterval(timer)
-    // Not process.kill, which cannot be caught on Windows.
+    // process.kill cannot be caught on Windows.
     if (!process.emit('SIGTERM', 'SIGTERM')) process.exit(exitCodeOf('SIGTERM'))
   }
   const timer = isGone && setInterval(poll, pollMilliseconds).unref()
   if (outlivesTerminal) process.on('SIGHUP', () => clearInterval(timer))
 }
 
-/** A function that tells whether the process to depend on is gone; none where there is no such process. */
+/** A function that tells whether the parent to depend on is gone; undefined if there is no such parent. */
 function parentWatch() {
   const launcher = Number(process.env[parentVariable])
   delete process.env[parentVariable]
   if (launcher) return () => process.ppid !== launcher || !exists(launcher)
-  // npm run, and what is like it: an environment that says so may also come from further up, hence the script.
+  // npm run and similar. The variable may be inherited from a process further up, so this checks the script in it.
   if (!/run[/\\]node\.js/.test(process.env.npm_lifecycle_script ?? '')) return undefined
   const parent = process.ppid
   const { name, parent: above } = describe(parent)
   const isParentGone = () => process.ppid !== parent || !exists(parent)
-  // Some shells replace themselves with the script, others stay between it and npm, and outlive npm.
+  // Some shells replace themselves with the script; others remain between it and npm, and outlive npm.
   if (above === undefined || !/^(\w*sh|busybox)$/.test(basename(name))) return isParentGone
   const isNpmGone =
     process.platform === 'linux' ? () => describe(parent).parent !== above : () => !exists(above)
@@ -85,7 +85,7 @@ function exists(pid) {
 }
 
 /**
- * The name and the parent of a process, as far as the system tells.
+ * The name and the parent of a process, if the system tells them.
  * @param {number} pid
  * @returns {{ name: string, parent: number | undefined }}
  */
@@ -105,9 +105,9 @@ function describe(pid) {
 }
 
 /**
- * Whether this process was started with nohup, and is to go on when its terminal closes. Node forgets at start which
- * signals it was told to ignore, so this looks at what else nohup leaves: the last command of the shell (bash, zsh), and
- * in place of the terminal a null device that cannot be read from (GNU).
+ * Whether this process was started with nohup, and should continue when its terminal closes. Node resets ignored signals
+ * at start, so this looks for other traces of nohup: the shell's last command (bash, zsh), and a null device as standard
+ * input that cannot be read (GNU).
  */
 export const outlivesTerminal = isNohup()
 

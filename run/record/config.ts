@@ -1,24 +1,23 @@
-/** A run's config.json: what the run is, and the options that --resume takes from there. */
-import { isRecord } from './json-numbers.ts'
-import { showSealed } from './sealed.ts'
+/** The config.json of a run, from which --resume takes its options. */
+import { isRecord } from '../../common/json.ts'
+import { showSealed } from '../../common/sealed-json.ts'
 
-/** What a run's config.json says of it. */
 export type Config = {
   readonly name: string
-  /** When it was started first, as ISO 8601. */
+  /** When the run was first started, in ISO 8601. */
   readonly started: string
-  /** The command line that gives its options, whatever their defaults become. */
+  /** The command line with all options spelled out, so that later changes of the defaults do not matter. */
   readonly arguments: readonly string[]
   readonly environment: Readonly<Record<string, string>> & { readonly script: string; readonly code: string }
-  /** Stands for the text that it is trained on. */
+  /** Identifies the text that the run trains on. */
   readonly text?: string | undefined
-  /** What the run said of itself at start. */
+  /** The lines of the run's header. */
   readonly about: Readonly<Record<string, string>>
 }
 
-/** What is said of one call, or names what it writes to or fetches from outside the run's folder. */
-const ofOneCall = ['run', 'runs', 'resume', 'repeat', 'train', 'profile']
-/** What a run's folder says of these is not believed: it may be somebody else's. */
+/** Options that apply to one command, not to the run. */
+const ofOneCommand = ['run', 'runs', 'resume', 'repeat', 'train', 'profile']
+/** Options never taken from a run's folder, which may come from someone else: they access files or servers elsewhere. */
 export const onlyNamed = ['log', 'mirror'] as const
 
 /** The text of a config.json. */
@@ -26,9 +25,9 @@ export const showConfig = (config: Config): string => `${showSealed(config)}\n`
 
 /** The arguments that a config.json keeps. */
 export const keptArguments = (all: readonly string[]): string[] =>
-  all.filter(argument => !ofOneCall.some(name => argument.startsWith(`--${name}=`)))
+  all.filter(argument => !ofOneCommand.some(name => argument.startsWith(`--${name}=`)))
 
-/** The config that the content of a config.json stands for; or in words what it lacks, such as "has no environment". */
+/** The config in the content of a config.json; or words that say what it lacks, such as "has no environment". */
 export function configOf(content: Readonly<Record<string, unknown>>, name: string): Config | string {
   const { started, arguments: args, environment, about, text } = content
   if (

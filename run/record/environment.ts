@@ -1,3 +1,4 @@
+/** Describes the code and the machine that a run depends on. */
 import { execFileSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import { readFileSync, readdirSync } from 'node:fs'
@@ -6,10 +7,10 @@ import { join, relative, resolve } from 'node:path'
 
 const project = resolve(import.meta.dirname, '../..')
 
-/** The script that this process runs, from the project's folder: main.ts. */
+/** The script that this process runs, relative to the project's folder: main.ts. */
 export const scriptName = (): string => relative(project, process.argv[1] ?? 'main.ts').replaceAll('\\', '/')
 
-/** What a run's results and speed depend on beside its options. */
+/** What the results and the speed of a run depend on, besides its options. */
 export function environment(): Record<string, string> & { readonly script: string; readonly code: string } {
   const processors = cpus()
   return {
@@ -23,7 +24,7 @@ export function environment(): Record<string, string> & { readonly script: strin
   }
 }
 
-/** Stands for the code that results come from: the script, the engine and the data. */
+/** A hash of the code that determines the results: the script, the engine and the data. */
 export function codeVersion(): string {
   const hash = createHash('sha256')
   const files = ['engine', 'data', 'baselines'].flatMap(folder =>
@@ -44,6 +45,6 @@ function commit(): string | undefined {
       stdio: ['ignore', 'pipe', 'ignore'],
     }).trim()
   } catch {
-    return undefined // no git, or no clone
+    return undefined // git is not installed, or this is not a clone
   }
 }

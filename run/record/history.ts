@@ -1,11 +1,11 @@
-/** The rows that a run which goes on had before. */
-import { showJson } from './json-numbers.ts'
+/** Reads the earlier rows of a resumed run. */
+import { showJson } from '../../common/json.ts'
 import { type MetricsRow, readRows } from './metrics.ts'
-import type { Notes } from './notes.ts'
+import type { Notes } from '../checkpoint/notes.ts'
 
 /**
- * The rows of a run that goes on from a checkpoint. Up to there they are the checkpoint's, which has a checksum; where
- * metrics.jsonl says something else, `warn` is told, and the rows after it are left out.
+ * The rows of a run that resumes from a checkpoint. The checkpoint has its own copy of the rows, with a checksum. If
+ * metrics.jsonl differs from it, this calls `warn` and returns the checkpoint's rows.
  */
 export async function readHistory(
   path: string,

@@ -1,11 +1,12 @@
+/** Writes --log: the rows of the table as JSON lines. */
 import { appendFileSync } from 'node:fs'
 import { UserError, reasonOf } from '../../common/errors.ts'
-import { showJson } from './json-numbers.ts'
-import { snakeCase } from '../../common/nearest-name.ts'
+import { showJson } from '../../common/json.ts'
+import { snakeCase } from '../../common/names.ts'
 
 /**
- * Appends a record to a file of JSON lines, if there is one, with its names in snake case. NaN and the infinities are
- * strings in it. Throws UserError when it cannot be written.
+ * Appends a row to a file of JSON lines, with names in snake case, and NaN and the infinities as strings. Does nothing
+ * without a file. Throws a UserError if the file cannot be written.
  */
 export function logTo(file: string | undefined, row: Readonly<Record<string, number | undefined>>): void {
   if (file === undefined) return

@@ -1,15 +1,17 @@
-/** What a run leaves behind in its folder, and where it goes on from. */
+/** Records a run in its folder, and restores a run to resume. */
 import { existsSync } from 'node:fs'
 import { join } from 'node:path'
-import { DivergedError, type State, checkpointsIn } from './checkpoint.ts'
+import { DivergedError, type State, checkpointsIn } from '../checkpoint/checkpoint.ts'
 import { type Config, keptArguments, showConfig } from './config.ts'
 import { environment } from './environment.ts'
-import { UserError, adviseWhenLost, isOfMachine, reasonOf } from '../../common/errors.ts'
+import { UserError, reasonOf } from '../../common/errors.ts'
+import { adviseOnGpuLoss, isMachineError } from '../process/handle-errors.ts'
 import { type RunOptions, runFlags } from '../options/flags.ts'
-import { filesOf, findRun } from './folders.ts'
+import { findRun } from '../folders/find-run.ts'
+import { filesOf, tidyRun } from '../folders/run-files.ts'
 import { headerText } from '../terminal/header.ts'
 import { readHistory } from './history.ts'
-import { lockFolder } from './lock.ts'
+import { lockFolder } from '../folders/lock.ts'
 import {
   type MetricsRow,
   appendRow,
@@ -19,35 +21,35 @@ import {
   whatDiverged,
   writeRows,
 } from './metrics.ts'
-import { makeFolder, refuseTaken } from './new-folder.ts'
+import { makeFolder, refuseTaken } from '../folders/new-folder.ts'
 import { argumentsOf } from '../options/options.ts'
 import { printable, warn } from '../../common/printable.ts'
 import { reportHtml } from './report.ts'
-import { loadWeights } from './weights.ts'
-import { removeParts, writeWhole } from './whole-file.ts'
+import { loadWeights } from '../checkpoint/weights.ts'
+import { writeWhole } from '../../common/whole-file.ts'
 
-/** A run in its folder. */
+/** The record of a run. */
 export type RunRecord = {
-  /** Whether there is something to train: not for a sample only, once the target is reached, or after it has diverged. */
+  /** Whether there is something to train: not with --no-train, after the target was reached, or after divergence. */
   readonly trains: boolean
-  /** The rows so far; a run that goes on has its earlier ones. */
+  /** The rows so far, including the earlier ones of a resumed run. */
   readonly rows: readonly MetricsRow[]
-  /** Prints what the run is, and notes it. A new run gets its folder here. */
+  /** Prints and records the header. A new run gets its folder here. */
   begin(about: Readonly<Record<string, string>>): Promise<void>
-  /** Notes a row of the table; where it has a validation loss, writes a checkpoint if one is due. */
+  /** Records a row of the table. After an evaluation, writes a checkpoint if one is due. */
   add(row: MetricsRow): Promise<void>
-  /** What to do about a row whose loss is NaN or infinite, after which the run stops. */
+  /** The error that ends a run after a row whose loss is NaN or infinite. It says what to do. */
   divergence(row: MetricsRow): UserError
-  /** The end of training, an early one too: writes the last checkpoint, unless the last loss was NaN or infinite. */
+  /** Ends the training, even early: writes the last checkpoint, unless the last loss was NaN or infinite. */
   trained(loss: number): Promise<void>
-  /** Notes the sample. */
+  /** Records the sample. */
   sampled(text: string): Promise<void>
 }
 
 /**
- * Opens the folder of a run that was there (--resume), whose state gets the values of the last checkpoint, or prepares a
- * new one. All that a run is made of is in `state`: it goes on from there to the last bit. `text` stands for the text
- * that it is trained on.
+ * Opens the folder of a run to resume and restores `state` from its last checkpoint, or prepares a new run. `state` is the
+ * whole state of a run, so the resumed run computes the same bits as an uninterrupted one. `text` identifies the text that
+ * the run trains on.
  */
 export async function openRecord(
   options: RunOptions,
@@ -77,12 +79,9 @@ export async function openRecord(
   let checkpoints = checkpointsIn(files.checkpoints, warn)
 
   let lock = before && train ? await lockFolder(folder) : undefined
-  if (before && train) {
-    // While the folder is this process's own, nobody writes there but those who want the lock.
-    await removeParts(folder, 0, name => !name.startsWith('lock-'))
-    await removeParts(files.checkpoints, 0)
-  }
-  // A sample takes the network alone.
+  // This process has the lock, so no other process is writing these files.
+  if (before && train) await tidyRun(folder, 0)
+  // A sample needs only the network.
   const needed = train ? state : { ...state, optimizer: {} }
   const from = before && (await checkpoints.load(needed))
   if (before && from?.config && from.config.started !== before.started) {
@@ -107,17 +106,17 @@ export async function openRecord(
   if (before && !from && init !== undefined) await loadWeights(init, state.network)
   if (before && train) {
     rows.push(...(again ? history : history.filter(({ step }) => step <= state.at.step)))
-    // What came after the checkpoint is found anew.
+    // The rows after the checkpoint are computed again.
     if (!again) await write(() => writeRows(files.metrics, rows))
   }
 
-  /** Writes to the run's folder; what goes wrong there, such as a full disk, is not the program's fault. */
+  /** Writes to the run's folder, and turns errors of the disk, such as a full one, into UserErrors. */
   async function write(action: () => Promise<void>): Promise<void> {
     try {
       await lock?.confirm()
       await action()
     } catch (error) {
-      if (error instanceof UserError || isOfMachine(error)) throw error
+      if (error instanceof UserError || isMachineError(error)) throw error
       const { last } = checkpoints
       const left = last === undefined ? 'it has no checkpoint' : `its checkpoint of step ${last} is there`
       throw new UserError(`${folder} cannot be written to (${reasonOf(error)}); ${left}.`)
@@ -127,7 +126,7 @@ export async function openRecord(
     const where = runs === runFlags.runs.default ? '' : ` --runs ${runs}`
     return `npm start -- --resume ${config.name}${where}${more}`
   }
-  /** How to go on with a run that has diverged. */
+  /** What to do about a run that has diverged, in words. */
   function remedy(): string {
     const { last } = checkpoints
     if (last === undefined) return 'it has no checkpoint to go on from. Start a new run with other options.'
@@ -137,8 +136,8 @@ export async function openRecord(
     )
   }
   const report = () => writeWhole(files.report, reportHtml({ config, options, rows, sample }))
-  adviseWhenLost(() => {
-    // A run can be named once it has a config.
+  adviseOnGpuLoss(() => {
+    // A run without a config cannot be resumed.
     if (!train || !existsSync(files.config)) return 'start again.'
     const { last } = checkpoints
     return last === undefined
@@ -146,7 +145,7 @@ export async function openRecord(
       : `go on from step ${last} with ${command('')}`
   })
 
-  /** Writes a checkpoint, but never one with NaN in it. */
+  /** Writes a checkpoint, unless a variable contains NaN. */
   async function save(): Promise<void> {
     const { hyperparameters, ...others } = options
     const notes = { config, rows, options: others, hyperparameters, code: place.code }
@@ -219,7 +218,7 @@ export async function openRecord(
   }
 }
 
-/** Says what the results of a run depend on and is no more as it was when the run was started. */
+/** Warns if the code or the text, on which the results depend, have changed since the run was started. */
 function warnOfChanges(folder: string, before: Config, now: Config): void {
   const may = 'it may not go on as it would have.'
   if (before.environment.code !== now.environment.code)
@@ -228,15 +227,15 @@ function warnOfChanges(folder: string, before: Config, now: Config): void {
     warn(`The text to train on has changed since ${folder} was started: ${may}`)
 }
 
-/** Options that say how long a run takes, what it shows, or how much it may take, and not what it computes. */
-const lengths = ['seconds', 'steps', 'prompt', 'sample', 'target', 'checkpoint', 'log', 'memory', 'threads']
+/** Options that do not affect what a run computes, only its length, output, memory or threads. */
+const neutral = ['seconds', 'steps', 'prompt', 'sample', 'target', 'checkpoint', 'log', 'memory', 'threads']
 
-/** Whether a run that diverged may fare better when it goes on. */
+/** Whether a diverged run may do better when it is resumed, since its options or its code have changed. */
 function mayDiffer({ onNan }: RunOptions, before: Config, now: Config): boolean {
   if (onNan === 'go' || before.environment.code !== now.environment.code) return true
-  const of = (name: string) => (argument: string) => argument.startsWith(`--${name}=`)
+  const isNamed = (name: string) => (argument: string) => argument.startsWith(`--${name}=`)
   return before.arguments.some(
-    argument => !lengths.some(name => of(name)(argument)) && !now.arguments.includes(argument),
+    argument => !neutral.some(name => isNamed(name)(argument)) && !now.arguments.includes(argument),
   )
 }
 

@@ -1,11 +1,11 @@
+/** Makes the report.html of a run. */
 import { readFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { dirname, join } from 'node:path'
 import type { Config } from './config.ts'
 import { type MetricsRow, divergenceIn, evaluationsIn, whatDiverged } from './metrics.ts'
-import { dottedNames } from '../../common/nearest-name.ts'
+import { dottedNames } from '../../common/names.ts'
 
-/** What a report shows. */
 export type Report = {
   readonly config: Config
   readonly options: Readonly<Record<string, unknown>>
@@ -13,10 +13,10 @@ export type Report = {
   readonly sample: string
 }
 
-/** A page that draws a run, with all it takes inside: it can be sent to somebody, and needs no network. */
+/** A page with the charts and the options of a run. It contains all its scripts and data, so it works offline. */
 export function reportHtml({ config, options, rows, sample }: Report): string {
   const chart = dirname(createRequire(import.meta.url).resolve('uplot/dist/uPlot.iife.min.js'))
-  // A chart has no place for NaN and Infinity, and JSON no words.
+  // JSON has no NaN and Infinity, and a chart cannot show them.
   const of = (name: string) => rows.map(row => (Number.isFinite(row[name]) ? row[name] : null))
   const data = {
     seconds: of('seconds'),
@@ -81,7 +81,7 @@ td { overflow-wrap: anywhere }
 const script = `
 const color = name => getComputedStyle(document.documentElement).getPropertyValue(name)
 const short = new Intl.NumberFormat('en', { notation: 'compact', maximumSignificantDigits: 3 })
-// The first losses, those of an untrained network, would leave no room for the others.
+// The first losses, of an untrained network, would compress the scale of the others.
 const shown = [data.train, data.validation].flatMap(losses => losses.slice(Math.floor(losses.length / 10)))
 const range = [0, 1].map(end => [Math.min, Math.max][end](...shown.filter(loss => loss != null)))
 const margin = (range[1] - range[0]) / 20
@@ -125,10 +125,10 @@ const escapes: Readonly<Record<string, string>> = {
   '"': '&quot;',
   "'": '&#39;',
 }
-/** A text as part of a page: no character of it is markup. */
+/** Escapes a text for HTML. */
 const escape = (text: string) => text.replace(/[<>&"']/g, character => escapes[character])
 
-/** A value as part of a script in a page: it cannot end the script, and its lines are those of the script. */
+/** A value as JSON inside a script element. The escapes keep it from ending the element or a line of the script. */
 const scriptJson = (value: unknown) =>
   JSON.stringify(value).replace(
     /[<>&\u2028\u2029]/g,

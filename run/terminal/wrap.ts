@@ -1,13 +1,17 @@
+/** Wraps text that arrives in pieces, such as the tokens of a sample, into lines. */
+import { withoutControls } from '../../common/printable.ts'
+
 /** Text that arrives in pieces, written in lines of at most `width` columns. */
 export type Wrapper = {
   write(piece: string): void
-  /** Writes what was held back, and ends the line. */
+  /** Writes the word that was held back, and ends the line. */
   end(): void
 }
 
 /**
- * Wraps text at spaces as it comes: a word is held back until it is known to be whole, and one that is wider
- * than a line is cut. The text's own line ends stay, whether they are LF, CRLF or CR.
+ * Wraps text at spaces as it arrives: a word is held back until its end is known, and a word wider than a line is split.
+ * Line ends in the text are kept, be they LF, CRLF or CR. An untrained network may produce any character, so terminal
+ * control characters are replaced by U+FFFD.
  */
 export function wrapText(write: (text: string) => void, width = 80): Wrapper {
   let column = 0
@@ -15,7 +19,7 @@ export function wrapText(write: (text: string) => void, width = 80): Wrapper {
   let word: string[] = []
   let isAfterReturn = false
 
-  /** The word held back, with what goes before it. */
+  /** The word held back, with the spaces or the line break before it. */
   function takeWord(): string {
     if (word.length === 0) return ''
     const breaks = column > 0 && column + spaces.length + word.length > width
@@ -43,13 +47,13 @@ export function wrapText(write: (text: string) => void, width = 80): Wrapper {
           text += takeWord()
           spaces += ' '
         } else if (letter === '\n' && isAfterReturn) {
-          // The line has ended with the CR before.
+          // The CR before it has already ended the line.
         } else if (letter === '\n' || letter === '\r') {
           text += `${takeWord()}\n`
           column = 0
           spaces = ''
         } else {
-          word.push(steers(letter) ? '\ufffd' : letter)
+          word.push(withoutControls(letter))
         }
         isAfterReturn = letter === '\r'
       }
@@ -60,9 +64,3 @@ export function wrapText(write: (text: string) => void, width = 80): Wrapper {
     },
   }
 }
-
-/**
- * A half-trained network writes any character, those that steer a terminal among them: control characters, and marks
- * that turn the direction of a line.
- */
-const steers = (letter: string): boolean => /[\p{Cc}\u2028\u2029\u202a-\u202e\u2066-\u2069]/u.test(letter)

@@ -6,7 +6,8 @@ import { hostname, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, test } from 'node:test'
 import { inTurn } from '../../data/cache/in-turn.ts'
-import { besideName, removeLeftovers } from '../../data/cache/leftovers.ts'
+import { tidyCache } from '../../data/cache/cache-file.ts'
+import { temporaryName } from '../../common/temporary-files.ts'
 
 let folder = ''
 let path = ''
@@ -81,10 +82,10 @@ test('what killed processes left is removed, and nothing else', async () => {
     const when = new Date(Date.now() - hours * 3_600_000)
     await utimes(join(folder, name), when, when)
   }
-  const own = besideName('own')
-  const ended = besideName('ended').replace(`-${process.pid}.`, `-${endedProcess()}.`)
-  const elsewhere = besideName('elsewhere').replace(/\.[\w-]+-\d+\./, '.other-host-1.')
-  const id = own.slice(-36)
+  const own = temporaryName('own')
+  const ended = temporaryName('ended').replace(`-${process.pid}.`, `-${endedProcess()}.`)
+  const elsewhere = temporaryName('elsewhere').replace(/\.[\w-]+-\d+\./, '.other-host-1.')
+  const id = own.slice(-41, -5)
   await make(own, 0.5)
   await make(ended, 0.5)
   await make(`new${ended}`, 0)
@@ -98,8 +99,8 @@ test('what killed processes left is removed, and nothing else', async () => {
   await mkdir(join(folder, `fetch-${id}`))
   await writeFile(join(folder, `fetch-${id}`, 'archive.tgz'), 'x')
   await utimes(join(folder, `fetch-${id}`), 1e9, 1e9)
-  await removeLeftovers(folder)
-  await removeLeftovers(join(folder, 'none'))
+  await tidyCache(folder)
+  await tidyCache(join(folder, 'none'))
   assert.deepEqual(
     (await readdir(folder)).toSorted(),
     [own, `new${ended}`, elsewhere, 'held.lock', 'tokens.bin', 'train.parquet.part'].toSorted(),

@@ -17,18 +17,18 @@ import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { after, before, describe, test } from 'node:test'
 import { cpuBackend, useBackend, array, variable } from '../../engine/index.ts'
-import { DivergedError, checkpointsIn } from '../../run/record/checkpoint.ts'
+import { DivergedError, checkpointsIn } from '../../run/checkpoint/checkpoint.ts'
 import { type Config, configOf, showConfig } from '../../run/record/config.ts'
 import { UserError } from '../../common/errors.ts'
-import { findRun, listRuns } from '../../run/record/folders.ts'
+import { findRun, listRuns } from '../../run/folders/find-run.ts'
 import { readHistory } from '../../run/record/history.ts'
 import { appendRow, firstToReach, readRows } from '../../run/record/metrics.ts'
-import { lastNotes } from '../../run/record/notes.ts'
+import { lastNotes } from '../../run/checkpoint/notes.ts'
 import { reportHtml } from '../../run/record/report.ts'
-import { resumed } from '../../run/record/resume.ts'
-import { scriptOf } from '../../run/record/script.ts'
-import { loadWeights } from '../../run/record/weights.ts'
-import { removeParts } from '../../run/record/whole-file.ts'
+import { resumed } from '../../run/options/resume.ts'
+import { scriptOf } from '../../run/options/script.ts'
+import { loadWeights } from '../../run/checkpoint/weights.ts'
+import { tidyRun } from '../../run/folders/run-files.ts'
 import { main, rowsOf } from '../support/command.ts'
 
 const folder = mkdtempSync(join(tmpdir(), 'hlb-gpt-'))
@@ -211,7 +211,7 @@ test('what writes outside of the folder, or fetches, is not taken from it', asyn
   const found = await resumed(['--resume', '--runs', runs], message => void warnings.push(message))
   assert.deepEqual(found?.saved, config.arguments)
   assert.equal(warnings.length, 2)
-  assert.match(warnings[0], /^The run one had --log=\/tmp\/log, which is taken from a command line alone/)
+  assert.match(warnings[0], /^The run one had --log=\/tmp\/log, which is only taken from a command line/)
   const named = await resumed(['--resume', '--runs', runs, '--log', 'mine', '--mirror', 'm'], assert.fail)
   assert.ok(named?.own.includes('mine'))
 })
@@ -330,7 +330,7 @@ describe('rows', () => {
       writeFileSync(path, `${line}\n${right}\n{"half`)
       const rows = await readRows(path, message => void warnings.push(message))
       assert.deepEqual(rows, [{ step: 1, seconds: 1, tokens: 1, trainLoss: 1, another: 2 }])
-      assert.match(warnings.join(), /^Line 1 of \S+ is damaged, and left out\.$/)
+      assert.match(warnings.join(), /^Line 1 of \S+ is damaged and skipped\.$/)
     }
   })
 })
@@ -366,9 +366,9 @@ test('what a killed process left half written goes when it is old, or nobody els
   const where = join(folder, 'parts')
   mkdirSync(where)
   for (const name of names) writeFileSync(join(where, name), '')
-  await removeParts(where, 3_600_000)
+  await tidyRun(where, 3_600_000)
   assert.deepEqual(readdirSync(where).toSorted(), names.toSorted())
-  await removeParts(where, 0, name => !name.startsWith('lock-'))
+  await tidyRun(where, 0)
   assert.deepEqual(readdirSync(where).toSorted(), names.slice(1).toSorted())
 })
 

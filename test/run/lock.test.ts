@@ -9,7 +9,7 @@ import { join, resolve } from 'node:path'
 import { after, beforeEach, describe, test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { pathToFileURL } from 'node:url'
-import { lockFolder } from '../../run/record/lock.ts'
+import { lockFolder } from '../../run/folders/lock.ts'
 
 const all = mkdtempSync(join(tmpdir(), 'hlb-gpt-'))
 let folder = ''
@@ -19,13 +19,13 @@ beforeEach(() => {
 after(() => rmSync(all, { recursive: true }))
 
 const locks = () => readdirSync(folder).filter(name => name.startsWith('lock-'))
-const lockModule = pathToFileURL(resolve(import.meta.dirname, '../../run/record/lock.ts')).href
+const lockModule = pathToFileURL(resolve(import.meta.dirname, '../../run/folders/lock.ts')).href
 const script = `
   import { lockFolder } from '${lockModule}'
-  import { handleErrors } from '${lockModule.replace('lock.ts', 'errors.ts')}'
+  import { handleErrors } from '${new URL('../process/handle-errors.ts', lockModule).href}'
   handleErrors()
   const [folder, beat, patience] = process.argv.slice(1)
-  const lock = await lockFolder(folder, { beat: Number(beat), patience: Number(patience) })
+  const lock = await lockFolder(folder, { interval: Number(beat), timeout: Number(patience) })
   console.log('locked')
   process.stdin.on('data', async () => {
     await lock.confirm()
@@ -102,7 +102,10 @@ describe('the lock of a folder', () => {
     const path = join(folder, 'lock-foreign')
     writeFileSync(path, foreign)
     const timer = setInterval(() => utimesSync(path, new Date(), new Date()), 100)
-    await assert.rejects(lockFolder(folder, { beat: 200, patience: 60_000 }), /in use by process 7 on web-1/)
+    await assert.rejects(
+      lockFolder(folder, { interval: 200, timeout: 60_000 }),
+      /in use by process 7 on web-1/,
+    )
     clearInterval(timer)
     assert.deepEqual(locks(), ['lock-foreign'])
   })

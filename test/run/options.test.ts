@@ -180,7 +180,7 @@ test('--help is made from the same tables, and fits a screen', () => {
   --data FILE    a text file
   --prompt TEXT  how the sample begins (The)
   --progress     shows a progress line (true)
-  --help         prints this
+  --help         print this help
 
 Hyperparameters, with their defaults (set one with --group.name VALUE):
   --net.              dim 128, tied false
@@ -192,7 +192,7 @@ Hyperparameters, with their defaults (set one with --group.name VALUE):
 
 test('--help of what has no hyperparameters does not speak of any', () => {
   const bare = { summary: 'Lists.', flags: {}, hyperparameters: {} }
-  assert.equal(printed(['--help'], bare), 'Lists.\n\n  --help  prints this\n')
+  assert.equal(printed(['--help'], bare), 'Lists.\n\n  --help  print this help\n')
 })
 
 test('a rule bounds a hyperparameter, by numbers or by another one', () => {

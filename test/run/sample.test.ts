@@ -21,7 +21,7 @@ import {
   variable,
 } from '../../engine/index.ts'
 import { UserError } from '../../common/errors.ts'
-import { writeSafetensors } from '../../run/record/safetensors.ts'
+import { writeSafetensors } from '../../run/checkpoint/safetensors.ts'
 import { startBackend } from '../support/backend.ts'
 import { main, makeFolder } from '../support/command.ts'
 

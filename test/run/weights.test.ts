@@ -5,7 +5,7 @@ import { join } from 'node:path'
 import { after, test } from 'node:test'
 import { full, variable } from '../../engine/index.ts'
 import { UserError } from '../../common/errors.ts'
-import { loadWeights } from '../../run/record/weights.ts'
+import { loadWeights } from '../../run/checkpoint/weights.ts'
 import { startBackend } from '../support/backend.ts'
 
 await startBackend()

@@ -1,4 +1,6 @@
-/** Reads numbers and bytes one after another; throws where there are no more. */
+/** Reads the numbers and bytes of a Parquet page. */
+
+/** Reads numbers and bytes in sequence, and throws at the end of the bytes. */
 export class ByteReader {
   readonly #bytes: Uint8Array
   #at = 0
@@ -24,7 +26,7 @@ export class ByteReader {
     return this.take(1)[0]!
   }
 
-  /** The next four bytes, the lowest first. */
+  /** The next four bytes as a number, little-endian. */
   uint32(): number {
     const at = this.#at
     this.take(4)
@@ -32,7 +34,7 @@ export class ByteReader {
     return (bytes[at]! | (bytes[at + 1]! << 8) | (bytes[at + 2]! << 16) | (bytes[at + 3]! << 24)) >>> 0
   }
 
-  /** A number in seven bits a byte, the lowest first (LEB128), of up to 32 bits. */
+  /** The next number of up to 32 bits, stored seven bits per byte, lowest first (LEB128). */
   varint(): number {
     let value = 0
     for (let place = 1; place <= 2 ** 28; place *= 2 ** 7) {

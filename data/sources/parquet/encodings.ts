@@ -1,22 +1,24 @@
-// How the pages of a Parquet file store byte strings and small numbers:
-// https://parquet.apache.org/docs/file-format/data-pages/encodings/
-// Every function takes exactly `count` values, and throws where there are fewer of them or bytes are left over.
+/**
+ * Decodes the byte strings and small numbers in the pages of a Parquet file:
+ * https://parquet.apache.org/docs/file-format/data-pages/encodings/
+ * Every function reads exactly `count` values, and throws if there are fewer or if bytes are left over.
+ */
 import type { ByteReader } from './byte-reader.ts'
 
-/** PLAIN: each string after its length. */
+/** PLAIN: each string follows its length. */
 export function* plainStrings(reader: ByteReader, count: number): Generator<Uint8Array> {
   for (let i = 0; i < count; i++) yield reader.take(reader.uint32())
   expectEnd(reader)
 }
 
-/** DELTA_LENGTH_BYTE_ARRAY: all lengths, then all strings. */
+/** DELTA_LENGTH_BYTE_ARRAY: all lengths come first, then all strings. */
 export function* lengthStrings(reader: ByteReader, count: number): Generator<Uint8Array> {
   const lengths = deltaNumbers(reader, count)
   for (const length of lengths) yield reader.take(length)
   expectEnd(reader)
 }
 
-/** DELTA_BYTE_ARRAY: how many bytes each string has in common with the one before, and the rest of it. */
+/** DELTA_BYTE_ARRAY: each string is the length of the prefix that it shares with the previous one, and a suffix. */
 export function* prefixStrings(reader: ByteReader, count: number): Generator<Uint8Array> {
   const prefixes = deltaNumbers(reader, count)
   let before = new Uint8Array()
@@ -31,7 +33,7 @@ export function* prefixStrings(reader: ByteReader, count: number): Generator<Uin
   }
 }
 
-/** RLE_DICTIONARY: each string's place in the dictionary. */
+/** RLE_DICTIONARY: each string is an index into the dictionary. */
 export function* dictionaryStrings(
   reader: ByteReader,
   count: number,
@@ -45,7 +47,7 @@ export function* dictionaryStrings(
   }
 }
 
-/** Numbers of `bitWidth` bits, in runs of equal ones and in groups of eight. Nothing is stored for a width of 0. */
+/** Numbers of `bitWidth` bits, in runs of equal numbers and in packed groups of eight. A width of 0 stores nothing. */
 export function runs(reader: ByteReader, bitWidth: number, count: number): Uint32Array {
   if (bitWidth > 32) throw new Error(`a width of ${bitWidth} bits`)
   const values = new Uint32Array(count)
@@ -55,7 +57,7 @@ export function runs(reader: ByteReader, bitWidth: number, count: number): Uint3
     const length = Math.floor(header / 2)
     if (header % 2 === 1) {
       const wanted = Math.min(8 * length, count - seen)
-      // The last group may lack the bytes that nobody needs.
+      // The last group may leave out its unused bytes.
       const bytes = reader.take(Math.min(length * bitWidth, reader.left))
       if (8 * bytes.length < wanted * bitWidth) throw new Error('a page ends too early')
       for (let i = 0; i < wanted; i++) values[seen++] = bitsAt(bytes, i * bitWidth, bitWidth)
@@ -70,7 +72,7 @@ export function runs(reader: ByteReader, bitWidth: number, count: number): Uint3
   return values
 }
 
-/** DELTA_BINARY_PACKED: whole numbers of 32 bits, as differences in blocks. */
+/** DELTA_BINARY_PACKED: 32-bit integers, stored as blocks of differences. */
 function deltaNumbers(reader: ByteReader, count: number): Int32Array {
   const blockSize = reader.varint()
   const blocks = reader.varint()
@@ -98,7 +100,7 @@ function deltaNumbers(reader: ByteReader, count: number): Int32Array {
   return values
 }
 
-/** Up to 32 bits from a place on, the lowest first. */
+/** Up to 32 bits starting at a bit position, lowest first. */
 function bitsAt(bytes: Uint8Array, place: number, width: number): number {
   let value = 0
   for (let bit = 0; bit < width;) {
@@ -115,7 +117,7 @@ function zigzag(value: number): number {
   return value % 2 === 0 ? value / 2 : -(value + 1) / 2
 }
 
-/** What is left over may be zeros alone, of which fastparquet writes eight. */
+/** Throws unless only zeros are left over: fastparquet writes eight of them. */
 function expectEnd(reader: ByteReader): void {
   if (reader.take(reader.left).some(byte => byte !== 0)) throw new Error('a page has more than its values')
 }

@@ -1,5 +1,7 @@
-// Reads a column of a Parquet file page by page, and checks all that the file says of a page:
-// https://parquet.apache.org/docs/file-format/data-pages/
+/**
+ * Reads a column of a Parquet file page by page, and checks everything that the file states about each page:
+ * https://parquet.apache.org/docs/file-format/data-pages/
+ */
 import { isUtf8 } from 'node:buffer'
 import zlib from 'node:zlib'
 import type { ColumnChunk, PageHeader, SchemaElement } from 'hyparquet'
@@ -9,12 +11,12 @@ import { UserError } from '../../../common/errors.ts'
 import { ByteReader } from './byte-reader.ts'
 import { dictionaryStrings, lengthStrings, plainStrings, prefixStrings, runs } from './encodings.ts'
 
-/** Exactly these bytes of a file, or it throws. */
+/** Reads exactly these bytes of a file, or throws. */
 export type ReadBytes = (start: number, length: number) => Promise<Uint8Array>
 
-/** A column in a group of rows. */
+/** A column of one row group. */
 export type Column = {
-  /** The file that it is in. */
+  /** The path of its file. */
   path: string
   element: SchemaElement
   chunk: ColumnChunk
@@ -26,9 +28,9 @@ export type Column = {
 type Meta = NonNullable<ColumnChunk['meta_data']>
 
 /**
- * The strings in a column's rows, a page at a time; undefined where there is none. A page's checksum is compared if it
- * has one. Whether it has or not, the numbers of rows, values, nulls and bytes have to be those that the file says, and
- * a string has to be UTF-8. Throws a UserError for what is not supported, and an Error for what is damaged.
+ * The strings of a column, one page at a time, with undefined for a null. Checks each page's checksum if it has one, the
+ * file's counts of rows, values, nulls and bytes, and that each string is UTF-8. Throws a UserError for a feature that is
+ * not supported, and an Error for damage.
  */
 export async function* readPages(
   column: Column,
@@ -75,14 +77,14 @@ export async function* readPages(
   if (Number(meta.num_values) !== rows || chunk.file_path) throw new Error('other values than the file says')
 }
 
-/** A data page, unpacked. */
+/** A decompressed data page. */
 type Page = {
-  /** Values in it, nulls included. */
+  /** The number of its values, including nulls. */
   count: number
-  /** How many are null, where the page says it. */
+  /** The number of nulls, if the page states it. */
   nulls: number | undefined
   encoding: string
-  /** Which values are there, a bit each. */
+  /** The definition levels: a bit for each value, 0 for null. */
   levels: ByteReader
   values: ByteReader
 }
@@ -98,7 +100,7 @@ function openPage({ path, element }: Column, meta: Meta, header: PageHeader, sto
     return { count: sizeOf(count), nulls: undefined, encoding, levels: new ByteReader(bytes), values }
   }
   if (header.type !== 'DATA_PAGE_V2') throw new Error('a page of an unknown kind')
-  // In this version the levels come first, and are not compressed.
+  // Version 2 stores the levels first, and does not compress them.
   const v2 = wanted(header.data_page_header_v2)
   const levels = sizeOf(v2.definition_levels_byte_length)
   if (v2.repetition_levels_byte_length !== 0 || v2.num_rows !== v2.num_values) {
@@ -123,12 +125,12 @@ function stringsOf(
   if (encoding === 'DELTA_LENGTH_BYTE_ARRAY') return checkedText(lengthStrings(values, count))
   if (encoding === 'DELTA_BYTE_ARRAY') return checkedText(prefixStrings(values, count))
   if (encoding === 'RLE_DICTIONARY' || encoding === 'PLAIN_DICTIONARY') {
-    return dictionaryStrings(values, count, dictionary) // checked when it was read
+    return dictionaryStrings(values, count, dictionary) // the dictionary's strings are checked already
   }
   throw unsupported(path, encoding)
 }
 
-/** The strings, and undefined where there is none. */
+/** The strings, with undefined for each null. */
 function* rowsOf(
   present: Uint32Array,
   strings: Generator<Uint8Array>,
@@ -162,7 +164,7 @@ function unpacked(path: string, { codec }: Pick<Meta, 'codec'>, bytes: Uint8Arra
 
 function decompress(path: string, codec: Meta['codec'], bytes: Uint8Array, size: number): Uint8Array {
   if (codec === 'UNCOMPRESSED') return bytes
-  // Node's own are faster, and compare the checksums that these formats have.
+  // Node's own decompressors are faster, and check the checksums of these formats.
   const options = { maxOutputLength: Math.max(1, size) }
   if (codec === 'GZIP') return zlib.gunzipSync(bytes, options)
   if (codec === 'BROTLI') return zlib.brotliDecompressSync(bytes, options)
@@ -172,14 +174,14 @@ function decompress(path: string, codec: Meta['codec'], bytes: Uint8Array, size:
   return decompressor(bytes, size)
 }
 
-/** The header of the page at a place, and how many bytes it takes. */
+/** The header of the page at a position, and its length in bytes. */
 async function readHeader(
   readBytes: ReadBytes,
   at: number,
   end: number,
 ): Promise<{ header: PageHeader; length: number }> {
   if (!(at >= 0 && at < end)) throw new Error('a column has fewer rows than the file says')
-  // A page's statistics, which are in its header, may be as long as its strings.
+  // The header includes statistics, which may be as long as the page's strings.
   for (const most of [2 ** 12, 2 ** 24]) {
     const bytes = await readBytes(at, Math.min(most, end - at))
     const reader = { view: new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength), offset: 0 }
@@ -192,7 +194,7 @@ async function readHeader(
   throw new Error('a page has no header')
 }
 
-/** What the file says of a column; a UserError where it cannot be read. */
+/** The metadata of a column. Throws a UserError if the column cannot be read. */
 function metaOf({ path, chunk, element }: Column): Meta {
   const meta = chunk.meta_data
   if (!meta || chunk.crypto_metadata) throw new UserError(`${path} is encrypted: decrypt it first.`)
@@ -207,7 +209,7 @@ function startOf({ dictionary_page_offset: dictionary, data_page_offset: data }:
   return Number(dictionary !== undefined && dictionary > 0n && dictionary < data ? dictionary : data)
 }
 
-/** A number that a header has to have. */
+/** A required number of a header. */
 function sizeOf(value: unknown): number {
   if (typeof value === 'number' && Number.isSafeInteger(value) && value >= 0) return value
   throw new Error('a page has no proper header')
@@ -220,6 +222,6 @@ function wanted<T>(part: T | undefined): T {
 
 function unsupported(path: string, what: string): UserError {
   return new UserError(
-    `${path} is stored in a way that is not read here (${what}): write it anew, with zstd or snappy.`,
+    `${path} uses an encoding that is not supported (${what}): write it again, with zstd or snappy.`,
   )
 }

@@ -1,5 +1,6 @@
+/** Parquet files with a column of text, whose last 5% of rows are held out for validation. */
 import type { FileHandle } from 'node:fs/promises'
-import { basename, resolve } from 'node:path'
+import { basename, extname, resolve } from 'node:path'
 import {
   parquetMetadataAsync,
   parquetSchema,
@@ -12,27 +13,35 @@ import { refusalOf } from '../damage.ts'
 import { findFile, type LocalFile } from '../local-file.ts'
 import { readPages, type Column, type ReadBytes } from './pages.ts'
 import { openRegular } from '../../../common/regular-file.ts'
-import type { Source, Text } from '../text.ts'
+import { bytes } from '../../tokens/tokenizer.ts'
+import type { Format } from '../source.ts'
+import type { Text } from '../text.ts'
 
-/** What a row is in the text: all rows' bytes one after another are the text. */
+/** The bytes that a row adds to the text. */
 export type RowBytes = (row: Uint8Array) => Uint8Array
 
 const lineFeed = 0x0a
 const heldOut = 0.05
 const pieceSize = 2 ** 20
 
-/** A row is a document: whatever does not end its last line gets a line feed. */
+/** A row is a document: it gets a line feed at its end if it has none. */
 const documentBytes: RowBytes = row =>
   row.at(-1) === lineFeed ? row : Buffer.concat([row, Uint8Array.of(lineFeed)])
 
+export const parquetFile: Format = {
+  tokenizer: bytes,
+  matches: (path, isFolder) => !isFolder && extname(path).toLowerCase() === '.parquet',
+  open: openParquetFile,
+}
+
 export type ParquetOptions = {
   rowBytes?: RowBytes
-  /** The first row, and the one after the last. */
+  /** The first row, and the row after the last one. */
   start?: number
   end?: number
 }
 
-/** The text column of a Parquet file, or some rows of it, read page by page. A row without a value is no text. */
+/** The text column of a Parquet file, or some of its rows, read page by page. Null values are skipped. */
 export async function openParquet(
   path: string,
   options: ParquetOptions = {},
@@ -49,8 +58,7 @@ export async function openParquet(
   return { size: (size * rows) / all, rows, pieces: () => readRows(file, table, options) }
 }
 
-/** A Parquet file with a column of text: its last 5% of rows are held out for validation. */
-export async function openParquetFile(path: string): Promise<Source> {
+async function openParquetFile(path: string) {
   const file = await findFile(path)
   const whole = await openParquet(path)
   const heldOutRows = Math.floor(whole.rows * heldOut)
@@ -81,7 +89,7 @@ async function* readRows(
         row += column.rows
         continue
       }
-      // Rows beyond the range are read too: what the file says of a group of rows is true of all of them.
+      // Rows outside the range are read too, since the file's totals, which are checked, are those of the whole group.
       for await (const page of readPages(column, readFrom(handle))) {
         for (const string of page) {
           if (string && row >= start && row < end) {
@@ -105,7 +113,7 @@ async function* readRows(
   }
 }
 
-/** The text column, in each group of rows. */
+/** The text column of each row group. */
 async function readTable({ path, size }: LocalFile, readBytes: ReadBytes): Promise<Column[]> {
   const mark = size < 12 ? '' : Buffer.from(await readBytes(size - 4, 4)).toString('latin1')
   if (mark === 'PARE') throw new UserError(`${path} is encrypted: decrypt it first.`)
@@ -131,7 +139,7 @@ async function readTable({ path, size }: LocalFile, readBytes: ReadBytes): Promi
   return table
 }
 
-/** The column called text, else the only one of strings. */
+/** The column called text, or the only column of strings. */
 function textColumn(path: string, schema: SchemaTree): SchemaTree {
   const strings = leavesOf(schema).filter(isText)
   const ofRows = strings.filter(isOfRows)
@@ -144,29 +152,29 @@ function textColumn(path: string, schema: SchemaTree): SchemaTree {
   })
   throw new UserError(
     `${path} has no column "text" of strings, nor only one column of strings: its columns are ${names.join(', ')}. ` +
-      'Write what to train on into a column called text, a string a row.',
+      'Write the text to train on into a column called text, with one string per row.',
   )
 }
 
-/** The columns that have values, in the order in which they are stored. */
+/** The columns that store values, in their order in the file. */
 function leavesOf(schema: SchemaTree): SchemaTree[] {
   return schema.children.length > 0 ? schema.children.flatMap(leavesOf) : [schema]
 }
 
 const textTypes = new Set<string | undefined>([undefined, 'STRING', 'UTF8', 'JSON', 'ENUM'])
 
-/** Strings, or bytes of no type that may be some: older programs write strings so. */
+/** Whether a column has strings, or bytes without a type, which is how older programs write strings. */
 function isText({ element }: SchemaTree): boolean {
   const { type, logical_type, converted_type } = element
   return type === 'BYTE_ARRAY' && textTypes.has(logical_type?.type) && textTypes.has(converted_type)
 }
 
-/** Whether a column has one value a row: it is in no list and no struct. */
+/** Whether a column has one value per row: it is not inside a list or a struct. */
 function isOfRows({ path, element }: SchemaTree): boolean {
   return path.length === 1 && element.repetition_type !== 'REPEATED'
 }
 
-/** Opens a file for a parser, whose errors become one sentence that names it. */
+/** Opens a file for a parser, and turns its errors into one sentence that names the file. */
 async function parsing<T>(file: LocalFile, parse: (readBytes: ReadBytes) => Promise<T>): Promise<T> {
   let handle: FileHandle | undefined
   try {

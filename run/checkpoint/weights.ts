@@ -1,13 +1,14 @@
+/** Names a network's variables as PyTorch does, and loads their values from .safetensors files. */
 import { type NDArray, type Parameters, type Variable, parametersOf } from '../../engine/index.ts'
 import { UserError } from '../../common/errors.ts'
-import { snakeCase } from '../../common/nearest-name.ts'
+import { snakeCase } from '../../common/names.ts'
 import { warn as warnUser } from '../../common/printable.ts'
 import { type Safetensors, floatTypes, openSafetensors } from './safetensors.ts'
 
 /**
- * A network's variables by the names that the same network in PyTorch has in its state_dict. The path in the
- * nested object is the name, in snake case; what PyTorch has modules for (embeddings, norms, the output layer)
- * keeps its numbers under .weight there, and a bare parameter does not:
+ * A network's variables by their names in the state_dict of the same network in PyTorch. A name is the path in the nested
+ * object, in snake case. The weights of PyTorch's modules (embeddings, norms, the output layer) are called .weight there;
+ * a bare parameter has no such suffix:
  *
  *     embedding.weight   blocks.0.norm.weight   blocks.0.expand   blocks.0.position_bias   output.weight
  */
@@ -21,9 +22,9 @@ function stateDictName(path: string): string {
 }
 
 /**
- * Gives a network the weights of a .safetensors file, which must have all of them, in the same shapes and as finite
- * numbers. Other weights in it are refused, except an optimizer's. `warn` is told of tensors that can be no weights,
- * such as whole numbers.
+ * Loads a network's weights from a .safetensors file. Throws a UserError unless the file has all of them, with the same
+ * shapes and finite values, and no other weights except an optimizer's. Calls `warn` for tensors that cannot be weights,
+ * such as integers.
  */
 export async function loadWeights(
   path: string,
@@ -54,7 +55,7 @@ export async function loadWeights(
   }
 }
 
-/** Throws UserError if a file has tensors which none of the variables takes: it is of another network. */
+/** Throws a UserError if a file has tensors for which there is no variable: it belongs to another network. */
 export function refuseLeftovers(
   path: string,
   { shapes }: Safetensors,
@@ -68,8 +69,8 @@ export function refuseLeftovers(
 }
 
 /**
- * Gives variables the values that the file has for them. Nothing is written unless all names, shapes and dtypes fit.
- * `check` sees the values of each before they are written.
+ * Sets variables to their values in a file. Throws a UserError, and changes nothing, unless all names, shapes and dtypes
+ * match. `check` is called with the values of each variable before they are written.
  */
 export async function readInto(
   path: string,

@@ -1,53 +1,42 @@
-/** The runs in a folder of runs. */
+/** Finds the runs in a folder of runs. */
 import { lstat, readdir } from 'node:fs/promises'
 import { join } from 'node:path'
-import { type Config, configOf } from './config.ts'
-import { UserError, codeOf, reasonOf } from '../../common/errors.ts'
+import { type Config, configOf } from '../record/config.ts'
+import { UserError, codeOf } from '../../common/errors.ts'
+import { readable } from '../../common/regular-file.ts'
+import { filesOf } from './run-files.ts'
 import { nearestName } from '../../common/nearest-name.ts'
-import { lastNotes } from './notes.ts'
+import { lastNotes } from '../checkpoint/notes.ts'
 import { readOwn } from './own-file.ts'
-import { unseal } from './sealed.ts'
+import { unseal } from '../../common/sealed-json.ts'
 
-/** The files in the folder of a run. */
-export const filesOf = (folder: string) => ({
-  config: join(folder, 'config.json'),
-  metrics: join(folder, 'metrics.jsonl'),
-  checkpoints: join(folder, 'checkpoints'),
-  sample: join(folder, 'sample.txt'),
-  report: join(folder, 'report.html'),
-})
-
-/** A run by its folder. */
+/** A run that has a folder. */
 export type FoundRun = {
   readonly name: string
-  /** When it was started, in milliseconds since 1970: what sorts the runs. Infinity: it says that it is yet to be. */
+  /** When it was started, in milliseconds since 1970, for sorting. Infinity if that is in the future. */
   readonly time: number
-  /** Undefined where it cannot be told. */
+  /** Undefined if it cannot be read. */
   readonly config: Config | undefined
-  /** A sentence: why there is no config, or where it comes from if it is not config.json. */
+  /** A sentence that says why there is no config, or where it comes from if not from config.json. */
   readonly problem: string | undefined
 }
 
-/** Date and time here, as a name that sorts: 2026-03-31-235959. */
-export const dateName = (date = new Date()): string =>
-  date.toLocaleString('sv').replace(' ', '-').replaceAll(':', '')
-
-// Clocks of machines that share a disk differ.
+// The clocks of machines that share a disk may differ by this much.
 const clockError = 3_600_000
 
 /**
- * All runs in a folder of runs, the one that was started first ahead; those that say they were started in the future
- * come before all others, and those whose config cannot be read are sorted by its time of change.
+ * All runs in a folder of runs, oldest first. Runs with a start in the future come before all others, and runs whose
+ * config cannot be read are sorted by the time of its last change.
  */
 export async function listRuns(runs: string): Promise<FoundRun[]> {
-  const found = await Promise.all((await namesIn(runs)).map(name => lookAt(runs, name)))
+  const found = await Promise.all((await foldersIn(runs)).map(name => lookAt(runs, name)))
   const order = ({ time }: FoundRun) => (time === Infinity ? -Infinity : time)
   return found.flatMap(run => run ?? []).toSorted((a, b) => order(a) - order(b) || (a.name < b.name ? -1 : 1))
 }
 
 /**
- * The run of this name, or the one that was started last. `warn` is told what is unusual about it. Throws UserError when
- * there is none, when its config cannot be read, and when one whose config cannot be read may be the last.
+ * The run with this name, or the newest one. Calls `warn` if something about it is unusual. Throws a UserError if there is
+ * none, if its config cannot be read, or if a run whose config cannot be read may be the newest.
  */
 export async function findRun(
   runs: string,
@@ -87,7 +76,7 @@ function newest(all: readonly FoundRun[], warn: (message: string) => void): Foun
   return last
 }
 
-/** What the folder of this name has of a run; undefined if it is no run's. */
+/** The run in the folder with this name; undefined if it is not the folder of a run. */
 async function lookAt(runs: string, name: string): Promise<FoundRun | undefined> {
   const files = filesOf(join(runs, name))
   const asWritten = await readConfig(files.config, name)
@@ -108,7 +97,7 @@ async function lookAt(runs: string, name: string): Promise<FoundRun | undefined>
   return { name, time: changed, config: undefined, problem: `${problem}.` }
 }
 
-/** The config in a file, undefined if there is none; or a sentence, without its period, that says what is wrong with it. */
+/** The config in a file, undefined if there is no file; or a sentence, without its period, about what is wrong with it. */
 async function readConfig(path: string, name: string): Promise<Config | string | undefined> {
   try {
     const text = await readOwn(path)
@@ -127,12 +116,15 @@ function startOf({ started }: Config): number {
   return time > Date.now() + clockError ? Infinity : time
 }
 
-async function namesIn(runs: string): Promise<string[]> {
-  try {
-    const entries = await readdir(runs, { withFileTypes: true })
-    return entries.filter(entry => entry.isDirectory()).map(entry => entry.name)
-  } catch (error) {
-    if (codeOf(error) === 'ENOENT') return []
-    throw new UserError(`${runs} cannot be read (${reasonOf(error)}).`)
-  }
+/** The names of the folders in a folder of runs; none if it does not exist. */
+async function foldersIn(runs: string): Promise<string[]> {
+  const entries = await readable(runs, async () => {
+    try {
+      return await readdir(runs, { withFileTypes: true })
+    } catch (error) {
+      if (codeOf(error) === 'ENOENT') return []
+      throw error
+    }
+  })
+  return entries.filter(entry => entry.isDirectory()).map(entry => entry.name)
 }

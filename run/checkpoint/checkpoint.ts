@@ -1,64 +1,65 @@
-/** The checkpoints of a run: what it consists of between two steps, on the disk. */
+/** Writes and reads the checkpoints of a run: its whole state between two steps. */
 import { createHash } from 'node:crypto'
 import { existsSync } from 'node:fs'
 import { rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { type Parameters, type Variable, parametersOf } from '../../engine/index.ts'
-import { UserError, isOfMachine, reasonOf } from '../../common/errors.ts'
+import { UserError, reasonOf } from '../../common/errors.ts'
+import { isMachineError } from '../process/handle-errors.ts'
 import { makeFolders } from '../../common/make-folders.ts'
 import { type Notes, checkpointFiles, readNotes, stepsIn } from './notes.ts'
-import { namesInOwn, openOwn } from './own-file.ts'
+import { namesInOwn, openOwn } from '../folders/own-file.ts'
 import { openSafetensors, writeSafetensors } from './safetensors.ts'
-import { showSealed } from './sealed.ts'
+import { showSealed } from '../../common/sealed-json.ts'
 import { namedWeights, readInto, refuseLeftovers } from './weights.ts'
-import { writeWhole } from './whole-file.ts'
+import { writeWhole } from '../../common/whole-file.ts'
 
-/** How far a run is, in numbers: from these its batches, its random numbers and its schedules follow. */
+/** The counters of a run. Its batches, random numbers and schedules follow from them. */
 export type Position = Record<string, number> & { step: number }
 
-/** What a run consists of between two steps. */
+/** The state of a run between two steps. */
 export type State = {
   readonly network: Parameters
-  /** Momenta, sums and whatever else the optimizers remember. */
+  /** The optimizers' state, such as momenta. */
   readonly optimizer: Parameters
   readonly at: Position
 }
 
-/** Variables of a run have NaN in them: it does not go on from there. */
+/** A variable of the run contains NaN, so the run cannot continue from this state. */
 export class DivergedError extends Error {
   override name = 'DivergedError'
 }
 
 export type Checkpoints = {
-  /** The step of the last one that was written or loaded, if it is still there. */
+  /** The step of the last checkpoint that was written or loaded, if it still exists. */
   readonly last: number | undefined
   /**
-   * Writes one; the one before it is kept, older ones go. The one of a step is written once. Throws DivergedError, and
-   * changes nothing, if a variable has NaN in it.
+   * Writes a checkpoint, unless this step has one. The previous one is kept, and older ones are removed. Throws a
+   * DivergedError, and changes nothing, if a variable contains NaN.
    */
   save(state: State, notes: Readonly<Record<string, unknown>>): Promise<void>
   /**
-   * Gives a state the values of the last checkpoint that is whole, and returns its notes. Undefined when there is none
-   * at all. Throws UserError when the last one cannot be read, or is of another network.
+   * Reads the last intact checkpoint into a state, and returns its notes; undefined if there is no checkpoint. Throws a
+   * UserError if it cannot be read, or belongs to another network.
    */
   load(state: State): Promise<Notes | undefined>
 }
 
 /**
- * The checkpoints in a folder. Each is a step-N.safetensors of all tensors, the network's by their names in
- * PyTorch, and a step-N.json of the rest, with a checksum of both. The JSON comes last: it makes the checkpoint.
- * `warn` is told of damaged ones.
+ * The checkpoints in a folder. Each has a step-N.safetensors with all tensors, where the network's have their names in
+ * PyTorch, and a step-N.json with everything else and the checksums of both. The JSON is written last, and completes the
+ * checkpoint. Calls `warn` for a damaged checkpoint.
  */
 export function checkpointsIn(folder: string, warn: (message: string) => void): Checkpoints {
   let last: number | undefined
-  const lastThere = () => {
+  const existingLast = () => {
     if (last === undefined) return undefined
     return Object.values(checkpointFiles(folder, last)).every(path => existsSync(path)) ? last : undefined
   }
 
   return {
     get last() {
-      return lastThere()
+      return existingLast()
     },
 
     async save(state, notes) {
@@ -78,17 +79,17 @@ export function checkpointsIn(folder: string, warn: (message: string) => void): 
         tensors.sha256 = hash.digest('hex')
         await writeWhole(files.json, showSealed({ at: state.at, tensors, ...notes }))
       } catch (error) {
-        if (isOfMachine(error) || error instanceof DivergedError) throw error
-        const before = lastThere()
-        const other = before === undefined ? 'there is none before it' : `the one of step ${before} is whole`
+        if (isMachineError(error) || error instanceof DivergedError) throw error
+        const before = existingLast()
+        const other = before === undefined ? 'there is no earlier one' : `the one of step ${before} is whole`
         throw new UserError(
           `The checkpoint of step ${step} cannot be written to ${folder} (${reasonOf(error)}); ${other}.`,
         )
       }
       for (const name of await namesInOwn(folder)) {
-        const of = stepOf(name)
-        // One that cannot be removed does no harm.
-        if (of !== undefined && of !== step && of !== last) await rm(join(folder, name)).catch(() => {})
+        const its = stepOf(name)
+        // A file that cannot be removed does no harm.
+        if (its !== undefined && its !== step && its !== last) await rm(join(folder, name)).catch(() => {})
       }
       last = step
     },
@@ -118,7 +119,7 @@ export function checkpointsIn(folder: string, warn: (message: string) => void): 
   }
 }
 
-/** Every variable of a run by its name in the file, but what an optimizer has and no compiled function uses. */
+/** The variables of a run by their names in the file, except optimizer state that no compiled function uses. */
 function variablesOf({ network, optimizer }: State) {
   return [
     ...namedWeights(network),
@@ -130,19 +131,19 @@ async function restore(state: State, { at }: Notes, path: string): Promise<void>
   const file = await openSafetensors(path)
   try {
     const [network, optimizer] = [namedWeights(state.network), parametersOf(state.optimizer, 'optimizer')]
-    // A sample takes the network alone.
+    // A sample needs only the network.
     const isLeft = (name: string) => optimizer.length === 0 && name.startsWith('optimizer.')
     refuseLeftovers(path, file, [...network, ...optimizer], isLeft)
-    // What the run did not use is not in the file, and starts as it did there.
+    // Variables that the run did not use are not in the file, and keep their initial values.
     await readInto(path, file, [...network, ...optimizer.filter(([name]) => file.shapes.has(name))])
   } finally {
     await file.close()
   }
-  // A schedule that has something new to remember starts with it anew.
+  // A counter that the checkpoint does not have, such as one of a new schedule, keeps its initial value.
   for (const name of Object.keys(state.at)) state.at[name] = at[name] ?? state.at[name]
 }
 
-/** A variable that throws DivergedError when it is read and has NaN in it. */
+/** A variable whose read() throws a DivergedError if it contains NaN. */
 function withoutNaN([name, variable]: [string, Variable]) {
   const { shape, dtype } = variable
   const read = async () => {
@@ -153,7 +154,7 @@ function withoutNaN([name, variable]: [string, Variable]) {
   return [name, { shape, dtype, read }] as const
 }
 
-/** What is wrong with a file that should have this checksum, in words. Throws UserError if it cannot be read. */
+/** What is wrong with a file, in words; undefined if it has this checksum. Throws a UserError if it cannot be read. */
 async function faultOf(path: string, sha256: string): Promise<string | undefined> {
   const file = await openOwn(path)
   if (!file) return `${path} is missing`
@@ -166,8 +167,8 @@ async function faultOf(path: string, sha256: string): Promise<string | undefined
   return hash.digest('hex') === sha256 ? undefined : `${path} is damaged`
 }
 
-/** The step of a file's name, of one half written too. */
+/** The step in the name of a checkpoint's file or temporary file. */
 function stepOf(name: string): number | undefined {
-  const step = /^step-(\d+)\.(json|safetensors)(\.[\w-]+\.part)?$/.exec(name)?.[1]
+  const step = /^step-(\d+)\.(json|safetensors)(\.[\w.-]+\.part)?$/.exec(name)?.[1]
   return step === undefined ? undefined : Number(step)
 }

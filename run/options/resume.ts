@@ -1,23 +1,24 @@
-import { type Config, onlyNamed } from './config.ts'
-import { filesOf, findRun } from './folders.ts'
+/** Finds the run that a command line resumes or samples from, and its saved options. */
+import { type Config, onlyNamed } from '../record/config.ts'
+import { findRun } from '../folders/find-run.ts'
+import { filesOf } from '../folders/run-files.ts'
 import { join } from 'node:path'
-import { lastNotes } from './notes.ts'
+import { lastNotes } from '../checkpoint/notes.ts'
 
-/** A command line that goes on with a run (--resume), or only samples from one (--no-train). */
+/** A run that a command line resumes (--resume) or samples from (--no-train). */
 export type Resumed = {
   readonly config: Config
-  /** The folder that the run's folder is in. */
+  /** The folder of runs. */
   readonly runs: string
-  /** The options that the run has, as arguments. */
+  /** The run's saved options, as arguments. */
   readonly saved: readonly string[]
-  /** The command line's own, which win. */
+  /** The arguments of this command line, which take precedence. */
   readonly own: readonly string[]
 }
 
 /**
- * The run that a command line is about: the one that it names, or the one started last. Undefined where it starts a
- * new one. `warn` is told of what the run's folder says and is not taken from there. Throws UserError when there is no
- * such run.
+ * The run that a command line resumes or samples from: the one that it names, or the newest. Undefined if it starts a new
+ * run. Calls `warn` for saved options that are not used. Throws a UserError if there is no such run.
  */
 export async function resumed(
   args: readonly string[],
@@ -29,35 +30,35 @@ export async function resumed(
   const run = find(args, 'run')
   const runs = find(args, 'runs')?.value ?? 'runs'
   const found = await findRun(runs, resume?.value ?? run?.value, warn)
-  const config = await likeItsCheckpoint(found, runs, warn)
-  // That a run wrote no sample at its end is no reason not to write one now; and --seconds replaces --steps.
+  const config = await checkedByCheckpoint(found, runs, warn)
+  // --sample 0 of the run does not keep --no-train from writing a sample, and --seconds replaces --steps.
   const replaced = [...(samples ? ['sample'] : []), ...(find(args, 'seconds') ? ['steps'] : [])]
-  const isOf = (argument: string) => (name: string) => argument.startsWith(`--${name}=`)
+  const hasName = (argument: string) => (name: string) => argument.startsWith(`--${name}=`)
   for (const name of samples ? [] : onlyNamed) {
-    const left = config.arguments.find(argument => isOf(argument)(name))
+    const left = config.arguments.find(argument => hasName(argument)(name))
     if (left === undefined || find(args, name)) continue
-    warn(`The run ${config.name} had ${left}, which is taken from a command line alone: it goes on without.`)
+    warn(`The run ${config.name} had ${left}, which is only taken from a command line: it goes on without.`)
   }
   return {
     config,
     runs,
-    saved: config.arguments.filter(argument => ![...replaced, ...onlyNamed].some(isOf(argument))),
+    saved: config.arguments.filter(argument => ![...replaced, ...onlyNamed].some(hasName(argument))),
     own: [...args.filter((_, i) => !resume?.places.includes(i)), `--resume=${config.name}`],
   }
 }
 
 /**
- * The config.json of early versions has no checksum, but their checkpoints have a copy of the options that has one. Where
- * the two differ the checkpoint's are taken.
+ * The config, with the checkpoint's options where the two differ. The config.json of early versions has no checksum, but
+ * the copy of the options in their checkpoints has one.
  */
-async function likeItsCheckpoint(
+async function checkedByCheckpoint(
   config: Config,
   runs: string,
   warn: (message: string) => void,
 ): Promise<Config> {
   const folder = join(runs, config.name)
   const notes = await lastNotes(filesOf(folder).checkpoints)
-  // With a copy of the whole config comes a config.json with a checksum.
+  // Versions that keep the whole config in checkpoints also write a checksum into config.json.
   if (!notes || notes.config) return config
   const [own, copy] = [new Set(config.arguments), new Set(notes.arguments)]
   const onlyOwn = config.arguments.filter(argument => !copy.has(argument))
@@ -75,7 +76,7 @@ async function likeItsCheckpoint(
   return { ...config, arguments: notes.arguments, environment: { ...config.environment, code } }
 }
 
-/** Where an option is among the arguments, and its value if one follows. */
+/** The position of an option among the arguments, and its value if it has one. */
 function find(
   args: readonly string[],
   name: string,

@@ -8,7 +8,7 @@ import { after, before, describe, test } from 'node:test'
 import { loadCorpus } from '../../data/corpus.ts'
 import { openRegular, readRegular } from '../../common/regular-file.ts'
 import { UserError } from '../../common/errors.ts'
-import { openSafetensors } from '../../run/record/safetensors.ts'
+import { openSafetensors } from '../../run/checkpoint/safetensors.ts'
 
 let folder = ''
 const server = createServer()

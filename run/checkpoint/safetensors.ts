@@ -1,10 +1,11 @@
+/** Reads and writes .safetensors files: https://huggingface.co/docs/safetensors */
 import type { FileHandle } from 'node:fs/promises'
 import { openRegular } from '../../common/regular-file.ts'
 import { NDArray, type Shape } from '../../engine/index.ts'
 import { UserError, reasonOf } from '../../common/errors.ts'
-import { duplicateKey } from './json.ts'
+import { duplicateKey, isRecord } from '../../common/json.ts'
 
-/** What can be stored: an engine's variable is one. */
+/** A tensor that can be written, such as a variable of the engine. */
 export type Storable = {
   readonly shape: Shape
   readonly dtype: string
@@ -15,12 +16,12 @@ export type Storable = {
 export type Safetensors = {
   /** The shape of each tensor, by name. */
   readonly shapes: ReadonlyMap<string, Shape>
-  /** What each tensor's numbers are in the file, as the format calls it: F32, BF16, I64. */
+  /** The dtype of each tensor in the file, by the format's names: F32, BF16, I64. */
   readonly dtypes: ReadonlyMap<string, string>
   readonly metadata: ReadonlyMap<string, string>
   /**
-   * A tensor's numbers: F16, BF16, F32 and F64 as float32, I32 as they are. Throws UserError for a tensor of another dtype
-   * and for one that is not there.
+   * The values of a tensor: F16, BF16, F32 and F64 as float32, and I32 as int32. Throws a UserError for another dtype, and
+   * if there is no such tensor.
    */
   read(name: string): Promise<NDArray>
   close(): Promise<void>
@@ -32,19 +33,19 @@ const dtypes = new Map([
   ['float32', 'F32'],
   ['int32', 'I32'],
 ])
-/** Bytes of a number, of the dtypes that have whole bytes. Tensors of others may be in a file, and are left alone. */
+/** Bytes per number of each dtype with whole bytes. A file may have tensors of other dtypes, which are not checked. */
 const bytesOf = new Map([
   ...['BOOL', 'U8', 'I8', 'F8_E4M3', 'F8_E5M2', 'F8_E8M0'].map(name => [name, 1] as const),
   ...['F16', 'BF16', 'I16', 'U16'].map(name => [name, 2] as const),
   ...['F32', 'I32', 'U32'].map(name => [name, 4] as const),
   ...['F64', 'I64', 'U64', 'C64'].map(name => [name, 8] as const),
 ])
-/** The floats that become float32. */
+/** The dtypes that are read as float32. */
 export const floatTypes: readonly string[] = ['F16', 'BF16', 'F32', 'F64']
-// The format's own limit.
+// The limit of the format.
 const longestHeader = 100_000_000
 
-/** Writes tensors in the safetensors format, one after another, so that only one is in memory at a time. */
+/** Writes tensors in the safetensors format, one at a time, so that only one has to be in memory. */
 export async function writeSafetensors(
   write: (bytes: Uint8Array) => Promise<void>,
   tensors: readonly (readonly [name: string, tensor: Storable])[],
@@ -59,7 +60,7 @@ export async function writeSafetensors(
   const header = Buffer.from(
     JSON.stringify({ __metadata__: { format: 'pt', ...metadata }, ...Object.fromEntries(entries) }),
   )
-  const padded = Buffer.alloc(8 + Math.ceil(header.length / 8) * 8, ' ') // numbers begin at multiples of 8
+  const padded = Buffer.alloc(8 + Math.ceil(header.length / 8) * 8, ' ') // so that the tensors begin at a multiple of 8
   padded.writeBigUInt64LE(BigInt(padded.length - 8))
   padded.set(header, 8)
   await write(padded)
@@ -69,7 +70,7 @@ export async function writeSafetensors(
   }
 }
 
-/** Opens a .safetensors file; a UserError when there is none, or when it is not whole. */
+/** Opens a .safetensors file. Throws a UserError if there is none, or if it is incomplete or malformed. */
 export async function openSafetensors(path: string): Promise<Safetensors> {
   const file = await openRegular(path)
   try {
@@ -90,7 +91,7 @@ export async function openSafetensors(path: string): Promise<Safetensors> {
         if (!entry) throw new UserError(`${path} has no tensor ${name}.`)
         const { dtype, shape, start, end } = entry
         if (dtype !== 'I32' && !floatTypes.includes(dtype)) {
-          throw new UserError(`${path} has ${name} as ${dtype}, of which the numbers cannot be read.`)
+          throw new UserError(`${path} has ${name} as ${dtype}, a dtype that is not supported.`)
         }
         const bytes = await readExactly(file, 8 + length + start, end - start).catch((error: unknown) => {
           throw new UserError(`${path} cannot be read (${reasonOf(error)}).`)
@@ -107,7 +108,7 @@ export async function openSafetensors(path: string): Promise<Safetensors> {
 
 function parseHeader(text: string): { entries: Map<string, Entry>; metadata: Map<string, string> } {
   const header: unknown = JSON.parse(text)
-  if (!isRecord(header)) throw new Error('its header is no object')
+  if (!isRecord(header)) throw new Error('its header is not an object')
   const twice = duplicateKey(text)
   if (twice !== undefined) throw new Error(`its header has ${twice} twice`)
   const { __metadata__: metadata, ...tensors } = header
@@ -117,7 +118,7 @@ function parseHeader(text: string): { entries: Map<string, Entry>; metadata: Map
 }
 
 function parseEntry(name: string, entry: unknown): Entry {
-  if (!isRecord(entry)) throw new Error(`its tensor ${name} is no object`)
+  if (!isRecord(entry)) throw new Error(`its tensor ${name} is not an object`)
   const { dtype, shape, data_offsets: offsets } = entry
   if (typeof dtype !== 'string' || !isCounts(shape) || !isCounts(offsets) || offsets.length !== 2) {
     throw new Error(`its tensor ${name} lacks a dtype, a shape or offsets`)
@@ -130,7 +131,7 @@ function parseEntry(name: string, entry: unknown): Entry {
   return { dtype, shape, start, end }
 }
 
-/** Where the last tensor ends. The format wants them one behind the other: no two share bytes, and none are left out. */
+/** The end of the last tensor. The format requires that tensors are contiguous: no overlaps and no gaps. */
 function lastByte(entries: ReadonlyMap<string, Entry>): number {
   let last = 0
   for (const [name, { start, end }] of [...entries].toSorted(
@@ -143,18 +144,18 @@ function lastByte(entries: ReadonlyMap<string, Entry>): number {
   return last
 }
 
-/** The numbers in these bytes, which begin at a multiple of their size. */
+/** The numbers in these bytes, which are aligned to the size of a number. */
 function toNumbers(dtype: string, { buffer, byteOffset, length }: Buffer): Float32Array | Int32Array {
   if (dtype === 'I32') return new Int32Array(buffer, byteOffset, length / 4)
   if (dtype === 'F32') return new Float32Array(buffer, byteOffset, length / 4)
   if (dtype === 'F64') return Float32Array.from(new Float64Array(buffer, byteOffset, length / 8))
   if (dtype === 'F16') return Float32Array.from(new Float16Array(buffer, byteOffset, length / 2))
-  // A bfloat16 is the upper half of a float32.
-  const wide = Uint32Array.from(new Uint16Array(buffer, byteOffset, length / 2), half => half << 16)
+  // A bfloat16 is the upper 16 bits of a float32.
+  const wide = Uint32Array.from(new Uint16Array(buffer, byteOffset, length / 2), bits => bits << 16)
   return new Float32Array(wide.buffer)
 }
 
-/** So many bytes from a place in the file, in memory of their own. */
+/** Reads `length` bytes from a position in the file into new memory. */
 async function readExactly(file: FileHandle, position: number, length: number): Promise<Buffer<ArrayBuffer>> {
   const bytes = Buffer.from(new ArrayBuffer(length))
   let done = 0
@@ -169,6 +170,3 @@ async function readExactly(file: FileHandle, position: number, length: number): 
 
 const isCounts = (value: unknown): value is number[] =>
   Array.isArray(value) && value.every(item => Number.isSafeInteger(item) && item >= 0)
-
-const isRecord = (value: unknown): value is Readonly<Record<string, unknown>> =>
-  typeof value === 'object' && value !== null && !Array.isArray(value)

@@ -1,27 +1,27 @@
 /**
- * The .json of a checkpoint: how far the run was, and a copy of what else --resume takes from the run's folder, all of it
- * under one checksum.
+ * The .json file of a checkpoint: the run's counters, and a copy of everything else in the run's folder that --resume
+ * needs, under one checksum.
  */
 import { join } from 'node:path'
-import { type Config, configOf, keptArguments } from './config.ts'
-import { isRecord, numberOf } from './json-numbers.ts'
-import { type MetricsRow, rowOf } from './metrics.ts'
-import { dottedNames } from '../../common/nearest-name.ts'
-import { namesInOwn, readOwn } from './own-file.ts'
-import { unseal } from './sealed.ts'
+import { type Config, configOf, keptArguments } from '../record/config.ts'
+import { isRecord, numberOf } from '../../common/json.ts'
+import { type MetricsRow, rowOf } from '../record/metrics.ts'
+import { dottedNames } from '../../common/names.ts'
+import { namesInOwn, readOwn } from '../folders/own-file.ts'
+import { unseal } from '../../common/sealed-json.ts'
 
-/** What every run counts. */
+/** The counters that every run has. */
 const counters = ['step', 'tokens', 'seconds', 'flops']
 
 export type Notes = {
   readonly step: number
-  /** The run's counters, and what its schedules remember. */
+  /** The run's counters, and the state of its schedules. */
   readonly at: Readonly<Record<string, number>>
-  /** Of the file of tensors. */
+  /** The hash of the file of tensors. */
   readonly sha256: string
-  /** What config.json said; undefined in a checkpoint of an early version, which has `arguments` and `code` alone. */
+  /** A copy of config.json; undefined in checkpoints of early versions, which have only `arguments` and `code`. */
   readonly config: Config | undefined
-  /** The rows of metrics.jsonl; undefined in a checkpoint of an early version. */
+  /** The rows of metrics.jsonl; undefined in checkpoints of early versions. */
   readonly rows: readonly MetricsRow[] | undefined
   readonly arguments: readonly string[]
   readonly code: string | undefined
@@ -33,7 +33,7 @@ export const checkpointFiles = (folder: string, step: number) => ({
   tensors: join(folder, `step-${step}.safetensors`),
 })
 
-/** The steps that have a checkpoint, the last one first. Throws UserError if the folder cannot be read. */
+/** The steps that have a checkpoint, newest first. Throws a UserError if the folder cannot be read. */
 export async function stepsIn(folder: string): Promise<number[]> {
   const steps = (await namesInOwn(folder)).flatMap(name => {
     const step = Number(/^step-(\d+)\.json$/.exec(name)?.[1] ?? NaN)
@@ -43,8 +43,8 @@ export async function stepsIn(folder: string): Promise<number[]> {
 }
 
 /**
- * The notes of a step's checkpoint; or in words, such as "is damaged", why there are none. Throws UserError if the file
- * cannot be read.
+ * The notes of a step's checkpoint; or words that say why there are none, such as "is damaged". Throws a UserError if the
+ * file cannot be read.
  */
 export async function readNotes(folder: string, step: number): Promise<Notes | string> {
   const text = await readOwn(checkpointFiles(folder, step).json)
@@ -55,7 +55,7 @@ export async function readNotes(folder: string, step: number): Promise<Notes | s
   return notes ?? 'is damaged'
 }
 
-/** The notes of the last checkpoint that has whole ones. What cannot be read is passed over. */
+/** The notes of the newest checkpoint whose notes are intact. Files that cannot be read are skipped. */
 export async function lastNotes(folder: string): Promise<Notes | undefined> {
   for (const step of await stepsIn(folder).catch(() => [])) {
     const notes = await readNotes(folder, step).catch(() => undefined)
@@ -85,7 +85,7 @@ function notesOf(content: Readonly<Record<string, unknown>>, step: number): Note
   }
 }
 
-/** A group of numbers; undefined if one of them is none. */
+/** The members of an object, if all of them are numbers. */
 function numbersIn(value: unknown): Record<string, number> | undefined {
   if (!isRecord(value)) return undefined
   const entries = Object.entries(value).map(([name, part]) => [name, numberOf(part)] as const)

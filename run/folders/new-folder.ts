@@ -1,12 +1,16 @@
-/** The folder of a new run. */
+/** Makes the folder of a new run. */
 import { existsSync } from 'node:fs'
 import { mkdir, readdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import { UserError, codeOf, reasonOf } from '../../common/errors.ts'
-import { dateName, filesOf } from './folders.ts'
+import { filesOf } from './run-files.ts'
 import { makeFolders } from '../../common/make-folders.ts'
 
-/** Throws UserError unless a new run may have this name. */
+/** Date and time as a name that sorts: 2026-03-31-235959. */
+export const dateName = (date = new Date()): string =>
+  date.toLocaleString('sv').replace(' ', '-').replaceAll(':', '')
+
+/** Throws a UserError unless a new run may have this name. */
 export async function refuseTaken(runs: string, name: string | undefined): Promise<void> {
   if (name === undefined) return
   if (!/^\w[\w.-]*$/.test(name)) {
@@ -17,28 +21,28 @@ export async function refuseTaken(runs: string, name: string | undefined): Promi
     if (codeOf(error) === 'ENOENT') return []
     throw new UserError(`${folder} cannot be made (${reasonOf(error)}).`)
   })
-  // What a run that was killed before it began may have left.
+  // A run that was killed at its start may have left such files.
   const left = found.filter(other => !/^lock-|\.part$/.test(other))
   if (left.length === 0) return
   if (existsSync(filesOf(folder).config)) {
     throw new UserError(`${folder} exists: take another name, or go on with it: --resume ${name}`)
   }
-  throw new UserError(`${folder} exists, and is no run's folder: take another name.`)
+  throw new UserError(`${folder} exists, and is not the folder of a run: take another name.`)
 }
 
-/** Makes the folder of a new run, and says its name. */
+/** Makes the folder of a new run, and returns its name. */
 export async function makeFolder(runs: string, wanted: string | undefined): Promise<string> {
   for (let i = 1; ; i++) {
     const name = wanted ?? (i === 1 ? dateName() : `${dateName()}-${i}`)
     if (await isMade(runs, join(runs, name))) return name
     if (wanted === undefined) continue
-    // Somebody else may have taken it meanwhile.
+    // Another process may have taken it in the meantime.
     await refuseTaken(runs, wanted)
     return name
   }
 }
 
-/** Makes a folder, and those above it. False when it was there before. */
+/** Makes a folder and its parents. Returns false if the folder existed already. */
 async function isMade(above: string, folder: string): Promise<boolean> {
   try {
     await makeFolders(above)
