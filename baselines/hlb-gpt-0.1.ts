@@ -12,7 +12,6 @@ import { promptTokens } from '../data/tokens/prompt.ts'
 import { sampleToken } from '../data/sample.ts'
 import {
   type Tensor,
-  array,
   assign,
   attention,
   compile,
@@ -30,15 +29,15 @@ import {
   useBackend,
   variable,
 } from '../engine/index.ts'
-import { compilerWithin } from '../run/budget.ts'
+import { compileWithin, memoryBudget, microbatched } from '../run/budget.ts'
 import { readOptions } from '../run/options/command.ts'
 import { chooseBackend } from '../run/device.ts'
 import { meanOver } from '../run/mean.ts'
-import { memoryLimit, memoryText } from '../run/memory.ts'
+import { memoryText } from '../run/memory.ts'
 import { bounded } from '../run/options/options.ts'
 import { profileStep } from '../run/profile.ts'
 import { startRun } from '../run/run.ts'
-import { textWriter } from '../run/terminal/text-writer.ts'
+import { paddedTokens, sampleText } from '../run/sampling.ts'
 import { oneCycle } from './schedules-0.1.ts'
 
 // ---------- Hyperparameters ----------
@@ -83,7 +82,7 @@ useBackend(backend)
 
 const corpus = await loadCorpus({ ...options, sequenceLength: batch.length, report: console.error })
 const vocabulary = 64 * Math.ceil(corpus.tokenizer.vocabularySize / 64) // 50,304 for GPT-2's 50,257
-const tokens = promptTokens(corpus.tokenizer, options.prompt) // the sample goes on from there
+const prompt = promptTokens(corpus.tokenizer, options.prompt)
 
 // ---------- Network: named as in the original's state_dict, net_dict.mlp_layers.0.expand.weight and so on ----------
 
@@ -148,11 +147,11 @@ const parameters = parametersOf(net).map(([name, parameter]) => ({
   momentum: constant(parameter.shape, 0),
   variance: constant(parameter.shape, 0),
 }))
-const compileWithin = compilerWithin(memoryLimit(options.memory, backend))
+const memory = memoryBudget(options.memory, backend)
 
-/** Adds the gradient of a microbatch, which goes through the network in as many pieces as memory asks for. */
-const accumulate = compileWithin(({ inputs, targets }, meansOf) => {
-  const { loss, accuracy } = meansOf(part => lossOf(part(inputs), part(targets)))
+/** Adds the gradient of a microbatch. Where memory is short it is split further. */
+const accumulate = compileWithin(memory, ({ inputs, targets }) => {
+  const { loss, accuracy } = microbatched(lossOf, inputs, targets)
   const variables = parameters.map(({ parameter }) => parameter)
   const gradients = grad(loss, variables)
   parameters.forEach(({ gradient }, i) => assign(gradient, gradient.add(gradients[i])))
@@ -160,7 +159,7 @@ const accumulate = compileWithin(({ inputs, targets }, meansOf) => {
 })
 
 /** AdamW (Loshchilov & Hutter 2019) on the gradients that have added up. step counts from 1. */
-const update = compileWithin(({ rate, step }) => {
+const update = compileWithin(memory, ({ rate, step }) => {
   const [beta1, beta2] = [0.9, 0.95]
   const unbiased = (average: Tensor, beta: number) => average.div(step.mul(Math.log(beta)).exp().neg().add(1))
   for (const { name, parameter, gradient, momentum, variance } of parameters) {
@@ -179,9 +178,7 @@ const update = compileWithin(({ rate, step }) => {
 
 // ---------- Training ----------
 
-const evaluate = compileWithin(({ inputs, targets }, meansOf) =>
-  meansOf(part => lossOf(part(inputs), part(targets))),
-)
+const evaluate = compileWithin(memory, ({ inputs, targets }) => microbatched(lossOf, inputs, targets))
 
 /** Loss and accuracy on the first batches of the validation text. */
 const validate = () => {
@@ -202,35 +199,31 @@ const run = await startRun(options, {
   backend,
   network: { net_dict: net },
   optimizer: parameters.map(({ momentum, variance }) => ({ momentum, variance })),
+  about: async () => {
+    await update.prepare(first)
+    return {
+      network: `${countOf(net)} parameters in ${size.blocks} blocks of ${dim} channels and ${heads} heads`,
+      batch: `${batch.accumulate} microbatches of ${batch.sequences} sequences of ${batch.length} tokens a step`,
+      memory: memoryText(await accumulate.prepare(batchAt(0))),
+    }
+  },
 })
-const { at } = run
-
-if (run.trains) {
-  await update.prepare(first)
-  await run.begin({
-    network: `${countOf(net)} parameters in ${size.blocks} blocks of ${dim} channels and ${heads} heads`,
-    batch: `${batch.accumulate} microbatches of ${batch.sequences} sequences of ${batch.length} tokens a step`,
-    memory: memoryText(await accumulate.prepare(batchAt(0))),
-  })
-}
 
 const schedule = { ...optimizer, steps: options.steps }
-training: while (run.goesOn()) {
+training: for await (const at of run.steps()) {
   let [tokens, flops, result] = [0, 0, { loss: 0, accuracy: 0 }]
   for (let i = 0; i < batch.accumulate; i++) {
-    if (run.interrupted) break training // what has added up of this step is done again when the run goes on
+    if (run.interrupted) continue training // ends the loop; a resumed run does this step again from its start
     const microbatch = batchAt(at.tokens + tokens)
     result = items(await accumulate(microbatch))
     tokens += microbatch.inputs.size
     flops += (await accumulate.prepare(microbatch)).flops
   }
   const { gradNorm } = items(await update({ rate: oneCycle(at.step, schedule), step: at.step + 1 }))
-  await run.stepped({ loss: result.loss, tokens, flops })
+  await run.stepped({ tokens, flops, results: { ...result, gradNorm } })
   const isEvaluated = at.step % evaluation.every === 0 || at.done === 1
-  const validation = isEvaluated ? await validate() : undefined
-  if (isEvaluated || at.step % 10 === 0) await run.row({ ...result, gradNorm, validation })
+  if (isEvaluated || at.step % 10 === 0) await run.row({ validate: isEvaluated ? validate : undefined })
 }
-await run.trained()
 
 // ---------- Sampling ----------
 
@@ -239,17 +232,14 @@ const predict = compile(({ tokens, last }) => ({
   logits: transform(tokens).reshape(-1, dim).gather(last).matmul(net.embedding.weight.T),
 }))
 
-const text = textWriter(corpus.tokenizer.decoder())
-text.write(tokens)
-for (let i = 0; i < options.sample && !run.interrupted; i++) {
-  const recent = tokens.slice(-batch.length)
-  const room = Math.min(batch.length, 2 ** Math.ceil(Math.log2(recent.length)))
-  const window = Int32Array.from({ length: room }, (_, place) => recent[place] ?? 0)
-  const last = array(Int32Array.of(recent.length - 1))
-  const { logits } = await predict({ tokens: array(window, [1, room]), last })
-  const isToken = logits.data.subarray(0, corpus.tokenizer.vocabularySize)
-  tokens.push(sampleToken(isToken, { temperature, seed: options.seed, index: i }))
-  text.write(tokens.slice(-1))
-}
-await run.sampled(text.end())
+await sampleText(run, {
+  prompt,
+  count: options.sample,
+  tokenizer: corpus.tokenizer,
+  predict: tokens => predict(paddedTokens(tokens, batch.length)),
+  draw: (logits, place) => {
+    const isToken = logits.subarray(0, corpus.tokenizer.vocabularySize)
+    return sampleToken(isToken, { temperature, seed: options.seed, index: place - prompt.length })
+  },
+})
 await backend.close()

@@ -32,16 +32,16 @@ import {
   useBackend,
   variable,
 } from '../engine/index.ts'
-import { compilerWithin } from '../run/budget.ts'
+import { compileWithin, memoryBudget, microbatched } from '../run/budget.ts'
 import { readOptions } from '../run/options/command.ts'
 import { chooseBackend } from '../run/device.ts'
 import { meanOver } from '../run/mean.ts'
-import { memoryLimit, memoryText } from '../run/memory.ts'
+import { memoryText } from '../run/memory.ts'
 import { bounded } from '../run/options/options.ts'
 import { profileStep } from '../run/profile.ts'
 import { startRun } from '../run/run.ts'
+import { paddedTokens, sampleText } from '../run/sampling.ts'
 import { trainingColumns } from '../run/terminal/table.ts'
-import { textWriter } from '../run/terminal/text-writer.ts'
 import {
   clampParameters,
   dither,
@@ -114,7 +114,7 @@ useBackend(backend)
 
 const corpus = await loadCorpus({ ...options, sequenceLength: batch.length, report: console.error })
 const vocabulary = 64 * Math.ceil(corpus.tokenizer.vocabularySize / 64) // 50,304 for GPT-2's 50,257
-const tokens = promptTokens(corpus.tokenizer, options.prompt) // the sample goes on from there
+const prompt = promptTokens(corpus.tokenizer, options.prompt)
 
 // ---------- Network: named as in the original's state_dict, net_dict.attn_layers.0.expand and so on ----------
 
@@ -175,15 +175,15 @@ const mostMicrobatches = isOutside ? Math.min(bounds.most, bounds.mostOutside) :
 
 // ---------- Optimizer: gradients add up over microbatches, then AdamW takes one step ----------
 
-const compileWithin = compilerWithin(memoryLimit(options.memory, backend))
+const memory = memoryBudget(options.memory, backend)
 
 /**
- * Adds the gradient of a microbatch, which goes through the network in as many pieces as memory asks for.
+ * Adds the gradient of a microbatch. Where memory is short it is split further.
  * share: how much of the step's batch it is; rarity: one over how often each token is among its inputs.
  */
-const accumulate = compileWithin(({ inputs, targets, rarity, share }, meansOf) => {
+const accumulate = compileWithin(memory, ({ inputs, targets, rarity, share }) => {
   const embedded = embed(inputs)
-  const { loss, accuracy } = meansOf(part => lossOf(part(embedded), part(targets)))
+  const { loss, accuracy } = microbatched(lossOf, embedded, targets)
   const [embedding, ...others] = parameters
   const [embeddedGradient, ...gradients] = grad(loss, [embedded, ...others.map(({ parameter }) => parameter)])
   // PyTorch's scale_grad_by_freq: a token's row learns as much from a batch whether it is common or rare.
@@ -194,7 +194,7 @@ const accumulate = compileWithin(({ inputs, targets, rarity, share }, meansOf) =
 })
 
 /** AdamW (Loshchilov & Hutter 2019) on the gradients that have added up. step counts from 1. */
-const update = compileWithin(({ bodyRate, outputRate, biasRate, weightDecay, step }) => {
+const update = compileWithin(memory, ({ bodyRate, outputRate, biasRate, weightDecay, step }) => {
   for (const { name, parameter, gradient, momentum, variance } of parameters) {
     const isOutput = name.startsWith('outputs')
     const beta1 = isOutput ? 0.6 : 0.9
@@ -218,8 +218,8 @@ const update = compileWithin(({ bodyRate, outputRate, biasRate, weightDecay, ste
 
 // ---------- Training ----------
 
-const evaluate = compileWithin(({ inputs, targets }, meansOf) =>
-  meansOf(part => lossOf(embed(part(inputs)), part(targets))),
+const evaluate = compileWithin(memory, ({ inputs, targets }) =>
+  microbatched((inputs, targets) => lossOf(embed(inputs), targets), inputs, targets),
 )
 
 /** Loss and accuracy on the first tokens of the validation text, at full length. */
@@ -241,6 +241,8 @@ const first = { bodyRate: 0, outputRate: 0, biasRate: 0, weightDecay: 0, step: 1
 const parts = [() => accumulate.profile(longest()), () => update.profile(first)]
 if (options.profile) await profileStep(backend, ...parts)
 
+const millions = (count: number) => `${(count / 1e6).toFixed(count < 1e7 ? 2 : 0)} million`
+const { least, most } = safeParameters
 const toFixed2 = (value: number) => value.toFixed(2)
 const run = await startRun(options, {
   corpus,
@@ -253,34 +255,30 @@ const run = await startRun(options, {
     ...trainingColumns,
     estimate: { heading: 'microbatches', width: 5, format: toFixed2, spare: 8 },
   },
+  about: async () => {
+    await update.prepare(first)
+    // The longest sequences take the most memory. If they do not fit, this throws before the first step.
+    const plan = await accumulate.prepare(longest())
+    return {
+      network: `${parameterCount} parameters in ${blocks} blocks of ${dim} channels`,
+      batch: `microbatches of ${Math.max(tokensPerMicrobatch, batch.length)} tokens, in sequences of ${firstLength} to ${batch.length}`,
+      rate: `${rate.toPrecision(3)} for the blocks`,
+      ...(isOutside && {
+        caution:
+          `the recipe is made for ${millions(least)} to ${millions(most)} parameters: ` +
+          `these ${millions(parameterCount)} get the rates of ${millions(scaledCount)}, and at most ${mostMicrobatches} microbatches`,
+      }),
+      memory: memoryText(plan),
+    }
+  },
 })
-const { at } = run
 
-const millions = (count: number) => `${(count / 1e6).toFixed(count < 1e7 ? 2 : 0)} million`
-const { least, most } = safeParameters
-if (run.trains) {
-  await update.prepare(first)
-  // The longest sequences take the most memory: if they do not fit, it is said now.
-  const plan = await accumulate.prepare(longest())
-  await run.begin({
-    network: `${parameterCount} parameters in ${blocks} blocks of ${dim} channels`,
-    batch: `microbatches of ${Math.max(tokensPerMicrobatch, batch.length)} tokens, in sequences of ${firstLength} to ${batch.length}`,
-    rate: `${rate.toPrecision(3)} for the blocks`,
-    ...(isOutside && {
-      caution:
-        `the recipe is made for ${millions(least)} to ${millions(most)} parameters: ` +
-        `these ${millions(parameterCount)} get the rates of ${millions(scaledCount)}, and at most ${mostMicrobatches} microbatches`,
-    }),
-    memory: memoryText(plan),
-  })
-}
-
-training: while (run.goesOn()) {
+training: for await (const at of run.steps()) {
   const { length, microbatches, weightDecay } = at
   // After a gradient norm of NaN there are no microbatches, and no loss.
   let [tokens, flops, result] = [0, 0, { loss: NaN, accuracy: NaN }]
   for (let i = 0; i < microbatches; i++) {
-    if (run.interrupted) break training // what has added up of this step is done again when the run goes on
+    if (run.interrupted) continue training // ends the loop; a resumed run does this step again from its start
     const microbatch = { ...batchAt(at.tokens + tokens, length), share: 1 / microbatches }
     result = items(await accumulate(microbatch))
     tokens += microbatch.inputs.size
@@ -304,13 +302,11 @@ training: while (run.goesOn()) {
   at.estimate = microbatchesAfter(at.step, at.estimate, { ...looks, parameters: scaledCount, gradNorm })
   at.microbatches = dither(at.estimate, hash(options.seed, at.step) / 2 ** 32)
 
-  await run.stepped({ loss: result.loss, tokens, flops })
+  await run.stepped({ tokens, flops, results: { ...result, gradNorm } })
   const isEvaluated = at.step % evaluation.every === 0 || at.done === 1
-  const validation = isEvaluated ? await validate() : undefined
   const more = { length, microbatches, estimate: at.estimate }
-  if (isEvaluated || at.step % 10 === 0) await run.row({ ...result, gradNorm, validation, more })
+  if (isEvaluated || at.step % 10 === 0) await run.row({ validate: isEvaluated ? validate : undefined, more })
 }
-await run.trained()
 
 // ---------- Sampling ----------
 
@@ -319,17 +315,14 @@ const predict = compile(({ tokens, last }) => ({
   logits: transform(embed(tokens)).reshape(-1, dim).gather(last).matmul(net.outputs.weight.T),
 }))
 
-const text = textWriter(corpus.tokenizer.decoder())
-text.write(tokens)
-for (let i = 0; i < options.sample && !run.interrupted; i++) {
-  const recent = tokens.slice(-batch.length)
-  const room = Math.min(batch.length, 2 ** Math.ceil(Math.log2(recent.length)))
-  const window = Int32Array.from({ length: room }, (_, place) => recent[place] ?? 0)
-  const last = array(Int32Array.of(recent.length - 1))
-  const { logits } = await predict({ tokens: array(window, [1, room]), last })
-  const isToken = logits.data.subarray(0, corpus.tokenizer.vocabularySize)
-  tokens.push(sampleToken(isToken, { temperature, seed: options.seed, index: i }))
-  text.write(tokens.slice(-1))
-}
-await run.sampled(text.end())
+await sampleText(run, {
+  prompt,
+  count: options.sample,
+  tokenizer: corpus.tokenizer,
+  predict: tokens => predict(paddedTokens(tokens, batch.length)),
+  draw: (logits, place) => {
+    const isToken = logits.subarray(0, corpus.tokenizer.vocabularySize)
+    return sampleToken(isToken, { temperature, seed: options.seed, index: place - prompt.length })
+  },
+})
 await backend.close()
