@@ -54,27 +54,27 @@ const options = await readOptions({
       blocks: bounded(4, { maximum: 1000 }),
       keyDim: 16, // channels of a query or key; an eighth of dim is enough
       expand: 2, // how many times wider than dim a block is inside
-      // rows of the tables for pairs, triples and quadruples of tokens: powers of two, as a hash's last bits are a row
+      // rows of the tables for pairs, triples and quadruples of tokens; the last bits of a hash are a row
       ngramRows: bounded([4096, 16384, 32768], { length: 'any', powerOf: 2, maximum: 2 ** 30 }),
     },
     batch: {
-      tokens: bounded(2048, { minimum: 'batch.length' }), // of a training step, however long the sequences are
-      firstLength: 64, // sequences start out short, and cheap,
+      tokens: bounded(2048, { minimum: 'batch.length' }), // in a training step, at any sequence length
+      firstLength: 64, // sequences start short, which is cheap,
       length: 256, // and double until they are this long,
-      growEvery: 0.125, // each time this share of the run is done; 0: they are long at once
+      growEvery: 0.125, // each time this share of the run is done; 0: they start long
     },
     optimizer: {
       matrixRate: 0.02, // learning rates: Muon's,
       rate: 0.002, // AdamW's,
       ngramRate: 0.6, // and Adagrad's
-      warmup: bounded(0.05, { maximum: 1 }), // share of the run in which they rise,
-      decay: bounded(0.6, { maximum: 1 }), // and its last share, in which they fall to zero
+      warmup: bounded(0.05, { maximum: 1 }), // they rise in this first share of the run
+      decay: bounded(0.6, { maximum: 1 }), // and fall to zero in this last one
       weightDecay: 0.1, // of matrices
-      gradNorm: bounded(1, { integer: false, above: 0 }), // a longer gradient is shortened to this
+      gradNorm: bounded(1, { integer: false, above: 0 }), // a longer gradient is scaled down to this length
     },
-    evaluation: { every: bounded(0.05, { above: 0 }), tokens: 65536 }, // every: as a share of the run
-    temperature: 0.8, // of the sample: 0 takes the likeliest token, 1 goes by the probabilities
-    topK: 0, // sample from so many of the likeliest tokens; 0 is all
+    evaluation: { every: bounded(0.05, { above: 0 }), tokens: 65536 }, // every: a share of the run
+    temperature: 0.8, // of the sample: 0 takes the likeliest token, 1 follows the probabilities
+    topK: 0, // draw from this many of the likeliest tokens; 0: from all
   },
   // A GPU does what hlb-gpt does: 46 million parameters, trained on WikiText-103 until the loss is 3.8.
   onGpu: `--data wikitext-103 --tokenizer gpt2 --target 3.8 --seconds 300 --net.dim 384 --net.blocks 8
@@ -83,7 +83,6 @@ const options = await readOptions({
 const { net: size, batch, optimizer, evaluation, temperature, topK } = options.hyperparameters
 const { dim, keyDim } = size
 const wide = dim * size.expand
-
 const backend = await chooseBackend(options)
 useBackend(backend)
 
@@ -100,7 +99,7 @@ const weights = (rows: number, columns: number, scale: number) => (key: number) 
   randomNormal([rows, columns], key, scale / Math.sqrt(dim))
 const constant = (shape: readonly number[], value: number) => variable(full(shape, value))
 
-// Each parameter's random key is made from the seed and its name, such as 'blocks.0.expand': adding one changes no other.
+// A parameter's random key follows from the seed and its name, such as 'blocks.0.expand': adding one changes no other.
 const net = initialize(options.seed, {
   embedding: weights(vocabulary, dim, 0.25),
   ngrams: size.ngramRows.map(rows => constant([rows, dim], 0)), // tables for pairs, triples, ...
@@ -113,12 +112,10 @@ const net = initialize(options.seed, {
   norm: constant([dim], 1),
   output: weights(vocabulary, dim, 0.5),
 })
+const { ngrams: tables, ...dense } = net
 type Block = (typeof net.blocks)[number]
 
-/**
- * For each table the rows of the n-grams that end at each token, found by hashing. What a token means together
- * with those just before it is looked up, not computed.
- */
+/** Rows of the n-gram tables, found by hashing each token with the one, two, ... before it. */
 function ngramsOf(tokens: Tensor): Tensor[] {
   const [sequences, length] = tokens.shape
   let hash = tokens
@@ -132,7 +129,7 @@ function ngramsOf(tokens: Tensor): Tensor[] {
 
 /** Tokens [sequences, length] to vectors [sequences, length, dim]. */
 const embed = (tokens: Tensor, ngrams = ngramsOf(tokens)): Tensor =>
-  net.ngrams.reduce((sum, table, i) => sum.add(table.gather(ngrams[i])), net.embedding.gather(tokens))
+  tables.reduce((sum, table, i) => sum.add(table.gather(ngrams[i])), net.embedding.gather(tokens))
 
 /**
  * hlb-gpt's latent attention block. One projection makes queries, keys and the two halves of a GEGLU.
@@ -147,7 +144,7 @@ function block(x: Tensor, { norm, expand, project, positionBias }: Block, attend
   return x.add(concat([local, mixed]).matmul(project.T))
 }
 
-/** Embedded tokens to what the output layer reads, of the same shape. */
+/** Embedded tokens to what the output layer reads, in the same shape. */
 const transform = (embedded: Tensor, attend = attention): Tensor =>
   rmsNorm(net.blocks.reduce((x, part) => block(x, part, attend), embedded)).mul(net.norm)
 
@@ -199,16 +196,15 @@ const adamW =
   }
 
 // Each parameter gets the first optimizer whose pattern matches its name. The multiples are hlb-gpt's.
-const { ngrams: tables, ...dense } = net
 const optimizers = parameterGroups(dense, [
   [/expand|project/, muon],
   [/output/, adamW({ multiple: 2, beta1: 0.6 })],
   [/positionBias/, adamW({ multiple: 100 })],
-  [/embedding|norm/, adamW({ multiple: 32 })],
+  [/./, adamW({ multiple: 32 })],
 ])
 const squares = size.ngramRows.map(rows => constant([rows, 1], 0))
 
-/** Adagrad (Duchi et al. 2011) on the rows of the n-gram tables that a batch used, with one step size for each row. */
+/** Adagrad (Duchi et al. 2011) on the n-grams' rows that a batch used, with one step size for each row. */
 function adagrad(ngrams: readonly Tensor[], gradient: Tensor, rate: Tensor) {
   size.ngramRows.forEach((rows, i) => {
     const sum = squares[i].add(scatterAdd(gradient.square().mean(-1, true), ngrams[i], rows))
@@ -233,7 +229,6 @@ function lengthAt(done: number) {
 // ---------- Training ----------
 
 const memory = memoryBudget(options.memory, backend)
-
 const train = compileWithin(memory, ({ inputs, targets, rate, step }) => {
   const ngrams = ngramsOf(inputs)
   const embedded = embed(inputs, ngrams)
@@ -279,7 +274,7 @@ const run = await startRun(options, {
   }),
 })
 
-// Everything else in a run follows from `at` (its step, tokens, and share that is done) and the variables.
+// at: the steps and tokens so far, and the share of the run that is done. All else follows from it and the variables.
 for await (const at of run.steps()) {
   const next = batchAt(at.tokens, lengthAt(at.done))
   await run.train(train, { ...next, rate: rateAt(at.done), step: at.step + 1 })

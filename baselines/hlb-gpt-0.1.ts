@@ -1,5 +1,5 @@
-// hlb-gpt's first release: nanoGPT's GPT-2 at 30 million parameters, trained on one accelerator. It is what every
-// later version is measured against. npm start -- baselines/hlb-gpt-0.1.ts
+// hlb-gpt's first release: nanoGPT's GPT-2 at 30 million parameters, trained on one accelerator. Every later
+// version is measured against it. npm start -- baselines/hlb-gpt-0.1.ts
 //
 // After https://github.com/tysam-code/hlb-gpt, whose releases of March 2023 (0.0.0 by its tag) have this network;
 // the hyperparameters are the first one's. What differs: float32 instead of bfloat16; the optimizer steps after
@@ -58,14 +58,14 @@ const options = await readOptions({
     },
     batch: {
       length: 256,
-      sequences: 64, // of a microbatch,
-      accumulate: 10, // of which a step has so many, as on nanoGPT's accelerators
+      sequences: 64, // in a microbatch
+      accumulate: 10, // microbatches in a step
     },
     optimizer: {
-      rate: 2e-3, // the highest learning rate, reached
-      warmup: bounded(0.15, { maximum: 1 }), // after this share of the run
-      divFactor: bounded(100, { integer: false, above: 0 }), // The first rate is the highest over this,
-      finalDivFactor: bounded(0.05, { above: 0 }), // the last one the first over this.
+      rate: 2e-3, // the highest learning rate,
+      warmup: bounded(0.15, { maximum: 1 }), // reached after this share of the run
+      divFactor: bounded(100, { integer: false, above: 0 }), // the first rate is the highest divided by this,
+      finalDivFactor: bounded(0.05, { above: 0 }), // the last rate is the first divided by this
       weightDecay: 1e-3, // of the blocks' matrices
     },
     evaluation: { every: 50, batches: 24 },
@@ -92,11 +92,11 @@ const weights =
     randomNormal([rows, columns], key, scale)
 const constant = (shape: readonly number[], value: number) => variable(full(shape, value))
 const ofNorm = () => ({ weight: constant([dim], 1) })
-/** What is added to the residual is smaller the more of it there is (GPT-2). */
+/** The more layers add to the residual stream, the less each of them adds at first (GPT-2). */
 const ofProject = (columns: number) => ({ weight: weights(dim, columns, 0.02 / Math.sqrt(2 * size.blocks)) })
 
 const net = initialize(options.seed, {
-  embedding: { weight: weights(vocabulary, dim) }, // of the output too
+  embedding: { weight: weights(vocabulary, dim) }, // shared with the output layer
   position: { position_embedding: { weight: weights(batch.length, dim) } },
   norm: ofNorm(),
   mlp_layers: Array.from({ length: size.blocks }, () => ({
@@ -124,7 +124,7 @@ function think(x: Tensor, { norm, expand, project }: (typeof net.mlp_layers)[num
   return x.add(gelu(expanded).matmul(project.weight.T))
 }
 
-/** Tokens [sequences, length] to what the output layer reads, [sequences, length, dim]. */
+/** Tokens [sequences, length] to the output layer's inputs [sequences, length, dim]. */
 function transform(tokens: Tensor): Tensor {
   const positions = net.position.position_embedding.weight.slice(0, 0, tokens.shape[1])
   let x = net.embedding.weight.gather(tokens).add(positions)
@@ -132,13 +132,13 @@ function transform(tokens: Tensor): Tensor {
   return layerNorm(x).mul(net.norm.weight)
 }
 
-/** Mean loss in nats a token, and how often the right token was the likeliest. */
+/** Mean loss in nats per token, and how often the right token was the likeliest. */
 function lossOf(tokens: Tensor, targets: Tensor) {
   const { loss, correct } = linearCrossEntropy(transform(tokens), net.embedding.weight, targets)
   return { loss: loss.mean(), accuracy: correct.mean() }
 }
 
-// ---------- Optimizer: gradients add up over microbatches, then AdamW takes one step ----------
+// ---------- Optimizer: gradients accumulate over microbatches, then AdamW takes one step ----------
 
 const parameters = parametersOf(net).map(([name, parameter]) => ({
   name,
@@ -149,7 +149,7 @@ const parameters = parametersOf(net).map(([name, parameter]) => ({
 }))
 const memory = memoryBudget(options.memory, backend)
 
-/** Adds the gradient of a microbatch. Where memory is short it is split further. */
+/** Adds the gradient of a microbatch, which is split further where memory is short. */
 const accumulate = compileWithin(memory, ({ inputs, targets }) => {
   const { loss, accuracy } = microbatched(lossOf, inputs, targets)
   const variables = parameters.map(({ parameter }) => parameter)
@@ -158,7 +158,7 @@ const accumulate = compileWithin(memory, ({ inputs, targets }) => {
   return { loss, accuracy }
 })
 
-/** AdamW (Loshchilov & Hutter 2019) on the gradients that have added up. step counts from 1. */
+/** AdamW (Loshchilov & Hutter 2019) on the accumulated gradients. step counts from 1. */
 const update = compileWithin(memory, ({ rate, step }) => {
   const [beta1, beta2] = [0.9, 0.95]
   const unbiased = (average: Tensor, beta: number) => average.div(step.mul(Math.log(beta)).exp().neg().add(1))
@@ -172,7 +172,7 @@ const update = compileWithin(memory, ({ rate, step }) => {
     assign(variance, second)
     assign(gradient, full(gradient.shape, 0))
   }
-  // The sum over the microbatches is what AdamW gets: it takes no notice of a gradient's scale.
+  // AdamW gets the sum over the microbatches instead of the mean: a gradient's scale makes no difference to it.
   return { gradNorm: norm(parameters.map(({ gradient }) => gradient)).div(batch.accumulate) }
 })
 
@@ -227,7 +227,7 @@ training: for await (const at of run.steps()) {
 
 // ---------- Sampling ----------
 
-/** The logits of what follows the token at `last`. Nothing after that is looked at. */
+/** The logits of what follows the token at `last`. Tokens after it are padding. */
 const predict = compile(({ tokens, last }) => ({
   logits: transform(tokens).reshape(-1, dim).gather(last).matmul(net.embedding.weight.T),
 }))

@@ -68,13 +68,13 @@ const options = await readOptions({
     // the size of the network, in multiples of about 46 million parameters
     modelScale: bounded(1, { integer: false, above: 0 }),
     net: {
-      dim: 0, // channels between blocks; 0: by modelScale,
-      blocks: bounded(0, { maximum: 1000 }), // as these
+      dim: 0, // channels between blocks; 0: follows from modelScale
+      blocks: bounded(0, { maximum: 1000 }), // 0: follows from modelScale
       keyDimDivisor: 8,
       expand: 2,
     },
     batch: {
-      capacity: 114688, // tokens that the machine holds at modelScale 1, for which the rest was tuned
+      capacity: 114688, // tokens that fit into memory at modelScale 1, for which the rest was tuned
       firstLength: 32,
       length: 1024,
       growEvery: 80, // steps after which sequences double
@@ -84,14 +84,14 @@ const options = await readOptions({
       nonDotProductRate: bounded(32, { integer: false }), // and multiples of that one for embedding and norms,
       outputRate: bounded(2, { integer: false }), // output,
       positionBiasRate: bounded(100, { integer: false }), // and position biases
-      weightDecay: bounded(2 ** 4, { integer: false }), // of the blocks' matrices, were the loss 0
+      weightDecay: bounded(2 ** 4, { integer: false }), // of the blocks' matrices, at a loss of 0
       warmup: bounded(100, { minimum: 0 }), // steps
     },
     microbatch: {
       sampleEvery: 5, // steps between looks at the gradient norm
       rate: 0.1,
-      most: bounded(64, { integer: false, minimum: 1 }), // of them in a step
-      // and where the recipe is not made for the network: there they would grow without end
+      most: bounded(64, { integer: false, minimum: 1 }), // microbatches in a step
+      // the same for networks that the recipe is not made for, where the number would grow without end
       mostOutside: bounded(8, { integer: false, minimum: 1 }),
     },
     evaluation: { every: 50, tokens: 153600 },
@@ -134,7 +134,7 @@ const net = initialize(options.seed, {
   outputs: { weight: weights(vocabulary, dim, 0.5) },
 })
 
-/** Linear queries and keys; the values are half of a GEGLU, whose other half attention does not move. */
+/** Queries and keys are linear. Values are half of a GEGLU; the other half bypasses attention. */
 function block(
   x: Tensor,
   { norm, expand, project, position_bias_mult }: (typeof net.attn_layers)[number],
@@ -150,7 +150,7 @@ const embed = (tokens: Tensor): Tensor => net.embedding.weight.gather(tokens)
 const transform = (embedded: Tensor): Tensor =>
   layerNorm(net.attn_layers.reduce(block, embedded)).mul(net.norm.weight)
 
-/** Mean loss in nats a token, and how often the right token was the likeliest. */
+/** Mean loss in nats per token, and how often the right token was the likeliest. */
 function lossOf(embedded: Tensor, targets: Tensor) {
   const { loss, correct } = linearCrossEntropy(transform(embedded), net.outputs.weight, targets)
   return { loss: loss.mean(), accuracy: correct.mean() }
@@ -173,13 +173,13 @@ const { sampleEvery, rate: microbatchRate, ...bounds } = options.hyperparameters
 const isOutside = scaledCount !== parameterCount
 const mostMicrobatches = isOutside ? Math.min(bounds.most, bounds.mostOutside) : bounds.most
 
-// ---------- Optimizer: gradients add up over microbatches, then AdamW takes one step ----------
+// ---------- Optimizer: gradients accumulate over microbatches, then AdamW takes one step ----------
 
 const memory = memoryBudget(options.memory, backend)
 
 /**
- * Adds the gradient of a microbatch. Where memory is short it is split further.
- * share: how much of the step's batch it is; rarity: one over how often each token is among its inputs.
+ * Adds the gradient of a microbatch, which is split further where memory is short.
+ * share: its part of the step's batch; rarity: for each input, one over how often its token occurs.
  */
 const accumulate = compileWithin(memory, ({ inputs, targets, rarity, share }) => {
   const embedded = embed(inputs)
@@ -193,7 +193,7 @@ const accumulate = compileWithin(memory, ({ inputs, targets, rarity, share }) =>
   return { loss, accuracy }
 })
 
-/** AdamW (Loshchilov & Hutter 2019) on the gradients that have added up. step counts from 1. */
+/** AdamW (Loshchilov & Hutter 2019) on the accumulated gradients. step counts from 1. */
 const update = compileWithin(memory, ({ bodyRate, outputRate, biasRate, weightDecay, step }) => {
   for (const { name, parameter, gradient, momentum, variance } of parameters) {
     const isOutput = name.startsWith('outputs')
@@ -249,7 +249,7 @@ const run = await startRun(options, {
   backend,
   network: { net_dict: net },
   optimizer: parameters.map(({ momentum, variance }) => ({ momentum, variance })),
-  // microbatches is what a step should have, estimate the fraction that it is drawn from.
+  // microbatches: of the next step, drawn at random so that their mean is the estimate, a fraction.
   at: { length: firstLength, microbatches: 1, estimate: 0, weightDecay: optimizer.weightDecay },
   columns: {
     ...trainingColumns,
@@ -275,7 +275,7 @@ const run = await startRun(options, {
 
 training: for await (const at of run.steps()) {
   const { length, microbatches, weightDecay } = at
-  // After a gradient norm of NaN there are no microbatches, and no loss.
+  // After a gradient norm of NaN there are no microbatches, so there is no loss.
   let [tokens, flops, result] = [0, 0, { loss: NaN, accuracy: NaN }]
   for (let i = 0; i < microbatches; i++) {
     if (run.interrupted) continue training // ends the loop; a resumed run does this step again from its start
@@ -295,7 +295,7 @@ training: for await (const at of run.steps()) {
     }),
   )
 
-  // The next step's weight decay follows from this one's loss, its batch from the gradient norm.
+  // The next step's weight decay follows from this step's loss, and its batch from the gradient norm.
   at.weightDecay = weightDecayAfter(result.loss, scaling, optimizer.weightDecay)
   at.length = lengthAfter(at.step, length, { growEvery: batch.growEvery, longest: batch.length })
   const looks = { sampleEvery, rate: microbatchRate, most: mostMicrobatches }
@@ -310,7 +310,7 @@ training: for await (const at of run.steps()) {
 
 // ---------- Sampling ----------
 
-/** The logits of what follows the token at `last`. Nothing after that is looked at. */
+/** The logits of what follows the token at `last`. Tokens after it are padding. */
 const predict = compile(({ tokens, last }) => ({
   logits: transform(embed(tokens)).reshape(-1, dim).gather(last).matmul(net.outputs.weight.T),
 }))
