@@ -237,11 +237,8 @@ const train = compileWithin(memory, ({ inputs, targets, rate, step }) => {
   const [embeddedGradient, ...gradients] = grad(loss, [embedded, ...optimizers.parameters])
   const gradNorm = norm(gradients)
   const shrink = gradNorm.reciprocal().mul(optimizer.gradNorm).minimum(1)
-  optimizers.update(
-    gradients.map(gradient => gradient.mul(shrink)),
-    rate,
-    step,
-  )
+  const clipped = gradients.map(gradient => gradient.mul(shrink))
+  optimizers.update(clipped, rate, step)
   adagrad(ngrams, embeddedGradient, rate)
   return { loss, accuracy, gradNorm }
 })
