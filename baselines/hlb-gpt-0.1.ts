@@ -1,5 +1,5 @@
-// hlb-gpt's first release: nanoGPT's GPT-2 at 30 million parameters, trained on one accelerator. It is what every
-// later version is measured against. npm start -- baselines/hlb-gpt-0.1.ts
+// hlb-gpt's first release: nanoGPT's GPT-2 at 30 million parameters, trained on one accelerator. Every later
+// version is measured against it. npm start -- baselines/hlb-gpt-0.1.ts
 //
 // After https://github.com/tysam-code/hlb-gpt, whose releases of March 2023 (0.0.0 by its tag) have this network;
 // the hyperparameters are the first one's. What differs: float32 instead of bfloat16; the optimizer steps after
@@ -12,7 +12,6 @@ import { promptTokens } from '../data/tokens/prompt.ts'
 import { sampleToken } from '../data/sample.ts'
 import {
   type Tensor,
-  array,
   assign,
   attention,
   compile,
@@ -30,15 +29,15 @@ import {
   useBackend,
   variable,
 } from '../engine/index.ts'
-import { compilerWithin } from '../run/budget.ts'
+import { compileWithin, memoryBudget, microbatched } from '../run/budget.ts'
 import { readOptions } from '../run/options/command.ts'
 import { chooseBackend } from '../run/device.ts'
 import { meanOver } from '../run/mean.ts'
-import { memoryLimit, memoryText } from '../run/memory.ts'
+import { memoryText } from '../run/memory.ts'
 import { bounded } from '../run/options/options.ts'
 import { profileStep } from '../run/profile.ts'
 import { startRun } from '../run/run.ts'
-import { textWriter } from '../run/terminal/text-writer.ts'
+import { paddedTokens, sampleText } from '../run/sampling.ts'
 import { oneCycle } from './schedules-0.1.ts'
 
 // ---------- Hyperparameters ----------
@@ -59,14 +58,14 @@ const options = await readOptions({
     },
     batch: {
       length: 256,
-      sequences: 64, // of a microbatch,
-      accumulate: 10, // of which a step has so many, as on nanoGPT's accelerators
+      sequences: 64, // in a microbatch
+      accumulate: 10, // microbatches in a step
     },
     optimizer: {
-      rate: 2e-3, // the highest learning rate, reached
-      warmup: bounded(0.15, { maximum: 1 }), // after this share of the run
-      divFactor: bounded(100, { integer: false, above: 0 }), // The first rate is the highest over this,
-      finalDivFactor: bounded(0.05, { above: 0 }), // the last one the first over this.
+      rate: 2e-3, // the highest learning rate,
+      warmup: bounded(0.15, { maximum: 1 }), // reached after this share of the run
+      divFactor: bounded(100, { integer: false, above: 0 }), // the first rate is the highest divided by this,
+      finalDivFactor: bounded(0.05, { above: 0 }), // the last rate is the first divided by this
       weightDecay: 1e-3, // of the blocks' matrices
     },
     evaluation: { every: 50, batches: 24 },
@@ -83,7 +82,7 @@ useBackend(backend)
 
 const corpus = await loadCorpus({ ...options, sequenceLength: batch.length, report: console.error })
 const vocabulary = 64 * Math.ceil(corpus.tokenizer.vocabularySize / 64) // 50,304 for GPT-2's 50,257
-const tokens = promptTokens(corpus.tokenizer, options.prompt) // the sample goes on from there
+const prompt = promptTokens(corpus.tokenizer, options.prompt)
 
 // ---------- Network: named as in the original's state_dict, net_dict.mlp_layers.0.expand.weight and so on ----------
 
@@ -93,11 +92,11 @@ const weights =
     randomNormal([rows, columns], key, scale)
 const constant = (shape: readonly number[], value: number) => variable(full(shape, value))
 const ofNorm = () => ({ weight: constant([dim], 1) })
-/** What is added to the residual is smaller the more of it there is (GPT-2). */
+/** The more layers add to the residual stream, the less each of them adds at first (GPT-2). */
 const ofProject = (columns: number) => ({ weight: weights(dim, columns, 0.02 / Math.sqrt(2 * size.blocks)) })
 
 const net = initialize(options.seed, {
-  embedding: { weight: weights(vocabulary, dim) }, // of the output too
+  embedding: { weight: weights(vocabulary, dim) }, // shared with the output layer
   position: { position_embedding: { weight: weights(batch.length, dim) } },
   norm: ofNorm(),
   mlp_layers: Array.from({ length: size.blocks }, () => ({
@@ -125,7 +124,7 @@ function think(x: Tensor, { norm, expand, project }: (typeof net.mlp_layers)[num
   return x.add(gelu(expanded).matmul(project.weight.T))
 }
 
-/** Tokens [sequences, length] to what the output layer reads, [sequences, length, dim]. */
+/** Tokens [sequences, length] to the output layer's inputs [sequences, length, dim]. */
 function transform(tokens: Tensor): Tensor {
   const positions = net.position.position_embedding.weight.slice(0, 0, tokens.shape[1])
   let x = net.embedding.weight.gather(tokens).add(positions)
@@ -133,13 +132,13 @@ function transform(tokens: Tensor): Tensor {
   return layerNorm(x).mul(net.norm.weight)
 }
 
-/** Mean loss in nats a token, and how often the right token was the likeliest. */
+/** Mean loss in nats per token, and how often the right token was the likeliest. */
 function lossOf(tokens: Tensor, targets: Tensor) {
   const { loss, correct } = linearCrossEntropy(transform(tokens), net.embedding.weight, targets)
   return { loss: loss.mean(), accuracy: correct.mean() }
 }
 
-// ---------- Optimizer: gradients add up over microbatches, then AdamW takes one step ----------
+// ---------- Optimizer: gradients accumulate over microbatches, then AdamW takes one step ----------
 
 const parameters = parametersOf(net).map(([name, parameter]) => ({
   name,
@@ -148,19 +147,19 @@ const parameters = parametersOf(net).map(([name, parameter]) => ({
   momentum: constant(parameter.shape, 0),
   variance: constant(parameter.shape, 0),
 }))
-const compileWithin = compilerWithin(memoryLimit(options.memory, backend))
+const memory = memoryBudget(options.memory, backend)
 
-/** Adds the gradient of a microbatch, which goes through the network in as many pieces as memory asks for. */
-const accumulate = compileWithin(({ inputs, targets }, meansOf) => {
-  const { loss, accuracy } = meansOf(part => lossOf(part(inputs), part(targets)))
+/** Adds the gradient of a microbatch, which is split further where memory is short. */
+const accumulate = compileWithin(memory, ({ inputs, targets }) => {
+  const { loss, accuracy } = microbatched(lossOf, inputs, targets)
   const variables = parameters.map(({ parameter }) => parameter)
   const gradients = grad(loss, variables)
   parameters.forEach(({ gradient }, i) => assign(gradient, gradient.add(gradients[i])))
   return { loss, accuracy }
 })
 
-/** AdamW (Loshchilov & Hutter 2019) on the gradients that have added up. step counts from 1. */
-const update = compileWithin(({ rate, step }) => {
+/** AdamW (Loshchilov & Hutter 2019) on the accumulated gradients. step counts from 1. */
+const update = compileWithin(memory, ({ rate, step }) => {
   const [beta1, beta2] = [0.9, 0.95]
   const unbiased = (average: Tensor, beta: number) => average.div(step.mul(Math.log(beta)).exp().neg().add(1))
   for (const { name, parameter, gradient, momentum, variance } of parameters) {
@@ -173,15 +172,13 @@ const update = compileWithin(({ rate, step }) => {
     assign(variance, second)
     assign(gradient, full(gradient.shape, 0))
   }
-  // The sum over the microbatches is what AdamW gets: it takes no notice of a gradient's scale.
+  // AdamW gets the sum over the microbatches instead of the mean: a gradient's scale makes no difference to it.
   return { gradNorm: norm(parameters.map(({ gradient }) => gradient)).div(batch.accumulate) }
 })
 
 // ---------- Training ----------
 
-const evaluate = compileWithin(({ inputs, targets }, meansOf) =>
-  meansOf(part => lossOf(part(inputs), part(targets))),
-)
+const evaluate = compileWithin(memory, ({ inputs, targets }) => microbatched(lossOf, inputs, targets))
 
 /** Loss and accuracy on the first batches of the validation text. */
 const validate = () => {
@@ -202,54 +199,47 @@ const run = await startRun(options, {
   backend,
   network: { net_dict: net },
   optimizer: parameters.map(({ momentum, variance }) => ({ momentum, variance })),
+  about: async () => {
+    await update.prepare(first)
+    return {
+      network: `${countOf(net)} parameters in ${size.blocks} blocks of ${dim} channels and ${heads} heads`,
+      batch: `${batch.accumulate} microbatches of ${batch.sequences} sequences of ${batch.length} tokens a step`,
+      memory: memoryText(await accumulate.prepare(batchAt(0))),
+    }
+  },
 })
-const { at } = run
-
-if (run.trains) {
-  await update.prepare(first)
-  await run.begin({
-    network: `${countOf(net)} parameters in ${size.blocks} blocks of ${dim} channels and ${heads} heads`,
-    batch: `${batch.accumulate} microbatches of ${batch.sequences} sequences of ${batch.length} tokens a step`,
-    memory: memoryText(await accumulate.prepare(batchAt(0))),
-  })
-}
 
 const schedule = { ...optimizer, steps: options.steps }
-training: while (run.goesOn()) {
+training: for await (const at of run.steps()) {
   let [tokens, flops, result] = [0, 0, { loss: 0, accuracy: 0 }]
   for (let i = 0; i < batch.accumulate; i++) {
-    if (run.interrupted) break training // what has added up of this step is done again when the run goes on
+    if (run.interrupted) continue training // ends the loop; a resumed run does this step again from its start
     const microbatch = batchAt(at.tokens + tokens)
     result = items(await accumulate(microbatch))
     tokens += microbatch.inputs.size
     flops += (await accumulate.prepare(microbatch)).flops
   }
   const { gradNorm } = items(await update({ rate: oneCycle(at.step, schedule), step: at.step + 1 }))
-  await run.stepped({ loss: result.loss, tokens, flops })
+  await run.stepped({ tokens, flops, results: { ...result, gradNorm } })
   const isEvaluated = at.step % evaluation.every === 0 || at.done === 1
-  const validation = isEvaluated ? await validate() : undefined
-  if (isEvaluated || at.step % 10 === 0) await run.row({ ...result, gradNorm, validation })
+  if (isEvaluated || at.step % 10 === 0) await run.row({ validate: isEvaluated ? validate : undefined })
 }
-await run.trained()
 
 // ---------- Sampling ----------
 
-/** The logits of what follows the token at `last`. Nothing after that is looked at. */
+/** The logits of what follows the token at `last`. Tokens after it are padding. */
 const predict = compile(({ tokens, last }) => ({
   logits: transform(tokens).reshape(-1, dim).gather(last).matmul(net.embedding.weight.T),
 }))
 
-const text = textWriter(corpus.tokenizer.decoder())
-text.write(tokens)
-for (let i = 0; i < options.sample && !run.interrupted; i++) {
-  const recent = tokens.slice(-batch.length)
-  const room = Math.min(batch.length, 2 ** Math.ceil(Math.log2(recent.length)))
-  const window = Int32Array.from({ length: room }, (_, place) => recent[place] ?? 0)
-  const last = array(Int32Array.of(recent.length - 1))
-  const { logits } = await predict({ tokens: array(window, [1, room]), last })
-  const isToken = logits.data.subarray(0, corpus.tokenizer.vocabularySize)
-  tokens.push(sampleToken(isToken, { temperature, seed: options.seed, index: i }))
-  text.write(tokens.slice(-1))
-}
-await run.sampled(text.end())
+await sampleText(run, {
+  prompt,
+  count: options.sample,
+  tokenizer: corpus.tokenizer,
+  predict: tokens => predict(paddedTokens(tokens, batch.length)),
+  draw: (logits, place) => {
+    const isToken = logits.subarray(0, corpus.tokenizer.vocabularySize)
+    return sampleToken(isToken, { temperature, seed: options.seed, index: place - prompt.length })
+  },
+})
 await backend.close()

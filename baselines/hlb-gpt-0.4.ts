@@ -32,16 +32,16 @@ import {
   useBackend,
   variable,
 } from '../engine/index.ts'
-import { compilerWithin } from '../run/budget.ts'
+import { compileWithin, memoryBudget, microbatched } from '../run/budget.ts'
 import { readOptions } from '../run/options/command.ts'
 import { chooseBackend } from '../run/device.ts'
 import { meanOver } from '../run/mean.ts'
-import { memoryLimit, memoryText } from '../run/memory.ts'
+import { memoryText } from '../run/memory.ts'
 import { bounded } from '../run/options/options.ts'
 import { profileStep } from '../run/profile.ts'
 import { startRun } from '../run/run.ts'
+import { paddedTokens, sampleText } from '../run/sampling.ts'
 import { trainingColumns } from '../run/terminal/columns.ts'
-import { textWriter } from '../run/terminal/text-writer.ts'
 import {
   clampParameters,
   dither,
@@ -68,13 +68,13 @@ const options = await readOptions({
     // the size of the network, in multiples of about 46 million parameters
     modelScale: bounded(1, { integer: false, above: 0 }),
     net: {
-      dim: 0, // channels between blocks; 0: by modelScale,
-      blocks: bounded(0, { maximum: 1000 }), // as these
+      dim: 0, // channels between blocks; 0: follows from modelScale
+      blocks: bounded(0, { maximum: 1000 }), // 0: follows from modelScale
       keyDimDivisor: 8,
       expand: 2,
     },
     batch: {
-      capacity: 114688, // tokens that the machine holds at modelScale 1, for which the rest was tuned
+      capacity: 114688, // tokens that fit into memory at modelScale 1, for which the rest was tuned
       firstLength: 32,
       length: 1024,
       growEvery: 80, // steps after which sequences double
@@ -84,14 +84,14 @@ const options = await readOptions({
       nonDotProductRate: bounded(32, { integer: false }), // and multiples of that one for embedding and norms,
       outputRate: bounded(2, { integer: false }), // output,
       positionBiasRate: bounded(100, { integer: false }), // and position biases
-      weightDecay: bounded(2 ** 4, { integer: false }), // of the blocks' matrices, were the loss 0
+      weightDecay: bounded(2 ** 4, { integer: false }), // of the blocks' matrices, at a loss of 0
       warmup: bounded(100, { minimum: 0 }), // steps
     },
     microbatch: {
       sampleEvery: 5, // steps between looks at the gradient norm
       rate: 0.1,
-      most: bounded(64, { integer: false, minimum: 1 }), // of them in a step
-      // and where the recipe is not made for the network: there they would grow without end
+      most: bounded(64, { integer: false, minimum: 1 }), // microbatches in a step
+      // the same for networks that the recipe is not made for, where the number would grow without end
       mostOutside: bounded(8, { integer: false, minimum: 1 }),
     },
     evaluation: { every: 50, tokens: 153600 },
@@ -114,7 +114,7 @@ useBackend(backend)
 
 const corpus = await loadCorpus({ ...options, sequenceLength: batch.length, report: console.error })
 const vocabulary = 64 * Math.ceil(corpus.tokenizer.vocabularySize / 64) // 50,304 for GPT-2's 50,257
-const tokens = promptTokens(corpus.tokenizer, options.prompt) // the sample goes on from there
+const prompt = promptTokens(corpus.tokenizer, options.prompt)
 
 // ---------- Network: named as in the original's state_dict, net_dict.attn_layers.0.expand and so on ----------
 
@@ -134,7 +134,7 @@ const net = initialize(options.seed, {
   outputs: { weight: weights(vocabulary, dim, 0.5) },
 })
 
-/** Linear queries and keys; the values are half of a GEGLU, whose other half attention does not move. */
+/** Queries and keys are linear. Values are half of a GEGLU; the other half bypasses attention. */
 function block(
   x: Tensor,
   { norm, expand, project, position_bias_mult }: (typeof net.attn_layers)[number],
@@ -150,7 +150,7 @@ const embed = (tokens: Tensor): Tensor => net.embedding.weight.gather(tokens)
 const transform = (embedded: Tensor): Tensor =>
   layerNorm(net.attn_layers.reduce(block, embedded)).mul(net.norm.weight)
 
-/** Mean loss in nats a token, and how often the right token was the likeliest. */
+/** Mean loss in nats per token, and how often the right token was the likeliest. */
 function lossOf(embedded: Tensor, targets: Tensor) {
   const { loss, correct } = linearCrossEntropy(transform(embedded), net.outputs.weight, targets)
   return { loss: loss.mean(), accuracy: correct.mean() }
@@ -173,17 +173,17 @@ const { sampleEvery, rate: microbatchRate, ...bounds } = options.hyperparameters
 const isOutside = scaledCount !== parameterCount
 const mostMicrobatches = isOutside ? Math.min(bounds.most, bounds.mostOutside) : bounds.most
 
-// ---------- Optimizer: gradients add up over microbatches, then AdamW takes one step ----------
+// ---------- Optimizer: gradients accumulate over microbatches, then AdamW takes one step ----------
 
-const compileWithin = compilerWithin(memoryLimit(options.memory, backend))
+const memory = memoryBudget(options.memory, backend)
 
 /**
- * Adds the gradient of a microbatch, which goes through the network in as many pieces as memory asks for.
- * share: how much of the step's batch it is; rarity: one over how often each token is among its inputs.
+ * Adds the gradient of a microbatch, which is split further where memory is short.
+ * share: its part of the step's batch; rarity: for each input, one over how often its token occurs.
  */
-const accumulate = compileWithin(({ inputs, targets, rarity, share }, meansOf) => {
+const accumulate = compileWithin(memory, ({ inputs, targets, rarity, share }) => {
   const embedded = embed(inputs)
-  const { loss, accuracy } = meansOf(part => lossOf(part(embedded), part(targets)))
+  const { loss, accuracy } = microbatched(lossOf, embedded, targets)
   const [embedding, ...others] = parameters
   const [embeddedGradient, ...gradients] = grad(loss, [embedded, ...others.map(({ parameter }) => parameter)])
   // PyTorch's scale_grad_by_freq: a token's row learns as much from a batch whether it is common or rare.
@@ -193,8 +193,8 @@ const accumulate = compileWithin(({ inputs, targets, rarity, share }, meansOf) =
   return { loss, accuracy }
 })
 
-/** AdamW (Loshchilov & Hutter 2019) on the gradients that have added up. step counts from 1. */
-const update = compileWithin(({ bodyRate, outputRate, biasRate, weightDecay, step }) => {
+/** AdamW (Loshchilov & Hutter 2019) on the accumulated gradients. step counts from 1. */
+const update = compileWithin(memory, ({ bodyRate, outputRate, biasRate, weightDecay, step }) => {
   for (const { name, parameter, gradient, momentum, variance } of parameters) {
     const isOutput = name.startsWith('outputs')
     const beta1 = isOutput ? 0.6 : 0.9
@@ -218,8 +218,8 @@ const update = compileWithin(({ bodyRate, outputRate, biasRate, weightDecay, ste
 
 // ---------- Training ----------
 
-const evaluate = compileWithin(({ inputs, targets }, meansOf) =>
-  meansOf(part => lossOf(embed(part(inputs)), part(targets))),
+const evaluate = compileWithin(memory, ({ inputs, targets }) =>
+  microbatched((inputs, targets) => lossOf(embed(inputs), targets), inputs, targets),
 )
 
 /** Loss and accuracy on the first tokens of the validation text, at full length. */
@@ -241,46 +241,44 @@ const first = { bodyRate: 0, outputRate: 0, biasRate: 0, weightDecay: 0, step: 1
 const parts = [() => accumulate.profile(longest()), () => update.profile(first)]
 if (options.profile) await profileStep(backend, ...parts)
 
+const millions = (count: number) => `${(count / 1e6).toFixed(count < 1e7 ? 2 : 0)} million`
+const { least, most } = safeParameters
 const toFixed2 = (value: number) => value.toFixed(2)
 const run = await startRun(options, {
   corpus,
   backend,
   network: { net_dict: net },
   optimizer: parameters.map(({ momentum, variance }) => ({ momentum, variance })),
-  // microbatches is what a step should have, estimate the fraction that it is drawn from.
+  // microbatches: of the next step, drawn at random so that their mean is the estimate, a fraction.
   at: { length: firstLength, microbatches: 1, estimate: 0, weightDecay: optimizer.weightDecay },
   columns: {
     ...trainingColumns,
     estimate: { heading: 'microbatches', width: 5, format: toFixed2, spare: 8 },
   },
+  about: async () => {
+    await update.prepare(first)
+    // The longest sequences take the most memory. If they do not fit, this throws before the first step.
+    const plan = await accumulate.prepare(longest())
+    return {
+      network: `${parameterCount} parameters in ${blocks} blocks of ${dim} channels`,
+      batch: `microbatches of ${Math.max(tokensPerMicrobatch, batch.length)} tokens, in sequences of ${firstLength} to ${batch.length}`,
+      rate: `${rate.toPrecision(3)} for the blocks`,
+      ...(isOutside && {
+        caution:
+          `the recipe is made for ${millions(least)} to ${millions(most)} parameters: ` +
+          `these ${millions(parameterCount)} get the rates of ${millions(scaledCount)}, and at most ${mostMicrobatches} microbatches`,
+      }),
+      memory: memoryText(plan),
+    }
+  },
 })
-const { at } = run
 
-const millions = (count: number) => `${(count / 1e6).toFixed(count < 1e7 ? 2 : 0)} million`
-const { least, most } = safeParameters
-if (run.trains) {
-  await update.prepare(first)
-  // The longest sequences take the most memory: if they do not fit, it is said now.
-  const plan = await accumulate.prepare(longest())
-  await run.begin({
-    network: `${parameterCount} parameters in ${blocks} blocks of ${dim} channels`,
-    batch: `microbatches of ${Math.max(tokensPerMicrobatch, batch.length)} tokens, in sequences of ${firstLength} to ${batch.length}`,
-    rate: `${rate.toPrecision(3)} for the blocks`,
-    ...(isOutside && {
-      caution:
-        `the recipe is made for ${millions(least)} to ${millions(most)} parameters: ` +
-        `these ${millions(parameterCount)} get the rates of ${millions(scaledCount)}, and at most ${mostMicrobatches} microbatches`,
-    }),
-    memory: memoryText(plan),
-  })
-}
-
-training: while (run.goesOn()) {
+training: for await (const at of run.steps()) {
   const { length, microbatches, weightDecay } = at
-  // After a gradient norm of NaN there are no microbatches, and no loss.
+  // After a gradient norm of NaN there are no microbatches, so there is no loss.
   let [tokens, flops, result] = [0, 0, { loss: NaN, accuracy: NaN }]
   for (let i = 0; i < microbatches; i++) {
-    if (run.interrupted) break training // what has added up of this step is done again when the run goes on
+    if (run.interrupted) continue training // ends the loop; a resumed run does this step again from its start
     const microbatch = { ...batchAt(at.tokens + tokens, length), share: 1 / microbatches }
     result = items(await accumulate(microbatch))
     tokens += microbatch.inputs.size
@@ -297,39 +295,34 @@ training: while (run.goesOn()) {
     }),
   )
 
-  // The next step's weight decay follows from this one's loss, its batch from the gradient norm.
+  // The next step's weight decay follows from this step's loss, and its batch from the gradient norm.
   at.weightDecay = weightDecayAfter(result.loss, scaling, optimizer.weightDecay)
   at.length = lengthAfter(at.step, length, { growEvery: batch.growEvery, longest: batch.length })
   const looks = { sampleEvery, rate: microbatchRate, most: mostMicrobatches }
   at.estimate = microbatchesAfter(at.step, at.estimate, { ...looks, parameters: scaledCount, gradNorm })
   at.microbatches = dither(at.estimate, hash(options.seed, at.step) / 2 ** 32)
 
-  await run.stepped({ loss: result.loss, tokens, flops })
+  await run.stepped({ tokens, flops, results: { ...result, gradNorm } })
   const isEvaluated = at.step % evaluation.every === 0 || at.done === 1
-  const validation = isEvaluated ? await validate() : undefined
   const more = { length, microbatches, estimate: at.estimate }
-  if (isEvaluated || at.step % 10 === 0) await run.row({ ...result, gradNorm, validation, more })
+  if (isEvaluated || at.step % 10 === 0) await run.row({ validate: isEvaluated ? validate : undefined, more })
 }
-await run.trained()
 
 // ---------- Sampling ----------
 
-/** The logits of what follows the token at `last`. Nothing after that is looked at. */
+/** The logits of what follows the token at `last`. Tokens after it are padding. */
 const predict = compile(({ tokens, last }) => ({
   logits: transform(embed(tokens)).reshape(-1, dim).gather(last).matmul(net.outputs.weight.T),
 }))
 
-const text = textWriter(corpus.tokenizer.decoder())
-text.write(tokens)
-for (let i = 0; i < options.sample && !run.interrupted; i++) {
-  const recent = tokens.slice(-batch.length)
-  const room = Math.min(batch.length, 2 ** Math.ceil(Math.log2(recent.length)))
-  const window = Int32Array.from({ length: room }, (_, place) => recent[place] ?? 0)
-  const last = array(Int32Array.of(recent.length - 1))
-  const { logits } = await predict({ tokens: array(window, [1, room]), last })
-  const isToken = logits.data.subarray(0, corpus.tokenizer.vocabularySize)
-  tokens.push(sampleToken(isToken, { temperature, seed: options.seed, index: i }))
-  text.write(tokens.slice(-1))
-}
-await run.sampled(text.end())
+await sampleText(run, {
+  prompt,
+  count: options.sample,
+  tokenizer: corpus.tokenizer,
+  predict: tokens => predict(paddedTokens(tokens, batch.length)),
+  draw: (logits, place) => {
+    const isToken = logits.subarray(0, corpus.tokenizer.vocabularySize)
+    return sampleToken(isToken, { temperature, seed: options.seed, index: place - prompt.length })
+  },
+})
 await backend.close()

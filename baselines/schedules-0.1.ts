@@ -5,13 +5,13 @@ export type OneCycle = {
   steps: number
   /** Share of the steps in which the rate rises. */
   warmup: number
-  /** The first rate is the highest over this. */
+  /** The first rate is the highest divided by this. */
   divFactor: number
-  /** The last rate is the first over this: below 1, it is the higher of the two. */
+  /** The last rate is the first divided by this. Below 1, the last is the higher of the two. */
   finalDivFactor: number
 }
 
-/** The rate of a step, the first of which is 0. */
+/** The rate of a step. Steps count from 0. */
 export function oneCycle(step: number, { rate, steps, warmup, divFactor, finalDivFactor }: OneCycle): number {
   const first = rate / divFactor
   const peak = warmup * steps - 1

@@ -3,10 +3,10 @@
  * step and from the loss. They are fits through networks of 46 million and 1.5 billion parameters.
  */
 
-/** Where the equations were tried. Outside, the nearest end of the range stands for P. */
+/** The range of P in which the equations were tried. Outside, its nearest end stands for P. */
 export const safeParameters = { least: 27.8e6, most: 3.03e9 } // modelScale 0.5 to 148
 
-/** P as the equations may see it. Without this, 0.48 million parameters get a base rate of 0.035, and diverge. */
+/** P within that range. Without this, 0.48 million parameters get a base rate of 0.035 and diverge. */
 export const clampParameters = (parameters: number) =>
   Math.min(safeParameters.most, Math.max(safeParameters.least, parameters))
 
@@ -19,11 +19,11 @@ export function networkSize(modelScale: number): { dim: number; blocks: number }
   }
 }
 
-/** Tokens in a microbatch, for an accelerator that holds so many at scale 1. */
+/** Tokens in a microbatch, for an accelerator whose memory holds `capacity` of them at scale 1. */
 export const tokensPerBatch = (capacity: number, modelScale: number) =>
   Math.floor(capacity / (1.52174 + 0.482 * modelScale ** 0.87))
 
-/** Python's round, which takes ties to the even neighbour. */
+/** Python's round(), which rounds ties to the even neighbour. */
 function roundHalfToEven(value: number): number {
   const below = Math.floor(value)
   const tie = value - below === 0.5
@@ -32,9 +32,9 @@ function roundHalfToEven(value: number): number {
 
 /** What follows from P alone. */
 export type Scaling = {
-  /** The learning rate that all others are multiples of, before its own multiple of 2.62. */
+  /** All learning rates are multiples of this one. */
   baseRate: number
-  /** The weight decay is divided by this to the power of the loss. */
+  /** The weight decay is divided by this number raised to the power of the loss. */
   weightDecayBase: number
   /** The gradient norm over √P is expected to be (steps · gradNormSteps) to this power. */
   gradNormPower: number
@@ -51,7 +51,7 @@ export function scalingOf(parameters: number): Scaling {
   }
 }
 
-/** Multiples of the learning rates at a step, the first of which is 0. */
+/** Multiples of the learning rates at a step. Steps count from 0. */
 export function rateMultiples(step: number, warmupSteps: number) {
   return {
     /** Power-law decay without end, after a warm-up from 2%. */
@@ -65,7 +65,7 @@ export function rateMultiples(step: number, warmupSteps: number) {
 export const weightDecayAfter = (loss: number, { weightDecayBase }: Scaling, limit: number) =>
   (1 / weightDecayBase ** (loss + 1e-8)) * limit
 
-/** The sequence length after a step. It doubles every so many of them. */
+/** The sequence length after a step. It doubles every `growEvery` steps. */
 export const lengthAfter = (
   step: number,
   length: number,
@@ -73,17 +73,17 @@ export const lengthAfter = (
 ) => (step % growEvery === 0 && step !== 0 ? Math.min(2 * length, longest) : length)
 
 export type MicrobatchSchedule = {
-  /** Every so many steps the gradient norm is looked at. */
+  /** Steps between two looks at the gradient norm. */
   sampleEvery: number
   /** How fast the number of microbatches follows it. */
   rate: number
-  /** Microbatches are never more than this. The original has no such bound, and on small networks no end. */
+  /** The largest number of microbatches. The original has no bound, and on small networks they grow without end. */
   most: number
 }
 
 /**
- * How many microbatches a step should have, a fraction, after a step with this gradient norm. The norm is
- * expected to fall by a power law. Where it stays above that, it is noise, and larger batches average it out.
+ * How many microbatches, as a fraction, the step after one with this gradient norm should have. The norm is expected
+ * to fall by a power law. What it has above that is noise, which larger batches average out.
  */
 export function microbatchesAfter(
   step: number,
@@ -101,9 +101,9 @@ export function microbatchesAfter(
   const expected = (gradNormSteps * (step + 1e-2)) ** gradNormPower
   const ratio = gradNorm / Math.sqrt(parameters) / expected
   const next = microbatches * (1 + sampleEvery * rate * (ratio - 1))
-  return Math.min(most, Math.max(next, 0.1)) // from 0 there would be no way back
+  return Math.min(most, Math.max(next, 0.1)) // it could not grow again from 0
 }
 
-/** A whole number whose mean is the fraction, at least 1: Bernoulli dithering, by a uniform random number. */
+/** Bernoulli dithering: a whole number, at least 1, whose mean is the fraction. `uniform` is random, 0 to 1. */
 export const dither = (microbatches: number, uniform: number) =>
   Math.max(1, Math.floor(microbatches) + Number(uniform < microbatches % 1))

@@ -1,7 +1,11 @@
+/** Averages over batches, such as those of the validation text. */
 import type { Batch } from '../data/batches.ts'
 import { type NDArray, items } from '../engine/index.ts'
 
-/** Means over batches of means over each of them, which `evaluate` finds: a row counts the same in any batch. */
+/**
+ * Averages over batches what `evaluate` returns: means over the rows of one batch. A batch weighs as much as it has
+ * rows, so that every row counts the same.
+ */
 export async function meanOver<Name extends string>(
   batches: Iterable<Batch>,
   evaluate: (batch: Batch) => Promise<Readonly<Record<Name, NDArray>>>,
@@ -15,6 +19,6 @@ export async function meanOver<Name extends string>(
       sums[name] = (sums[name] ?? 0) + mean * count
   }
   const means = Object.entries(sums).map(([name, sum]) => [name, sum / rows])
-  // The names are those of what evaluate finds.
+  // The names are those that evaluate returns.
   return Object.fromEntries(means) as Record<Name, number>
 }

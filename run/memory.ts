@@ -41,10 +41,10 @@ export function showBytes(bytes: number): string {
 export function memoryText({
   variableBytes,
   temporaryBytes,
-  pieces,
+  microbatches,
   limit,
-}: Readonly<Record<'variableBytes' | 'temporaryBytes' | 'pieces' | 'limit', number>>): string {
-  const split = pieces === 1 ? '' : `, its batch in ${pieces} pieces`
+}: Readonly<Record<'variableBytes' | 'temporaryBytes' | 'microbatches' | 'limit', number>>): string {
+  const split = microbatches === 1 ? '' : `, its batch in ${microbatches} microbatches`
   const allowed = limit < Infinity ? `; ${showBytes(limit)} allowed` : ''
   return `${showBytes(variableBytes)} for variables, ${showBytes(temporaryBytes)} for a step${split}${allowed}`
 }

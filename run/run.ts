@@ -1,5 +1,14 @@
+/** A run from its first step to its last: counts what is done, keeps the clock, prints the table, writes checkpoints. */
 import type { Corpus } from '../data/corpus.ts'
-import type { Backend, Parameters } from '../engine/index.ts'
+import {
+  type Backend,
+  type Inputs,
+  type NDArray,
+  type Parameters,
+  type Tensor,
+  items,
+} from '../engine/index.ts'
+import type { CompiledWithin } from './budget.ts'
 import type { RunOptions } from './options/flags.ts'
 import { watchInterrupt } from './process/interrupt.ts'
 import { logTo } from './record/log.ts'
@@ -10,12 +19,12 @@ import { openRecord } from './record/record.ts'
 import { trainingColumns } from './terminal/columns.ts'
 import { type Column, createTable } from './terminal/table.ts'
 
-/** How far a run is: from these numbers its batches and its schedules follow. */
+/** How far a run is. Its batches and its schedules follow from these numbers. */
 export type Counters = {
-  /** Steps that are done. */
+  /** Finished steps. */
   step: number
   tokens: number
-  /** Of training; evaluations do not count. */
+  /** Seconds of training, without evaluations. */
   seconds: number
   flops: number
   /** Share of the run that is done, 0 to 1. */
@@ -27,93 +36,98 @@ export type Training<Own> = {
   readonly corpus: Corpus & { readonly fingerprint?: string }
   readonly backend: Pick<Backend, 'description' | 'peakGflops' | 'capacity'>
   readonly network: Parameters
-  /** Momenta, sums and whatever else the optimizers remember. */
+  /** Momenta, sums and whatever else the optimizers keep. */
   readonly optimizer: Parameters
-  /** What the script's schedules remember from step to step, beside the counters. */
+  /** Numbers that the script's schedules keep from step to step, besides the counters. */
   readonly at?: Own
+  /** Lines of the header, by their titles. Called once, and only if there is something to train. */
+  readonly about: () => Promise<Readonly<Record<string, string>>>
   /** The table's columns, if they are not the usual ones. */
   readonly columns?: Readonly<Record<string, Column>>
 }
 
-/** What a row of the table is made from. */
-export type Measured = {
-  readonly loss: number
-  readonly accuracy: number
-  readonly gradNorm: number
-  /** On the validation text. */
-  readonly validation?: { readonly loss: number; readonly accuracy: number } | undefined
-  /** Other columns, and what is noted without one. */
+/** Results of a training step. */
+export type StepResults = { readonly loss: number; readonly accuracy: number; readonly gradNorm: number }
+
+/** A training step that has been computed, or is being computed. */
+export type Step = {
+  readonly tokens: number
+  readonly flops: number
+  readonly results: StepResults | Promise<StepResults>
+}
+
+/** What a row of the table shows besides the last step's results. */
+export type RowRequest = {
+  /** Returns the loss and the accuracy on the validation text. The clock stands still meanwhile. */
+  readonly validate?: (() => Promise<{ readonly loss: number; readonly accuracy: number }>) | undefined
+  /** Values of other columns, and numbers to record without one. */
   readonly more?: Readonly<Record<string, number>>
 }
 
-/** A run under way: it counts and shows what is done, and keeps what a checkpoint takes. */
-export type Run<Own> = {
-  /** With the variables it makes a checkpoint: all else of a run follows from these. */
-  readonly at: Counters & Own
-  /** Whether there is something to train: not for a sample only, nor once the target is reached. */
-  readonly trains: boolean
+/** A run under way. */
+export type Run<Own = unknown> = {
   /**
-   * Whether Ctrl-C was pressed: to end the training, or from trained() on to end the sample. One that ended the
-   * training leaves the sample to be written.
+   * Whether Ctrl-C asks the training to end or, after the training, the sample. A Ctrl-C that ended the training does
+   * not end the sample too.
    */
   readonly interrupted: boolean
-  /** Prints what the run is. */
-  begin(about: Readonly<Record<string, string>>): Promise<void>
-  /** Whether another step is to be done. Starts the clock. */
-  goesOn(): boolean
   /**
-   * Counts a step, and stops the clock until its row is done, or the next step begins. Of a step whose loss is yet to
-   * come it waits for the one before: one is queued while another runs, so that a GPU is never idle.
+   * Prints the header and yields the counters before each step that is left; the loop's body takes the step. Ends when
+   * the run is done or interrupted, and calls trained() then. A loop that is left by break has to call it itself.
    */
-  stepped(step: {
-    readonly tokens: number
-    readonly flops: number
-    readonly loss: number | Promise<number>
-  }): Promise<void>
+  steps(): AsyncGenerator<Counters & Own, void, void>
   /**
-   * Whether the last step was the first or the last one, or the run has passed a multiple of this share in it: then
-   * the step is done.
+   * Takes a step with a compiled function, and counts its FLOP and the tokens of `inputs.inputs`. Does not wait for the
+   * results but for those of the step before: one step is queued while another runs, so a GPU is never idle.
    */
-  passed(share: number): Promise<boolean>
-  /** Prints a row of the table and notes it; where it has a validation loss, writes a checkpoint if one is due. */
-  row(measured: Measured): Promise<void>
-  /** Closes the table, and writes the last checkpoint. */
+  train(
+    step: CompiledWithin<Record<keyof StepResults, Tensor>>,
+    inputs: Inputs & { readonly inputs: NDArray },
+  ): Promise<void>
+  /** Counts a step that the script has taken by itself. If its results are pending, waits for those of the step before. */
+  stepped(step: Step): Promise<void>
+  /** Whether a row is due: after the first step, after the last, and each time this share of the run is done. */
+  isDue(share: number): boolean
+  /** Waits for the last step, evaluates, prints and records a row, and writes a checkpoint if one is due. */
+  row(request?: RowRequest): Promise<void>
+  /** Closes the table and writes the last checkpoint. */
   trained(): Promise<void>
-  /** Notes the sample. */
+  /** Records the sample. */
   sampled(text: string): Promise<void>
 }
 
 /**
- * Starts a run of --steps, or else of --seconds: a new one, or (--resume) one that was there, which goes on from its
- * last checkpoint to the last bit.
+ * Starts a run of --steps, or else of --seconds. It is a new one, or with --resume an earlier one, which continues from
+ * its last checkpoint exactly as if it had not been interrupted.
  */
 export async function startRun<Own extends Readonly<Record<string, number>> = Record<never, number>>(
   options: RunOptions & { readonly steps: number | undefined; readonly seconds?: number },
-  { corpus, backend, network, optimizer, at: own, columns = trainingColumns }: Training<Own>,
+  { corpus, backend, network, optimizer, at: own, about, columns = trainingColumns }: Training<Own>,
 ): Promise<Run<Own>> {
   const { steps, seconds = Infinity } = options
   const at = Object.assign({ step: 0, tokens: 0, seconds: 0, flops: 0, done: 0 }, own)
   const { usual } = backend.capacity
   const saved = {
     ...options,
-    // A sample takes the tokenizer, unlike the text.
+    // A sample needs the tokenizer, but not the text.
     tokenizer: corpus.tokenizer.name,
-    // In how many pieces a batch is computed shows in the last bits of its gradient.
+    // The last bits of a gradient depend on the number of microbatches.
     memory: options.memory ?? (usual < Infinity ? `${Math.floor(usual)}B` : undefined),
   }
   const interrupt = watchInterrupt()
   const record = await openRecord(saved, { network, optimizer, at }, corpus.fingerprint || undefined)
   const doneNow = () => Math.min(1, steps === undefined ? at.seconds / seconds : at.step / steps)
-  at.done = doneNow() // perhaps it goes on with more steps than it had
+  at.done = doneNow() // a resumed run may have more steps than it had
   const progress = createProgress()
   const table = createTable(columns, progress.print, columnsOf(process.stdout))
   let clock = 0
   let doneBefore = at.done
   let lastRow = { ...at }
   let endedTraining = false
-  let loss: number | Promise<number> | undefined
+  let results: Step['results'] | undefined
   let hasDiverged = false
-  /** Adds what the clock shows to the seconds, and starts it anew. */
+  let ending: Promise<void> | undefined
+  /** Adds the time since the last call to the seconds. */
   const takeTime = () => {
     const now = performance.now()
     at.seconds += (now - clock) / 1000
@@ -121,7 +135,7 @@ export async function startRun<Own extends Readonly<Record<string, number>> = Re
     at.done = doneNow()
   }
 
-  /** Prints a row and notes it. One whose loss is NaN or infinite ends the run, or with --on-nan go is spoken of. */
+  /** Prints and records a row. A loss that is NaN or infinite ends the run, or with --on-nan go is warned of. */
   async function note(row: MetricsRow): Promise<void> {
     lastRow = { ...at }
     table.row(row)
@@ -136,77 +150,93 @@ export async function startRun<Own extends Readonly<Record<string, number>> = Re
     }
     if (!hasDiverged) {
       warn(
-        `The ${what} at step ${row.step}: it goes on with --on-nan go, and writes no checkpoint of such a step.`,
+        `The ${what} at step ${row.step}: training continues because of --on-nan go, but steps like this get no checkpoint.`,
       )
     }
     hasDiverged = true
   }
 
-  /** The loss of the last step; where it is NaN or infinite, that is a row of its own. */
-  async function lossNow(): Promise<number | undefined> {
-    const value = await loss
-    if (value === undefined || Number.isFinite(value) || hasDiverged) return value
+  /** Waits for the last step's results. If their loss is NaN or infinite, they get a row of their own. */
+  async function finishStep(): Promise<StepResults | undefined> {
+    const finished = await results
+    if (finished === undefined || Number.isFinite(finished.loss) || hasDiverged) return finished
     takeTime()
     const { step, tokens, seconds, done } = at
-    await note({ epoch: tokens / corpus.train.length, step, trainLoss: value, seconds, tokens, done })
-    return value
+    const epoch = tokens / corpus.train.length
+    await note({ epoch, step, trainLoss: finished.loss, seconds, tokens, done })
+    return finished
   }
 
+  async function stepped({ tokens, flops, results: latest }: Step): Promise<void> {
+    const isPending = latest instanceof Promise
+    // Whoever awaits the results handles the error.
+    void Promise.resolve(latest).catch(() => {})
+    const before = isPending ? await finishStep() : undefined
+    results = latest
+    at.step++
+    at.tokens += tokens
+    at.flops += flops
+    doneBefore = at.done
+    takeTime()
+    const shown = isPending ? before : await finishStep()
+    progress.update(at.done, `step ${at.step}${shown ? `  loss ${shown.loss.toFixed(3)}` : ''}`)
+  }
+
+  async function endTraining(): Promise<void> {
+    progress.clear()
+    const last = await finishStep() // an interrupted run has not waited for it
+    table.close()
+    await record.trained(last?.loss ?? 0)
+    await interrupt.settled()
+    endedTraining = interrupt.requested
+  }
+  const trained = () => (ending ??= endTraining())
+
   return {
-    at,
-    get trains() {
-      return record.trains
-    },
     get interrupted() {
       return interrupt.requested && !endedTraining
     },
 
-    async begin(about) {
-      await record.begin({ text: textOf(corpus), ...about, backend: backend.description })
-      for (const row of record.rows) table.row(row)
-    },
-
-    goesOn() {
+    async *steps() {
+      if (record.trains) {
+        await record.begin({ text: textOf(corpus), ...(await about()), backend: backend.description })
+        for (const row of record.rows) table.row(row)
+      }
       interrupt.begin()
-      clock = performance.now()
-      return record.trains && at.done < 1 && !interrupt.requested
+      while (record.trains && at.done < 1 && !interrupt.requested) {
+        clock = performance.now()
+        yield at
+      }
+      await trained()
     },
 
-    async stepped(step) {
-      const isLate = step.loss instanceof Promise
-      // Whoever waits for it is told of a failure.
-      void Promise.resolve(step.loss).catch(() => {})
-      const before = isLate ? await lossNow() : undefined
-      loss = step.loss
-      at.step++
-      at.tokens += step.tokens
-      at.flops += step.flops
-      doneBefore = at.done
+    async train(step, inputs) {
+      const { flops } = await step.prepare(inputs)
+      await stepped({ tokens: inputs.inputs.size, flops, results: step(inputs).then(items) })
+    },
+
+    stepped,
+
+    isDue(share) {
+      return at.step === 1 || at.done === 1 || Math.floor(at.done / share) > Math.floor(doneBefore / share)
+    },
+
+    async row({ validate, more } = {}) {
+      // With --on-nan go this row shows a loss of NaN too: no other one is needed.
+      const last = await (options.onNan === 'go' ? results : finishStep())
+      if (!last) throw new Error('row() is for a run that has taken a step')
       takeTime()
-      const shown = isLate ? before : await lossNow()
-      progress.update(at.done, `step ${at.step}${shown === undefined ? '' : `  loss ${shown.toFixed(3)}`}`)
-    },
-
-    async passed(share) {
-      const isPassed = Math.floor(at.done / share) > Math.floor(doneBefore / share)
-      if (!isPassed && at.step > 1 && at.done < 1) return false
-      // With --on-nan go the row that follows tells of it.
-      await (options.onNan === 'go' ? loss : lossNow())
-      takeTime()
-      return true
-    },
-
-    async row({ loss, accuracy, gradNorm, validation, more }) {
+      const validation = await validate?.()
       const seconds = at.seconds - lastRow.seconds
       const row = {
         epoch: at.tokens / corpus.train.length,
         step: at.step,
-        trainLoss: loss,
+        trainLoss: last.loss,
         valLoss: validation?.loss,
         valPerplexity: validation && Math.exp(validation.loss),
-        trainAccuracy: accuracy,
+        trainAccuracy: last.accuracy,
         valAccuracy: validation?.accuracy,
-        gradNorm,
+        gradNorm: last.gradNorm,
         bitsPerByte: validation && validation.loss / Math.LN2 / corpus.bytesPerToken,
         ...more,
         tokensPerSecond: (at.tokens - lastRow.tokens) / seconds,
@@ -218,15 +248,7 @@ export async function startRun<Own extends Readonly<Record<string, number>> = Re
       await note(row)
     },
 
-    async trained() {
-      progress.clear()
-      const last = await lossNow() // a run that was interrupted has not waited for it
-      table.close()
-      await record.trained(last ?? 0)
-      await interrupt.settled()
-      endedTraining = interrupt.requested
-    },
-
+    trained,
     sampled: record.sampled,
   }
 }

@@ -1,23 +1,24 @@
+/** Prints a text while its tokens arrive. */
 import { columnsOf } from '../../common/progress.ts'
 import { wrapText } from './wrap.ts'
 
-/** A text that is printed as its tokens come. */
+/** Prints tokens as text. */
 export type TextWriter = {
   write(tokens: Iterable<number>): void
-  /** Ends the last line, and returns the whole text. */
+  /** Ends the last line and returns the whole text. */
   end(): string
 }
 
-/** Prints in lines what `decode` makes of some tokens; a character may take several of them. */
+/** Wraps lines at the terminal's width, 80 at most. `decode` holds back a character until its last token is there. */
 export function textWriter(decode: (tokens: Iterable<number>) => string): TextWriter {
   const width = Math.min(80, columnsOf(process.stdout) ?? 80)
-  const lines = wrapText(piece => process.stdout.write(piece), width)
+  const lines = wrapText(part => process.stdout.write(part), width)
   let text = ''
   return {
     write(tokens) {
-      const piece = decode(tokens)
-      text += piece
-      lines.write(piece)
+      const part = decode(tokens)
+      text += part
+      lines.write(part)
     },
     end() {
       lines.end()

@@ -192,7 +192,8 @@ for (const version of ['0.1', '0.4']) {
       if (version === '0.4') assert.deepEqual([row.length, row.microbatches], [length, microbatches])
     })
 
-    const taken = /^memory +(\S+ \S+) for variables, (\S+ \S+) for a step(?:, its batch in (\d+) pieces)?;/m
+    const taken =
+      /^memory +(\S+ \S+) for variables, (\S+ \S+) for a step(?:, its batch in (\d+) microbatches)?;/m
     const [, variables, temporaries, one] = taken.exec(whole.stdout)!
     assert.equal(one, undefined)
     const [stay, split] = [variables, temporaries].map(amount => memoryLimit(amount, { capacity }))

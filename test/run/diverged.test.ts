@@ -33,6 +33,7 @@ async function train(
   })
   const options: RunOptions & { steps: number } = { ...flags, hyperparameters, steps: 10 }
   const text = new Uint8Array(100)
+  let trains = false
   const run = await startRun(options, {
     corpus: {
       name: 'text',
@@ -45,19 +46,22 @@ async function train(
     backend: { description: 'none', peakGflops: 1, capacity: { most: Infinity, usual: Infinity } },
     network: {},
     optimizer: {},
+    about: async () => {
+      trains = true
+      return {}
+    },
   })
-  if (run.trains) await run.begin({})
   let steps = 0
-  while (run.goesOn() && run.at.step < stopAfter) {
-    const step = run.at.step + 1
+  for await (const at of run.steps()) {
+    if (at.step >= stopAfter) break
+    const step = at.step + 1
     steps++
-    const loss = train(step)
-    await run.stepped({ loss: isLate ? Promise.resolve(loss) : loss, tokens: 4, flops: 1 })
-    if (await run.passed(0.3))
-      await run.row({ loss, accuracy: 0, gradNorm: 1, validation: { loss: validation(step), accuracy: 0 } })
+    const results = { loss: train(step), accuracy: 0, gradNorm: 1 }
+    await run.stepped({ results: isLate ? Promise.resolve(results) : results, tokens: 4, flops: 1 })
+    if (run.isDue(0.3)) await run.row({ validate: async () => ({ loss: validation(step), accuracy: 0 }) })
   }
   await run.trained()
-  return { steps, trains: run.trains }
+  return { steps, trains }
 }
 
 /** Takes the lock from a run's folder, as the end of its process would. */

@@ -1,4 +1,4 @@
-/** Memory: what --memory means, and pieces that fit it. */
+/** Memory: what --memory means, and microbatches that fit it. */
 import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
 import { resolve } from 'node:path'
@@ -14,7 +14,7 @@ import {
   variable,
 } from '../../engine/index.ts'
 import { SharedMemory } from '../../engine/cpu/runtime/memory.ts'
-import { compilerWithin, fewestPieces } from '../../run/budget.ts'
+import { compileWithin, fewestMicrobatches, microbatched } from '../../run/budget.ts'
 import { UserError } from '../../common/errors.ts'
 import { memoryLimit, showBytes } from '../../run/memory.ts'
 import { startBackend } from '../support/backend.ts'
@@ -48,26 +48,26 @@ test('an amount is shown so that --memory takes it, and is enough', () => {
   }
 })
 
-test('pieces are about as few as fit, and few programs are planned to find them', async () => {
+test('microbatches are about as few as fit, and few programs are planned to find them', async () => {
   for (const sequences of [1, 2, 3, 7, 16, 64, 333, 1788]) {
-    /** What stays, what is divided, and a head whose chunks stop growing. */
+    /** Bytes with so many sequences in a microbatch: constant, proportional, and those of chunks that stop growing. */
     const bytes = (count: number) => 1000 + 5 * sequences + 40 * count + 300 * Math.min(count, 9)
     const least = bytes(1)
     for (let limit = least; limit < 2 * bytes(sequences); limit = Math.floor(limit * 1.3)) {
       let plans = 0
-      const bytesInPieces = async (pieces: number) => {
+      const bytesInMicrobatches = async (count: number) => {
         plans++
-        const count = Math.ceil(sequences / pieces)
-        return count > 500 ? Infinity : bytes(count)
+        const inLargest = Math.ceil(sequences / count)
+        return inLargest > 500 ? Infinity : bytes(inLargest)
       }
-      const request = { sequences, length: 64, limit, bytesInPieces, bytesOfOne: async () => least }
-      const pieces = await fewestPieces(request)
-      const inLargest = Math.ceil(sequences / pieces)
-      assert.ok(inLargest <= 500 && bytes(inLargest) <= limit, `${pieces} pieces of ${sequences} in ${limit}`)
+      const request = { sequences, length: 64, limit, bytesInMicrobatches, bytesOfOne: async () => least }
+      const found = await fewestMicrobatches(request)
+      const inLargest = Math.ceil(sequences / found)
+      assert.ok(inLargest <= 500 && bytes(inLargest) <= limit, `${found} for ${sequences} in ${limit}`)
       assert.ok(plans <= 12, `${plans} plans for ${sequences} in ${limit}`)
-      // Of half as many pieces each would be too large.
-      const half = Math.ceil(sequences / Math.ceil(pieces / 2 - 1))
-      assert.ok(pieces < 3 || half > 500 || bytes(half) > limit, `${pieces} of ${sequences} in ${limit}`)
+      // With half as many microbatches the largest would not fit.
+      const half = Math.ceil(sequences / Math.ceil(found / 2 - 1))
+      assert.ok(found < 3 || half > 500 || bytes(half) > limit, `${found} for ${sequences} in ${limit}`)
     }
   }
 })
@@ -76,21 +76,21 @@ test('when not even one sequence fits, what would is said', async () => {
   const request = {
     sequences: 8,
     length: 1024,
-    bytesInPieces: async (pieces: number) => 1e8 + (8 / pieces) * 1024e6,
+    bytesInMicrobatches: async (count: number) => 1e8 + (8 / count) * 1024e6,
     bytesOfOne: async (length: number) => 1e8 + length * 1e6,
   }
-  await assert.rejects(fewestPieces({ ...request, limit: 5e8 }), {
+  await assert.rejects(fewestMicrobatches({ ...request, limit: 5e8 }), {
     name: 'UserError',
     message:
       '500 MB of memory is not enough: with one sequence of 1024 tokens at a time a step takes 1.13 GB. What would fit: ' +
       'a sequence length of 256, or --memory 1.13GB, or a smaller network.',
   })
   await assert.rejects(
-    fewestPieces({ ...request, limit: 5e7 }),
+    fewestMicrobatches({ ...request, limit: 5e7 }),
     /fit: --memory 1.13GB, or a smaller network\.$/,
   )
   await assert.rejects(
-    fewestPieces({ ...request, bytesOfOne: async () => Infinity, limit: 2 ** 32 }),
+    fewestMicrobatches({ ...request, bytesOfOne: async () => Infinity, limit: 2 ** 32 }),
     /takes more than there can be\. What would fit: a smaller network\.$/,
   )
 })
@@ -98,11 +98,11 @@ test('when not even one sequence fits, what would is said', async () => {
 test('a function takes no more than it may, and finds the same', async () => {
   const weights = variable(randomNormal([64, 64], 1, 0.2))
   const step = (limit: number) =>
-    compilerWithin(limit)(({ x }, meansOf) => {
-      const { loss } = meansOf(part => {
-        const layers = [0, 1, 2, 3].reduce(y => y.matmul(weights).tanh(), part(x))
+    compileWithin({ limit, variableBytes: 0 }, ({ x }) => {
+      const { loss } = microbatched(rows => {
+        const layers = [0, 1, 2, 3].reduce(y => y.matmul(weights).tanh(), rows)
         return { loss: layers.square().mean() }
-      })
+      }, x)
       return { loss, gradient: grad(loss, [weights])[0] }
     })
   const x = array(
@@ -110,10 +110,10 @@ test('a function takes no more than it may, and finds the same', async () => {
     [32, 16, 64],
   )
   const whole = await step(1e9).prepare({ x })
-  assert.equal(whole.pieces, 1)
+  assert.equal(whole.microbatches, 1)
   const limit = whole.variableBytes + whole.temporaryBytes / 2
   const split = await step(limit).prepare({ x })
-  assert.ok(split.pieces > 1)
+  assert.ok(split.microbatches > 1)
   assert.ok(split.variableBytes + split.temporaryBytes <= limit)
   const [expected, found] = [await step(1e9)({ x }), await step(limit)({ x })]
   assert.ok(Math.abs(found.loss.item() - expected.loss.item()) < 1e-6)

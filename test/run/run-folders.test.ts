@@ -150,7 +150,8 @@ test('where memory is short, a batch in pieces gives the same curve', () => {
     assert.equal(status, 0, stderr)
     return stdout
   }
-  const pattern = /^memory +(\S+ \S+) for variables, (\S+ \S+) for a step(?:, its batch in (\d+) pieces)?;/m
+  const pattern =
+    /^memory +(\S+ \S+) for variables, (\S+ \S+) for a step(?:, its batch in (\d+) microbatches)?;/m
   const whole = run('--run', 'whole')
   const [, variables, temporaries, one] = pattern.exec(whole)!
   assert.equal(one, undefined)
