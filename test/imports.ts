@@ -9,19 +9,6 @@ const order: Order = {
   'engine/gpu': ['kernels', 'passes', 'runtime'],
 }
 
-/** Files whose imports are yet to be put in order. */
-const exceptions = [
-  'common/errors.ts',
-  'common/whole-file.ts',
-  'engine/gpu/kernels/rows/row-kernel.ts',
-  'engine/gpu/kernels/rows/row-plan.ts',
-  'engine/gpu/kernels/rows/row-split.ts',
-  'engine/gpu/kernels/rows/rows.ts',
-  'engine/gpu/passes/device-program.ts',
-]
-
-const faults = (await importFaults(`${import.meta.dirname}/..`, order)).filter(
-  fault => !exceptions.some(file => fault.startsWith(`${file} imports`) && !fault.endsWith('circle.')),
-)
+const faults = await importFaults(`${import.meta.dirname}/..`, order)
 for (const fault of faults) console.error(fault)
 if (faults.length > 0) process.exitCode = 1

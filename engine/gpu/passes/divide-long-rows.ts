@@ -1,6 +1,6 @@
 // Divides the reductions of few long rows among more workgroups.
 import { type Access, Buffer, type RowProgram, type RowValue } from '../../compiler/program.ts'
-import { isReduction, passesOf } from '../kernels/rows/analysis.ts'
+import { isReduction, passesOf } from '../../compiler/row-values.ts'
 import { RowBuilder } from './row-builder.ts'
 
 /** A program with at most so many rows, of at least so many columns, is divided. */

@@ -1,7 +1,8 @@
 // Finds row programs that horizontal fusion may run as one kernel.
 import type { Access, Buffer, RowProgram } from '../../compiler/program.ts'
 import type { Dispatch, TypeOf } from '../kernels/kernel.ts'
-import { allocationsOf, isReduction } from '../kernels/rows/analysis.ts'
+import { isReduction } from '../../compiler/row-values.ts'
+import { allocationsOf } from '../kernels/rows/analysis.ts'
 
 /** A row program or another kernel, with the allocations that it touches. */
 export interface Step {

@@ -1,5 +1,6 @@
 // Makes row programs out of others.
-import type { Access, Extent, RowValue } from '../../compiler/program.ts'
+import type { Access, RowValue } from '../../compiler/program.ts'
+import { extentOf } from '../../compiler/row-values.ts'
 
 /** Builds a row program's values out of those of another one. */
 export class RowBuilder {
@@ -38,14 +39,4 @@ export class RowBuilder {
     this.copied.set(index, number)
     return number
   }
-}
-
-function extentOf({ operation, inputs }: Omit<RowValue, 'extent'>, earlier: readonly RowValue[]): Extent {
-  if (operation.kind === 'load') {
-    const { columnStride, gather, rowDims } = operation.access
-    return columnStride !== 0 ? 'element' : gather || rowDims.length > 0 ? 'row' : 'uniform'
-  }
-  if (operation.kind === 'reduce') return 'row'
-  const extents = inputs.map(input => earlier[input].extent)
-  return extents.includes('element') ? 'element' : extents.includes('row') ? 'row' : 'uniform'
 }

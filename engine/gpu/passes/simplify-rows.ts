@@ -1,5 +1,5 @@
 // Simplifies row programs before their kernels are written.
-import { isReduction } from '../kernels/rows/analysis.ts'
+import { isReduction } from '../../compiler/row-values.ts'
 import type { Access, RowProgram, RowValue } from '../../compiler/program.ts'
 import { RowBuilder } from './row-builder.ts'
 

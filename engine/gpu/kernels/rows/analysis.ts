@@ -1,17 +1,6 @@
-// What passes and kernels ask of a row program: its passes over a row, what is cheap to recompute, and its memory.
+// What passes and kernels ask of a row program: what is cheap to recompute, and its memory.
 import type { BinaryName, UnaryName } from '../../../graph/operations.ts'
 import type { Buffer, RowProgram, RowValue } from '../../../compiler/program.ts'
-
-/** Whether a value is a row's sum or maximum. */
-export const isReduction = ({ operation }: RowValue): boolean => operation.kind === 'reduce'
-
-/** The pass over a row in which each value is computed: one later than the reductions that it depends on. */
-export function passesOf(values: readonly RowValue[]): number[] {
-  const passes: number[] = []
-  for (const { inputs } of values)
-    passes.push(Math.max(0, ...inputs.map(input => passes[input] + (isReduction(values[input]) ? 1 : 0))))
-  return passes
-}
 
 const cheapNames: ReadonlySet<string> = new Set<UnaryName | BinaryName>([
   'add',

@@ -2,7 +2,8 @@
 import type { Access, Buffer, RowProgram } from '../../../compiler/program.ts'
 import type { Lanes } from '../elementwise.ts'
 import type { Target } from '../kernel.ts'
-import { allocationsOf, cheapOf, isReduction, passesOf } from './analysis.ts'
+import { isReduction, passesOf } from '../../../compiler/row-values.ts'
+import { allocationsOf, cheapOf } from './analysis.ts'
 
 /** How invocations share the elements of a row program. */
 export interface RowPlan {
