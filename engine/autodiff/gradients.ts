@@ -2,6 +2,7 @@ import { attentionGradient, plainAttentionGradient } from '../ops/attention.ts'
 import { scalesLoss } from '../runtime/backend.ts'
 import { withoutTranspose } from '../compiler/canonicalize.ts'
 import { inMicrobatch, reachable } from '../graph/operations.ts'
+import { asGradientOf } from '../graph/origins.ts'
 import { ShapeError, showShape } from '../graph/shape.ts'
 import { Tensor, concat, constantValue, full, product, scatterAdd, sumRows, where } from '../graph/tensor.ts'
 
@@ -58,9 +59,11 @@ function reverse(loss: Tensor, tensors: readonly Tensor[]): Tensor[] {
   for (const tensor of [...needed].sort((a, b) => b.id - a.id)) {
     const contributions = arrived.get(tensor)
     if (!contributions) continue
-    const gradient = accumulate(tensor, contributions)
+    // A variable is no line of the user's: its gradient comes from where it is used.
+    const origins = [tensor, ...contributions.map(({ gradient }) => gradient)]
+    const gradient = asGradientOf(origins, () => accumulate(tensor, contributions))
     gradients.set(tensor, gradient)
-    for (const contribution of contributionsOf(tensor, gradient, asked)) {
+    for (const contribution of asGradientOf(origins, () => contributionsOf(tensor, gradient, asked))) {
       const { to } = contribution
       if (to.dtype !== 'float32' || !needed.has(to)) continue
       const list = arrived.get(to)

@@ -1,5 +1,6 @@
 import { reshaped } from './canonicalize.ts'
 import { reachable } from '../graph/operations.ts'
+import { withOriginOf } from '../graph/origins.ts'
 import { baseOf, isRowOperation, rowSource } from './fusion-groups.ts'
 import type { Pausing } from './pauses.ts'
 import { Tensor } from '../graph/tensor.ts'
@@ -49,13 +50,15 @@ export function* foldAddends(roots: readonly Tensor[]): Pausing<Tensor[]> {
         const { operation, inputs } = now(found)
         const residual = now(first === a ? b : a)
         const folded = [...inputs, reshaped(residual, found.shape)]
-        became.set(tensor, new Tensor(operation, folded, found.shape, dtype).reshape(...shape))
+        const sum = withOriginOf([found, tensor], () => new Tensor(operation, folded, found.shape, dtype))
+        became.set(tensor, sum.reshape(...shape))
         continue
       }
     }
     if (inputs.some(input => became.has(input))) {
       const { operation: same } = tensor
-      became.set(tensor, new Tensor(same, inputs.map(now), shape, dtype))
+      const moved = withOriginOf([tensor], () => new Tensor(same, inputs.map(now), shape, dtype))
+      became.set(tensor, moved)
     }
   }
   return roots.map(now)

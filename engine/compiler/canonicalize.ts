@@ -1,4 +1,5 @@
 import { type Operation, keyOf, reachable } from '../graph/operations.ts'
+import { withOriginOf } from '../graph/origins.ts'
 import type { Pausing } from './pauses.ts'
 import { type Shape, sameShape } from '../graph/shape.ts'
 import { Tensor } from '../graph/tensor.ts'
@@ -28,7 +29,8 @@ export function* canonicalize(roots: readonly Tensor[]): Pausing<Tensor[]> {
     yield
     const { kind } = tensor.operation
     if (kind === 'input' || kind === 'variable') continue
-    became.set(tensor, rewrite(tensor, computedFrom(tensor).map(now), make))
+    const rewritten = withOriginOf([tensor], () => rewrite(tensor, computedFrom(tensor).map(now), make))
+    became.set(tensor, rewritten)
   }
   return roots.map(now)
 }

@@ -16,6 +16,7 @@ import {
 } from './program.ts'
 import type { Shape } from '../graph/shape.ts'
 import { Tensor, constantValue } from '../graph/tensor.ts'
+import { type TracedOperation, noteFused, operationsOf } from './traced.ts'
 import { type RowPartition, partitionOf, rowBlockOf } from './row-blocks.ts'
 import type { Variable } from '../runtime/variable.ts'
 import { broadcastView, collapse, reshapeView, sliceView, transposeView, wholeView } from './views.ts'
@@ -35,6 +36,8 @@ export interface LoweredInstruction {
   readonly makes: readonly (Tensor | Buffer)[]
   /** Others that must have run before, since they read what this one overwrites. */
   readonly after: readonly LoweredInstruction[]
+  /** What it computes of the graph, where origins are recorded. */
+  readonly operations?: readonly TracedOperation[] | undefined
 }
 
 const lastOf = (shape: Shape): number => (shape.length === 0 ? 1 : shape[shape.length - 1])
@@ -204,6 +207,11 @@ export class Lowering {
       stores: stores.map(({ value, view }) => ({ value, access: accessOf(view, rows, columns) })),
       columnSums: partial.map(({ value, buffer, width }) => ({ value, buffer, width })),
     }
+    noteFused(
+      work,
+      fused,
+      sums.map(({ tensor }) => tensor),
+    )
     const makes = [
       ...stores.map(store => store.makes),
       ...partial.map(({ buffer, tensor }) => (rows > rowBlock ? buffer : tensor)),
@@ -236,6 +244,7 @@ export class Lowering {
       stores: [],
       columnSums,
     }
+    noteFused(work, [], [tensor])
     this.add(work, tensor.id, [buffer], [isLast ? tensor : sums])
     if (!isLast) this.addPartialSums(sums, Math.ceil(blocks / rowBlock), width, tensor)
   }
@@ -452,6 +461,7 @@ export class Lowering {
       needs,
       makes,
       after,
+      operations: operationsOf(work, makes),
     })
   }
 }

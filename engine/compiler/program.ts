@@ -1,5 +1,6 @@
 import type { AttentionOptions, BinaryName, DType, UnaryName } from '../graph/operations.ts'
 import type { Shape } from '../graph/shape.ts'
+import type { TracedOperation } from './traced.ts'
 import type { Variable } from '../runtime/variable.ts'
 
 /** Memory for some elements of 4 bytes each, which a backend places. */
@@ -162,6 +163,8 @@ export interface Instruction {
    * a block, the same block of the instructions before wrote.
    */
   readonly sharesRowBlocks: boolean
+  /** The operations of the graph that it computes, where origins were recorded. */
+  readonly operations?: readonly TracedOperation[]
 }
 
 /** What a traced function was compiled to, for any backend. */

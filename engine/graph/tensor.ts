@@ -1,5 +1,6 @@
 import { checkIndices } from './index-checks.ts'
 import { type BinaryName, type DType, type Operation, Trace, type UnaryName, keyOf } from './operations.ts'
+import { noteOrigin, withOriginOf } from './origins.ts'
 import { recursive } from './recursion.ts'
 import {
   type Shape,
@@ -61,6 +62,7 @@ export class Tensor {
     this.sunk = pushed
     this.shape = shape
     this.dtype = dtype
+    noteOrigin(this)
   }
 
   /** How many elements it has. */
@@ -611,7 +613,7 @@ function* pushedSlice(
     case 'where': {
       const parts: Tensor[] = []
       for (const input of inputs) parts.push(yield { x: input, ...range })
-      result = node(operation, parts, sliced, x.dtype)
+      result = withOriginOf([x], () => node(operation, parts, sliced, x.dtype))
       break
     }
     case 'broadcast': {

@@ -1,5 +1,5 @@
 import type { DType } from '../graph/operations.ts'
-import type { Program } from '../compiler/program.ts'
+import type { Buffer, Instruction, Program } from '../compiler/program.ts'
 
 /** Memory of a variable, which only its backend sees into. */
 export type Storage = object
@@ -22,6 +22,29 @@ export interface Executable {
   run(inputs: readonly (Float32Array | Int32Array)[]): Promise<Queued>
   /** Runs it step by step, and says what each step took. */
   profile(inputs: readonly (Float32Array | Int32Array)[]): Promise<StepTime[]>
+  /** What runs, in order: what profile() times, for people who look at it. */
+  steps(): Step[]
+}
+
+/** Kernels that run over the same items, one after the other for each of these. */
+export interface Step {
+  readonly kernels: readonly KernelCall[]
+  /** Whether all threads wait for each other before it; undefined where the hardware decides that. */
+  readonly barrier: boolean | undefined
+}
+
+/** A kernel in a program. */
+export interface KernelCall {
+  /** The backend's name for it. */
+  readonly name: string
+  /** The instructions that it executes, or a part of one. */
+  readonly instructions: readonly Instruction[]
+  /** What it does for its instruction, where that is not all: 'pack', or 'part 2 of 3'. */
+  readonly role?: string
+  readonly reads: readonly Buffer[]
+  readonly writes: readonly Buffer[]
+  readonly flops: number
+  readonly bytes: number
 }
 
 /** How long the kernels took that run over the same items. */

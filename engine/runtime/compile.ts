@@ -1,4 +1,4 @@
-import { type Executable, type StepTime, inTurn } from './backend.ts'
+import { type Executable, type Step, type StepTime, inTurn } from './backend.ts'
 import { flopsOf } from '../compiler/cost.ts'
 import { Trace } from '../graph/operations.ts'
 import { checkData } from '../graph/index-checks.ts'
@@ -42,11 +42,15 @@ export interface CompiledProgram {
   readonly bytesMoved: number
   /** Milliseconds that tracing and compiling took. */
   readonly compileTime: number
+  /** Of the program's inputs and outputs. */
+  readonly inputNames: readonly string[]
+  readonly outputNames: readonly string[]
+  /** What a run executes, in order. */
+  steps(): Step[]
 }
 
 interface Prepared extends CompiledProgram {
   readonly executable: Executable
-  readonly names: readonly string[]
   /** Checks data of the inputs. */
   readonly check: (data: readonly (Float32Array | Int32Array)[]) => void
 }
@@ -82,8 +86,10 @@ export function compile<Outputs extends Readonly<Record<string, Tensor>> | void>
       return executable.run(data)
     })
     const results = await queued.results
-    const { names, program } = await prepared
-    const named = names.map((name, i) => [name, new NDArray(results[i], program.outputs[i].shape)] as const)
+    const { outputNames, program } = await prepared
+    const named = outputNames.map(
+      (name, i) => [name, new NDArray(results[i], program.outputs[i].shape)] as const,
+    )
     // The names are those that the body returned.
     return Object.fromEntries(named) as { [Name in keyof Outputs]: NDArray }
   }
@@ -147,7 +153,9 @@ async function prepareProgram(
   return {
     program,
     executable,
-    names: outputs.map(([name]) => name),
+    inputNames: [...inputs.keys()],
+    outputNames: outputs.map(([name]) => name),
+    steps: () => executable.steps(),
     check: data => {
       for (const { place, check } of checks) checkData(data[place], check)
     },

@@ -53,6 +53,7 @@ export function splitColumns(program: Program, columns: number): SplitInstructio
       ...buffersOf(part),
       sharesRowBlocks: index === 0 ? sharesRowBlocks : chained,
       parts: works.length,
+      ...(instruction.operations && { operations: instruction.operations }),
       ...(parallel && { parallel: instruction }),
     }))
   })

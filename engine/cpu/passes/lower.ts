@@ -27,6 +27,10 @@ export interface Call extends Cost {
   readonly writes: readonly Buffer[]
   /** Calls that have the same one here write apart from each other, if to the same buffer. */
   readonly parallel?: Instruction
+  /** What it executes, or a part of it. */
+  readonly instruction?: Instruction
+  /** 'pack' where it copies an operand for the instruction's kernel. */
+  readonly role?: string
 }
 
 /** Calls that a thread makes one after the other for each of its items. */
@@ -72,24 +76,26 @@ class Lowering {
   /** chained: it runs block by block of rows, with the instruction before it or the one after. */
   add(instruction: SplitInstruction, chained: boolean): void {
     const { work, reads, writes, sharesRowBlocks, parts, parallel } = instruction
-    const packs: Call[] = []
-    const call = { ...this.kernelFor(work, reads, packs, chained, parts), writes, ...costOf(work), parallel }
+    const packs: Omit<Call, 'instruction'>[] = []
+    const done = this.kernelFor(work, reads, packs, chained, parts)
+    const call = { ...done, writes, ...costOf(work), parallel, instruction }
+    const packing = packs.map(pack => [{ ...pack, instruction, role: 'pack' }])
     const last = this.phases.at(-1)
     if (sharesRowBlocks && last && last[0].kernel.items === call.kernel.items) {
-      this.phases.splice(-1, 0, ...packs.map(pack => [pack]))
+      this.phases.splice(-1, 0, ...packing)
       last.push(call)
     } else {
-      this.phases.push(...packs.map(pack => [pack]), [call])
+      this.phases.push(...packing, [call])
     }
   }
 
   private kernelFor(
     work: Work,
     reads: readonly Buffer[],
-    packs: Call[],
+    packs: Omit<Call, 'instruction'>[],
     chained: boolean,
     parts: number,
-  ): Omit<Call, 'writes' | keyof Cost> {
+  ): Omit<Call, 'writes' | 'instruction' | keyof Cost> {
     switch (work.kind) {
       case 'rows':
         return {
@@ -116,10 +122,10 @@ class Lowering {
 
   private matmul(
     work: Matmul,
-    packs: Call[],
+    packs: Omit<Call, 'instruction'>[],
     chained: boolean,
     parts: number,
-  ): Omit<Call, 'writes' | keyof Cost> {
+  ): Omit<Call, 'writes' | 'instruction' | keyof Cost> {
     const { batch, m, n, k, a, b, c, addend } = work
     const { tile } = this
     const shape = {
@@ -195,7 +201,7 @@ class Lowering {
     return [id, b.offset, b.rowStride, b.transposed, b.batchStride, batch, n, k].join()
   }
 
-  private pack(work: Matmul, kBlock: number, packs: Call[]): Buffer {
+  private pack(work: Matmul, kBlock: number, packs: Omit<Call, 'instruction'>[]): Buffer {
     const { b, batch, n, k } = work
     const { tile } = this
     const key = `${this.rightOperand(work)},${kBlock}`

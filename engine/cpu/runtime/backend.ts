@@ -1,5 +1,12 @@
 import { availableParallelism } from 'node:os'
-import type { Backend, Executable, Queued, StepTime, Storage } from '../../runtime/backend.ts'
+import type {
+  Backend,
+  Executable,
+  Step as ExplainedStep,
+  Queued,
+  StepTime,
+  Storage,
+} from '../../runtime/backend.ts'
 import type { DType } from '../../graph/operations.ts'
 import { withPauses } from '../../compiler/pauses.ts'
 import type { Program, View } from '../../compiler/program.ts'
@@ -171,6 +178,7 @@ export class CpuBackend implements Backend {
       bytesMoved: sumOf(calls, call => call.bytes),
       run: async inputs => queued(await this.next(() => run(inputs))),
       profile: inputs => this.next(() => profile(inputs)),
+      steps: () => steps.map(describe),
     }
   }
 
@@ -246,6 +254,20 @@ export class CpuBackend implements Backend {
     return { program, counters, write }
   }
 }
+
+/** A step as people look at it. */
+const describe = ({ phase, barrier }: Step): ExplainedStep => ({
+  kernels: phase.map(({ kernel, instruction, role, reads, writes, flops, bytes }) => ({
+    name: kernel.name,
+    instructions: instruction ? [instruction] : [],
+    reads,
+    writes,
+    flops,
+    bytes,
+    ...(role && { role }),
+  })),
+  barrier,
+})
 
 function addressOf(storage: Storage): number {
   if (!(storage instanceof CpuStorage)) throw new Error('a variable of another backend')

@@ -1,4 +1,4 @@
-import type { Buffer } from '../../compiler/program.ts'
+import type { Buffer, Instruction } from '../../compiler/program.ts'
 
 /** How a number lies in the GPU's memory. */
 export type ElementType = 'f32' | 'f16' | 'i32'
@@ -42,6 +42,11 @@ export interface Dispatch {
   readonly flops: number
   /** Bytes read and written, each element that is touched once. */
   readonly bytes: number
+}
+
+/** A kernel of a program, and the instructions that it executes or is part of. */
+export interface ProgramDispatch extends Dispatch {
+  readonly instructions: readonly Instruction[]
 }
 
 /** The element type of each buffer's memory. */

@@ -2,14 +2,14 @@ import type { Pausing } from '../../compiler/pauses.ts'
 import type { Buffer, Program } from '../../compiler/program.ts'
 import type { PackedBuffer, PackedPlace } from './packed-buffers.ts'
 import type { Precision } from '../runtime/device.ts'
-import { type Dispatch, type Target, bytesOf } from '../kernels/kernel.ts'
+import { type ProgramDispatch, type Target, bytesOf } from '../kernels/kernel.ts'
 import { lower } from './lower.ts'
 import { type Placement, placeBuffers } from '../runtime/memory.ts'
 import { type TypedProgram, assignPrecision } from './precision.ts'
 
 /** All that is known of a program before a GPU runs it. */
 export interface DeviceProgram extends TypedProgram, Placement {
-  readonly dispatches: readonly Dispatch[]
+  readonly dispatches: readonly ProgramDispatch[]
   /** Where buffers lie in arenas: temporaries, variables and their copies. */
   readonly places: ReadonlyMap<Buffer, PackedPlace>
   /** Bytes of the temporaries' memory. */

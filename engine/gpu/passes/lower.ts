@@ -1,10 +1,10 @@
 import type { Pausing } from '../../compiler/pauses.ts'
-import type { Buffer, Program, Work } from '../../compiler/program.ts'
+import type { Buffer, Instruction, Program, Work } from '../../compiler/program.ts'
 import type { PackedPlace } from './packed-buffers.ts'
 import { attentionDispatches } from '../kernels/attention/attention.ts'
 import { type Step, isRowProgram } from './fusion-candidates.ts'
 import { fuseHorizontally } from './horizontal-fusion.ts'
-import type { Dispatch, ElementType, Target, TypeOf } from '../kernels/kernel.ts'
+import type { ElementType, ProgramDispatch, Target, TypeOf } from '../kernels/kernel.ts'
 import { matmulDispatches } from '../kernels/matmul/matmul.ts'
 import { rowDispatch, rowPrograms } from '../kernels/rows/rows.ts'
 import { rootsOf } from './row-programs.ts'
@@ -13,7 +13,7 @@ import { ScatterOrders, scatterDispatches } from '../kernels/scatter/scatter.ts'
 /** A program as kernels of the GPU. */
 export interface Lowered {
   /** In the order in which they run. */
-  readonly dispatches: Dispatch[]
+  readonly dispatches: ProgramDispatch[]
   /** Of arenas, too, in which joined kernels have their memory. */
   readonly typeOf: TypeOf
   /** Where buffers lie in arenas. */
@@ -46,22 +46,31 @@ export function* lower(
     }
   }
   const steps: Step[] = []
-  for (const { work, writes } of instructions) {
+  const madeFor = new Map<Step['work'], Instruction>()
+  for (const instruction of instructions) {
     yield
-    for (const made of worksOf(work)) steps.push(stepOf(made))
-    orders.forget(writes)
+    for (const made of worksOf(instruction.work)) {
+      steps.push(stepOf(made))
+      madeFor.set(made, instruction)
+    }
+    orders.forget(instruction.writes)
   }
   const places = new Map(placed)
   const joined = fuseHorizontally(steps, given, halves, places)
   const types = new Map<Buffer, ElementType>()
   for (const [root, { packed }] of places) types.set(packed.buffer, given(root))
   const typeOf: TypeOf = buffer => types.get(buffer.allocation) ?? given(buffer)
-  const dispatches: Dispatch[] = []
+  const dispatches: ProgramDispatch[] = []
   for (const step of joined) {
     yield
-    if ('program' in step) dispatches.push(rowDispatch(step, typeOf, target))
-    else if (!isRowProgram(step.work)) dispatches.push(step.work)
-    else dispatches.push(rowDispatch({ works: [step.work], program: step.work }, typeOf, target))
+    const works = 'program' in step ? step.works : [step.work]
+    const instructions = works.flatMap(work => madeFor.get(work) ?? [])
+    if ('program' in step) dispatches.push({ ...rowDispatch(step, typeOf, target), instructions })
+    else if (!isRowProgram(step.work)) dispatches.push({ ...step.work, instructions })
+    else {
+      const alone = { works: [step.work], program: step.work }
+      dispatches.push({ ...rowDispatch(alone, typeOf, target), instructions })
+    }
   }
   return { dispatches, typeOf, places }
 }

@@ -1,8 +1,8 @@
-import type { Backend, Executable, Queued, StepTime, Storage } from '../../runtime/backend.ts'
+import type { Backend, Executable, Queued, Step, StepTime, Storage } from '../../runtime/backend.ts'
 import type { DType } from '../../graph/operations.ts'
 import { MemoryError } from '../../runtime/memory-error.ts'
 import { withPauses, withoutPauses } from '../../compiler/pauses.ts'
-import { Buffer, type Program, type View } from '../../compiler/program.ts'
+import { Buffer, type Instruction, type Program, type View } from '../../compiler/program.ts'
 import { sizeOf } from '../../graph/shape.ts'
 import { type Command, issue, timesOf } from './commands.ts'
 import {
@@ -14,7 +14,7 @@ import {
   nameOf,
   openDevice,
 } from './device.ts'
-import { type Dispatch, type Target, bytesOf, dimensionsOf } from '../kernels/kernel.ts'
+import { type Dispatch, type ProgramDispatch, type Target, bytesOf, dimensionsOf } from '../kernels/kernel.ts'
 import { lower } from '../passes/lower.ts'
 import { storedBytes } from './memory.ts'
 import { nodeGpu } from './node.ts'
@@ -256,6 +256,7 @@ export class GpuBackend implements Backend {
       bytesMoved: planned.bytesMoved,
       run: inputs => this.next(() => run(inputs)),
       profile: inputs => this.next(() => profile(inputs)),
+      steps: () => stepsOf(dispatches),
     }
   }
 
@@ -382,6 +383,30 @@ export class GpuBackend implements Backend {
 /** A dispatch with its pipeline. */
 interface Prepared extends Pipeline {
   readonly dispatch: Dispatch
+}
+
+/** Kernels as people look at them. */
+function stepsOf(dispatches: readonly ProgramDispatch[]): Step[] {
+  const parts = new Map<Instruction, number>()
+  for (const { instructions } of dispatches)
+    for (const instruction of instructions) parts.set(instruction, (parts.get(instruction) ?? 0) + 1)
+  const seen = new Map<Instruction, number>()
+  return dispatches.map(({ kernel, instructions, flops, bytes }) => {
+    const [first] = instructions
+    const [part, all] = [(seen.get(first) ?? 0) + 1, parts.get(first) ?? 1]
+    for (const instruction of instructions) seen.set(instruction, (seen.get(instruction) ?? 0) + 1)
+    const call = {
+      name: kernel.name,
+      instructions,
+      flops,
+      bytes,
+      // Of the instruction, since the memory that is bound may hold more than it uses.
+      reads: [...new Set(instructions.flatMap(({ reads }) => reads))],
+      writes: [...new Set(instructions.flatMap(({ writes }) => writes))],
+      ...(all > 1 && { role: `part ${part} of ${all}` }),
+    }
+    return { kernels: [call], barrier: undefined }
+  })
 }
 
 /** Copies one buffer over another of as many elements. */
