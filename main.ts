@@ -36,7 +36,7 @@ import { chooseBackend } from './run/device.ts'
 import { meanOver } from './run/mean.ts'
 import { memoryLimit, memoryText } from './run/memory.ts'
 import { bounded } from './run/options/options.ts'
-import { profileStep } from './run/profile.ts'
+import { inspectStep } from './run/profile.ts'
 import { startRun } from './run/run.ts'
 import { textWriter } from './run/terminal/text-writer.ts'
 
@@ -268,18 +268,22 @@ function batchAt(tokensSeen: number, length: number) {
 }
 
 const longest = () => ({ ...batchAt(0, batch.length), rate: 0, step: 1 })
-if (options.profile) await profileStep(backend, () => train.profile(longest()))
-
 const tables = ngramTables.map(({ table }) => table)
-const run = await startRun(options, {
-  corpus,
-  backend,
+const state = {
   network: { ...net, ngrams: tables },
   optimizer: {
     squares: ngramTables.map(({ squares }) => squares),
     ...Object.fromEntries(parameters.map(({ name, momentum, variance }) => [name, { momentum, variance }])),
   },
-})
+}
+await inspectStep(
+  options,
+  backend,
+  { ...state.network, optimizer: state.optimizer },
+  { train: [train, longest] },
+)
+
+const run = await startRun(options, { corpus, backend, ...state })
 const { at } = run // step, tokens, seconds, done (0 to 1): all else of a run follows from these and the variables
 
 if (run.trains) {

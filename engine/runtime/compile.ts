@@ -1,11 +1,11 @@
 import { type Executable, type Step, type StepTime, inTurn } from './backend.ts'
 import { flopsOf } from '../compiler/cost.ts'
-import { Trace } from '../graph/operations.ts'
+import { type DType, Trace } from '../graph/operations.ts'
 import { checkData } from '../graph/index-checks.ts'
 import { load } from './load.ts'
 import { NDArray } from '../graph/ndarray.ts'
 import type { Program } from '../compiler/program.ts'
-import { ShapeError, sameShape, showShape, showValue } from '../graph/shape.ts'
+import { type Shape, ShapeError, sameShape, showShape, showValue } from '../graph/shape.ts'
 import { Tensor } from '../graph/tensor.ts'
 import type { Variable } from './variable.ts'
 
@@ -42,8 +42,9 @@ export interface CompiledProgram {
   readonly bytesMoved: number
   /** Milliseconds that tracing and compiling took. */
   readonly compileTime: number
-  /** Of the program's inputs and outputs. */
-  readonly inputNames: readonly string[]
+  /** What it takes, in the program's order. */
+  readonly inputs: readonly { readonly name: string; readonly dtype: DType; readonly shape: Shape }[]
+  /** Of the program's outputs. */
   readonly outputNames: readonly string[]
   /** What a run executes, in order. */
   steps(): Step[]
@@ -153,7 +154,7 @@ async function prepareProgram(
   return {
     program,
     executable,
-    inputNames: [...inputs.keys()],
+    inputs: [...inputs].map(([name, { dtype, shape }]) => ({ name, dtype, shape })),
     outputNames: outputs.map(([name]) => name),
     steps: () => executable.steps(),
     check: data => {
