@@ -52,7 +52,7 @@ const sum = (numbers: readonly number[]) => numbers.reduce((all, number) => all 
 test('--explain prints the kernels of a step in order, and leaves no run', () => {
   const { stdout, stderr, status } = main(['--explain', ...fresh])
   assert.equal(status, 0, stderr)
-  assert.match(stdout, /^ +\d+ {2}attention 4×16, .* FLOP/m)
+  assert.match(stdout, /^ +\d+ {2}attention 4×16, .* [kM]?FLOP, /m)
   assert.match(stdout, /^ +∂ +\d+ {2}block +const mixed = attend\(/m)
   assert.match(stdout, /^ +\d+ {2}muon +const square = rows > columns/m)
   assert.match(stdout, /^ +reads +.*blocks\.0\.expand/m)
