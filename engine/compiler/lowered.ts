@@ -2,6 +2,7 @@
 import type { Buffer, View, Work } from './program.ts'
 import type { RowPartition } from './row-blocks.ts'
 import type { Tensor } from '../graph/tensor.ts'
+import type { TracedOperation } from './traced.ts'
 
 /** A tensor that is in memory, or a buffer that belongs to no tensor, such as that of a copy. */
 export type Value = Tensor | Buffer
@@ -22,6 +23,8 @@ export interface LoweredInstruction {
   /** What must have been made before it runs. */
   readonly needs: readonly Value[]
   readonly makes: readonly Value[]
+  /** The operations of the graph that it computes, if origins are recorded. */
+  readonly operations?: readonly TracedOperation[] | undefined
 }
 
 /** A variable's value after the run. */

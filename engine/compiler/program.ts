@@ -2,6 +2,7 @@
 import type { AttentionOptions, BinaryName, DType, UnaryName } from '../graph/operations.ts'
 import type { Shape } from '../graph/shape.ts'
 import type { Tensor } from '../graph/tensor.ts'
+import type { TracedOperation } from './traced.ts'
 
 /** Memory for a number of elements, 4 bytes each unless a backend stores them otherwise. A backend gives it an address. */
 export class Buffer {
@@ -195,6 +196,8 @@ export interface Instruction {
    * one and those chained before it wrote, it reads the same block only.
    */
   readonly sharesRowBlocks: boolean
+  /** The operations of the graph that it computes, if origins were recorded. */
+  readonly operations?: readonly TracedOperation[]
 }
 
 /** A compiled function, for any backend. */
