@@ -1,8 +1,7 @@
 /** What lowering hands to the scheduler: instructions that are not in order yet, and how they depend on each other. */
-import type { Buffer, View, Work } from './program.ts'
+import type { Buffer, TracedOperation, View, Work } from './program.ts'
 import type { RowPartition } from './row-blocks.ts'
 import type { Tensor } from '../graph/tensor.ts'
-import type { TracedOperation } from './traced.ts'
 
 /** A tensor that is in memory, or a buffer that belongs to no tensor, such as that of a copy. */
 export type Value = Tensor | Buffer

@@ -1,8 +1,8 @@
 /** Programs: what the compiler hands to a backend. Instructions, the buffers that they use, and how they use them. */
 import type { AttentionOptions, BinaryName, DType, UnaryName } from '../graph/operations.ts'
+import type { Origin } from '../graph/origins.ts'
 import type { Shape } from '../graph/shape.ts'
 import type { Tensor } from '../graph/tensor.ts'
-import type { TracedOperation } from './traced.ts'
 
 /** Memory for a number of elements, 4 bytes each unless a backend stores them otherwise. A backend gives it an address. */
 export class Buffer {
@@ -184,6 +184,15 @@ export interface AttentionGradient extends AttentionSizes {
 export type Attention = AttentionForward | AttentionGradient
 
 export type Work = RowProgram | Matmul | ScatterAdd | Attention
+
+/** An operation of the graph that an instruction computes. */
+export interface TracedOperation {
+  /** Such as 'multiply', 'row sum' or 'copy'. */
+  readonly name: string
+  readonly origin: Origin | undefined
+  /** Elements that it goes through. */
+  readonly elements: number
+}
 
 export interface Instruction {
   readonly work: Work

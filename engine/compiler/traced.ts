@@ -1,17 +1,8 @@
 /** Which operations of the graph an instruction computes, for people who look at a program: see recordOrigins. */
 import type { FusedValue } from './fuse.ts'
-import { type Origin, originOf, recordsOrigins } from '../graph/origins.ts'
-import type { Buffer, Work } from './program.ts'
+import { originOf, recordsOrigins } from '../graph/origins.ts'
+import type { Buffer, TracedOperation, Work } from './program.ts'
 import { Tensor } from '../graph/tensor.ts'
-
-/** An operation of the graph that an instruction computes. */
-export interface TracedOperation {
-  /** Such as 'multiply', 'row sum' or 'copy'. */
-  readonly name: string
-  readonly origin: Origin | undefined
-  /** Elements that it goes through. */
-  readonly elements: number
-}
 
 const noted = new WeakMap<Work, readonly TracedOperation[]>()
 

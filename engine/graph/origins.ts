@@ -1,5 +1,5 @@
 /** Which lines of the user's code the nodes of a graph come from. They are recorded on request only: see recordOrigins. */
-import type { Tensor } from './tensor.ts'
+import type { GraphNode } from './node.ts'
 
 /** A line of the user's code. */
 export interface Origin {
@@ -19,7 +19,7 @@ const mostFrames = 64
 let libraries: readonly string[] | undefined
 /** The origin of the nodes that are being made; undefined where each gets that of the line that makes it. */
 let given: Origin | undefined
-const origins = new WeakMap<Tensor, Origin>()
+const origins = new WeakMap<GraphNode, Origin>()
 
 /**
  * Records the origin of every node from here on: the innermost stack frame whose file is neither of the engine nor in one
@@ -36,28 +36,28 @@ export function recordOrigins(folders: readonly string[] = []): () => void {
 export const recordsOrigins = (): boolean => libraries !== undefined
 
 /** Where a node comes from, if that was recorded. */
-export const originOf = (tensor: Tensor): Origin | undefined => origins.get(tensor)
+export const originOf = (tensor: GraphNode): Origin | undefined => origins.get(tensor)
 
 /** Notes where a node that is being made comes from. */
-export function noteOrigin(tensor: Tensor): void {
+export function noteOrigin(tensor: GraphNode): void {
   if (!libraries) return
   const origin = given ?? userFrame(libraries)
   if (origin) origins.set(tensor, origin)
 }
 
 /** Makes nodes that come from where the first of some tensors with an origin does: those of a rewritten graph, say. */
-export function withOriginOf<T>(tensors: readonly Tensor[], make: () => T): T {
+export function withOriginOf<T>(tensors: readonly GraphNode[], make: () => T): T {
   return libraries ? within(found(tensors), make) : make()
 }
 
 /** Makes nodes of a gradient, which come from where the first of some tensors with an origin does. */
-export function asGradientOf<T>(tensors: readonly Tensor[], make: () => T): T {
+export function asGradientOf<T>(tensors: readonly GraphNode[], make: () => T): T {
   if (!libraries) return make()
   const origin = found(tensors)
   return within(origin && { ...origin, isGradient: true }, make)
 }
 
-const found = (tensors: readonly Tensor[]): Origin | undefined =>
+const found = (tensors: readonly GraphNode[]): Origin | undefined =>
   tensors.map(originOf).find(origin => origin !== undefined)
 
 function within<T>(origin: Origin | undefined, make: () => T): T {
