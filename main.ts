@@ -34,7 +34,7 @@ import { meanOver } from './run/mean.ts'
 import { memoryText } from './run/memory.ts'
 import { bounded } from './run/options/options.ts'
 import { type Optimizer, parameterGroups } from './run/parameter-groups.ts'
-import { profileStep } from './run/profile.ts'
+import { inspectStep } from './run/profile.ts'
 import { startRun } from './run/run.ts'
 import { lastTokens, sampleText } from './run/sampling.ts'
 
@@ -257,13 +257,13 @@ function batchAt(tokensSeen: number, length: number) {
 }
 
 const longest = () => ({ ...batchAt(0, batch.length), rate: 0, step: 1 })
-if (options.profile) await profileStep(backend, () => train.profile(longest()))
+const state = { network: net, optimizer: { squares, ...optimizers.state } }
+await inspectStep(options, backend, { ...net, optimizer: state.optimizer }, { train: [train, longest] })
 
 const run = await startRun(options, {
   corpus,
   backend,
-  network: net,
-  optimizer: { squares, ...optimizers.state },
+  ...state,
   about: async () => ({
     network: `${countOf(dense)} parameters in ${size.blocks} blocks of ${dim} channels, ${countOf(tables)} in n-gram tables`,
     batch: `${batch.tokens} tokens a step, in sequences of ${lengthAt(0)} to ${batch.length}`,

@@ -35,7 +35,7 @@ import { chooseBackend } from '../run/device.ts'
 import { meanOver } from '../run/mean.ts'
 import { memoryText } from '../run/memory.ts'
 import { bounded } from '../run/options/options.ts'
-import { profileStep } from '../run/profile.ts'
+import { inspectStep } from '../run/profile.ts'
 import { startRun } from '../run/run.ts'
 import { paddedTokens, sampleText } from '../run/sampling.ts'
 import { oneCycle } from './schedules-0.1.ts'
@@ -191,8 +191,12 @@ const batchAt = (tokensSeen: number) =>
   sampleBatch(corpus.train, batch.sequences, batch.length, { seed: options.seed, tokensSeen })
 
 const first = { rate: 0, step: 1 }
-const parts = [() => accumulate.profile(batchAt(0)), () => update.profile(first)]
-if (options.profile) await profileStep(backend, ...parts)
+const parts = { accumulate: [accumulate, () => batchAt(0)], update: [update, () => first] } as const
+const slots = parameters.map(({ name, gradient, momentum, variance }) => [
+  name,
+  { gradient, momentum, variance },
+])
+await inspectStep(options, backend, { ...net, optimizer: Object.fromEntries(slots) }, parts)
 
 const run = await startRun(options, {
   corpus,

@@ -38,7 +38,7 @@ import { chooseBackend } from '../run/device.ts'
 import { meanOver } from '../run/mean.ts'
 import { memoryText } from '../run/memory.ts'
 import { bounded } from '../run/options/options.ts'
-import { profileStep } from '../run/profile.ts'
+import { inspectStep } from '../run/profile.ts'
 import { startRun } from '../run/run.ts'
 import { paddedTokens, sampleText } from '../run/sampling.ts'
 import { trainingColumns } from '../run/terminal/columns.ts'
@@ -238,8 +238,12 @@ function batchAt(tokensSeen: number, length: number) {
 
 const longest = () => ({ ...batchAt(0, batch.length), share: 1 })
 const first = { bodyRate: 0, outputRate: 0, biasRate: 0, weightDecay: 0, step: 1 }
-const parts = [() => accumulate.profile(longest()), () => update.profile(first)]
-if (options.profile) await profileStep(backend, ...parts)
+const parts = { accumulate: [accumulate, longest], update: [update, () => first] } as const
+const slots = parameters.map(({ name, gradient, momentum, variance }) => [
+  name,
+  { gradient, momentum, variance },
+])
+await inspectStep(options, backend, { ...net, optimizer: Object.fromEntries(slots) }, parts)
 
 const millions = (count: number) => `${(count / 1e6).toFixed(count < 1e7 ? 2 : 0)} million`
 const { least, most } = safeParameters

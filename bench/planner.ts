@@ -63,6 +63,7 @@ export class Planner implements Backend {
       bytesMoved: made.bytesMoved,
       run: async () => ({ results: Promise.resolve([]) }),
       profile: async () => [],
+      steps: () => [],
     }
   }
 

@@ -1,6 +1,7 @@
 /** grad(): reverse-mode differentiation of a graph. */
 import { type Contribution, computedFrom, contributionsOf } from './derivatives.ts'
 import { reachable } from '../graph/node.ts'
+import { asGradientOf } from '../graph/origins.ts'
 import { ShapeError, showShape } from '../graph/shape.ts'
 import { type Tensor, concat, constantValue, full } from '../graph/tensor.ts'
 import { Trace, inMicrobatch } from '../graph/trace.ts'
@@ -52,9 +53,12 @@ function reverse(loss: Tensor, tensors: readonly Tensor[]): Tensor[] {
   for (const tensor of [...needed].sort((a, b) => b.id - a.id)) {
     const contributions = arrived.get(tensor)
     if (!contributions) continue
-    const gradient = accumulate(tensor, contributions)
+    // A variable is no line of the user's: its gradient comes from where it is used.
+    const origins = [tensor, ...contributions.map(({ gradient }) => gradient)]
+    const gradient = asGradientOf(origins, () => accumulate(tensor, contributions))
     gradients.set(tensor, gradient)
-    for (const contribution of contributionsOf(tensor, gradient, asked, reverse)) {
+    const passedOn = asGradientOf(origins, () => contributionsOf(tensor, gradient, asked, reverse))
+    for (const contribution of passedOn) {
       const { to } = contribution
       if (to.dtype !== 'float32' || !needed.has(to)) continue
       const list = arrived.get(to)

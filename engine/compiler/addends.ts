@@ -1,6 +1,7 @@
 /** Fuses additions into the matrix products and scatter-adds whose results they add to. */
 import { reshaped } from '../graph/movements.ts'
 import { reachable } from '../graph/node.ts'
+import { withOriginOf } from '../graph/origins.ts'
 import { baseOf, isRowOperation, rowSource } from './fusion-groups.ts'
 import type { Pausing } from './pauses.ts'
 import { Tensor } from '../graph/tensor.ts'
@@ -50,13 +51,15 @@ export function* foldAddends(roots: readonly Tensor[]): Pausing<Tensor[]> {
         const { operation, inputs } = newOf(found)
         const addend = newOf(first === a ? b : a)
         const folded = [...inputs, reshaped(addend, found.shape)]
-        rewritten.set(tensor, new Tensor(operation, folded, found.shape, dtype).reshape(...shape))
+        const sum = withOriginOf([found, tensor], () => new Tensor(operation, folded, found.shape, dtype))
+        rewritten.set(tensor, sum.reshape(...shape))
         continue
       }
     }
     if (inputs.some(input => rewritten.has(input))) {
       const { operation: same } = tensor
-      rewritten.set(tensor, new Tensor(same, inputs.map(newOf), shape, dtype))
+      const moved = withOriginOf([tensor], () => new Tensor(same, inputs.map(newOf), shape, dtype))
+      rewritten.set(tensor, moved)
     }
   }
   return roots.map(newOf)

@@ -2,6 +2,7 @@
 import { withoutTranspose } from '../graph/movements.ts'
 import { keyOf, reachable } from '../graph/node.ts'
 import type { Operation } from '../graph/operations.ts'
+import { withOriginOf } from '../graph/origins.ts'
 import type { Pausing } from './pauses.ts'
 import { sameShape } from '../graph/shape.ts'
 import { Tensor } from '../graph/tensor.ts'
@@ -31,7 +32,11 @@ export function* canonicalize(roots: readonly Tensor[]): Pausing<Tensor[]> {
     yield
     const { kind } = tensor.operation
     if (kind === 'input' || kind === 'variable') continue
-    rewritten.set(tensor, rewrite(tensor, computedFrom(tensor).map(newOf), make))
+    const inputs = computedFrom(tensor).map(newOf)
+    rewritten.set(
+      tensor,
+      withOriginOf([tensor], () => rewrite(tensor, inputs, make)),
+    )
   }
   return roots.map(newOf)
 }

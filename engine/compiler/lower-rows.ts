@@ -9,6 +9,7 @@ import { Buffer, type RowProgram, type RowValue, type View, type Work } from './
 import { rowBlockOf } from './row-blocks.ts'
 import { extentOf } from './row-values.ts'
 import { type Tensor, constantValue } from '../graph/tensor.ts'
+import { noteFused } from './traced.ts'
 
 /** Adds an instruction. order: see LoweredInstruction. */
 export type Add = (
@@ -90,6 +91,11 @@ export class RowLowering {
       stores: stores.map(({ value, view }) => ({ value, access: accessOf(view, rows, columns) })),
       columnSums: columnSums.map(({ value, buffer, width }) => ({ value, buffer, width })),
     }
+    noteFused(
+      work,
+      fused,
+      sums.map(({ tensor }) => tensor),
+    )
     const makes = [
       ...stores.map(store => store.makes),
       ...columnSums.map(({ buffer, tensor }) => (blocks > 1 ? buffer : tensor)),
@@ -121,6 +127,7 @@ export class RowLowering {
       stores: [],
       columnSums: [{ value: 0, buffer: sums, width }],
     }
+    noteFused(work, [], [tensor])
     this.add(work, tensor.id, [buffer], [isLast ? tensor : sums])
     if (!isLast) this.addPartialSums(sums, sumsLeft, width, tensor)
   }

@@ -13,6 +13,7 @@ import { type Attention, type AttentionOperands, Buffer, type View, type Work, b
 import { partitionOf } from './row-blocks.ts'
 import { type Shape, sizeOf } from '../graph/shape.ts'
 import { Tensor } from '../graph/tensor.ts'
+import { operationsOf } from './traced.ts'
 import { reshapeView, sliceView, wholeView } from './views.ts'
 
 type OperationOf<Kind extends Operation['kind']> = Extract<Operation, { readonly kind: Kind }>
@@ -256,6 +257,7 @@ class Lowering {
       microbatch,
       needs,
       makes,
+      operations: operationsOf(work, makes),
     }
     this.instructions.push(instruction)
     return instruction

@@ -1,5 +1,5 @@
 /** What lowering hands to the scheduler: instructions that are not in order yet, and how they depend on each other. */
-import type { Buffer, View, Work } from './program.ts'
+import type { Buffer, TracedOperation, View, Work } from './program.ts'
 import type { RowPartition } from './row-blocks.ts'
 import type { Tensor } from '../graph/tensor.ts'
 
@@ -22,6 +22,8 @@ export interface LoweredInstruction {
   /** What must have been made before it runs. */
   readonly needs: readonly Value[]
   readonly makes: readonly Value[]
+  /** The operations of the graph that it computes, if origins are recorded. */
+  readonly operations?: readonly TracedOperation[] | undefined
 }
 
 /** A variable's value after the run. */

@@ -33,8 +33,15 @@ export function* inOrder(
   for (let next = queue.take(); next; next = queue.take()) {
     yield
     const { instruction, joins } = next
-    const { work, reads, writes, partition } = instruction
-    ordered.push({ work, reads, writes, rowBlock: partition?.rowBlock, sharesRowBlocks: joins })
+    const { work, reads, writes, partition, operations } = instruction
+    ordered.push({
+      work,
+      reads,
+      writes,
+      rowBlock: partition?.rowBlock,
+      sharesRowBlocks: joins,
+      ...(operations && { operations }),
+    })
     for (const follower of followers.get(instruction) ?? []) {
       const left = (remaining.get(follower) ?? 0) - 1
       remaining.set(follower, left)

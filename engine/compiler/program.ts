@@ -1,5 +1,6 @@
 /** Programs: what the compiler hands to a backend. Instructions, the buffers that they use, and how they use them. */
 import type { AttentionOptions, BinaryName, DType, UnaryName } from '../graph/operations.ts'
+import type { Origin } from '../graph/origins.ts'
 import type { Shape } from '../graph/shape.ts'
 import type { Tensor } from '../graph/tensor.ts'
 
@@ -184,6 +185,15 @@ export type Attention = AttentionForward | AttentionGradient
 
 export type Work = RowProgram | Matmul | ScatterAdd | Attention
 
+/** An operation of the graph that an instruction computes. */
+export interface TracedOperation {
+  /** Such as 'multiply', 'row sum' or 'copy'. */
+  readonly name: string
+  readonly origin: Origin | undefined
+  /** Elements that it goes through. */
+  readonly elements: number
+}
+
 export interface Instruction {
   readonly work: Work
   readonly reads: readonly Buffer[]
@@ -195,6 +205,8 @@ export interface Instruction {
    * one and those chained before it wrote, it reads the same block only.
    */
   readonly sharesRowBlocks: boolean
+  /** The operations of the graph that it computes, if origins were recorded. */
+  readonly operations?: readonly TracedOperation[]
 }
 
 /** A compiled function, for any backend. */

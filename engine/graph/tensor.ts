@@ -2,6 +2,7 @@
 import { type IndexCheck, checkIndices } from './index-checks.ts'
 import { type GraphNode, keyOf } from './node.ts'
 import type { BinaryName, DType, Operation, UnaryName } from './operations.ts'
+import { noteOrigin, withOriginOf } from './origins.ts'
 import { recursive } from './recursion.ts'
 import {
   type Shape,
@@ -79,6 +80,7 @@ export class Tensor implements GraphNode {
     this.sunk = sunk
     this.shape = shape
     this.dtype = dtype
+    noteOrigin(this)
   }
 
   /** The number of elements. */
@@ -621,7 +623,7 @@ function* sinkSlice(
     case 'where': {
       const parts: Tensor[] = []
       for (const input of inputs) parts.push(yield { x: input, ...range })
-      result = node(operation, parts, sliced, x.dtype)
+      result = withOriginOf([x], () => node(operation, parts, sliced, x.dtype))
       break
     }
     case 'broadcast': {

@@ -1,7 +1,7 @@
 /** What the engine asks of a backend, the backend in use, and the queue of what is asked of it. */
 import type { DType } from '../graph/operations.ts'
 import type { GraphPreferences } from '../graph/trace.ts'
-import type { Program } from '../compiler/program.ts'
+import type { Buffer, Instruction, Program } from '../compiler/program.ts'
 
 /** The memory of a variable. Only its backend knows what is inside. */
 export type Storage = object
@@ -24,6 +24,29 @@ export interface Executable {
   run(inputs: readonly (Float32Array | Int32Array)[]): Promise<Queued>
   /** Runs it step by step, and measures each step. */
   profile(inputs: readonly (Float32Array | Int32Array)[]): Promise<StepTime[]>
+  /** What runs, in order: what profile() measures, for people who look at it. */
+  steps(): Step[]
+}
+
+/** Kernels that run over the same items, one after the other for each item. */
+export interface Step {
+  readonly kernels: readonly KernelCall[]
+  /** Whether all threads wait for each other before it; undefined if the hardware decides that. */
+  readonly barrier: boolean | undefined
+}
+
+/** A kernel in a program. */
+export interface KernelCall {
+  /** The backend's name for it. */
+  readonly name: string
+  /** The instructions that it executes, or a part of one. */
+  readonly instructions: readonly Instruction[]
+  /** What it does for its instruction, if that is not all: 'pack', or 'part 2 of 3'. */
+  readonly role?: string
+  readonly reads: readonly Buffer[]
+  readonly writes: readonly Buffer[]
+  readonly flops: number
+  readonly bytes: number
 }
 
 /** How long kernels took that run together over the same items. */

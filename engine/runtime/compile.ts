@@ -1,11 +1,12 @@
 /** compile(): traces a function of tensors, and runs the program that its graph becomes. */
-import { type Executable, type StepTime, currentBackend, inTurn } from './backend.ts'
+import { type Executable, type Step, type StepTime, currentBackend, inTurn } from './backend.ts'
 import { flopsOf } from '../compiler/cost.ts'
 import { checkData } from '../graph/index-checks.ts'
 import { load } from './load.ts'
 import { NDArray } from '../graph/ndarray.ts'
+import type { DType } from '../graph/operations.ts'
 import type { Program } from '../compiler/program.ts'
-import { ShapeError, showValue } from '../graph/shape.ts'
+import { type Shape, ShapeError, showValue } from '../graph/shape.ts'
 import { storagesOf } from './storage.ts'
 import { Tensor } from '../graph/tensor.ts'
 import { Trace } from '../graph/trace.ts'
@@ -43,11 +44,16 @@ export interface CompiledProgram {
   readonly bytesMoved: number
   /** Milliseconds that tracing and compiling took. */
   readonly compileTime: number
+  /** What it takes, in the program's order. */
+  readonly inputs: readonly { readonly name: string; readonly dtype: DType; readonly shape: Shape }[]
+  /** The names of the program's outputs, in their order. */
+  readonly outputNames: readonly string[]
+  /** What a run executes, in order. */
+  steps(): Step[]
 }
 
 interface Prepared extends CompiledProgram {
   readonly executable: Executable
-  readonly names: readonly string[]
   /** Checks the inputs' data; throws RangeError. */
   readonly check: (data: readonly (Float32Array | Int32Array)[]) => void
 }
@@ -82,8 +88,10 @@ export function compile<Outputs extends Readonly<Record<string, Tensor>> | void>
       return executable.run(data)
     })
     const results = await queued.results
-    const { names, program } = await prepared
-    const named = names.map((name, i) => [name, new NDArray(results[i], program.outputs[i].shape)] as const)
+    const { outputNames, program } = await prepared
+    const named = outputNames.map(
+      (name, i) => [name, new NDArray(results[i], program.outputs[i].shape)] as const,
+    )
     // The names are those that the body returned.
     return Object.fromEntries(named) as { [Name in keyof Outputs]: NDArray }
   }
@@ -142,7 +150,9 @@ async function prepareProgram(
   return {
     program,
     executable,
-    names: outputs.map(([name]) => name),
+    inputs: [...inputs].map(([name, { dtype, shape }]) => ({ name, dtype, shape })),
+    outputNames: outputs.map(([name]) => name),
+    steps: () => executable.steps(),
     check: data => {
       for (const { place, check } of checks) checkData(data[place], check)
     },

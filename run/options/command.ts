@@ -57,8 +57,10 @@ export async function readOptions<const Flags extends Record<string, Flag>, Grou
   )
   if (preset.length > 0 && !run && !namesOther && (await findsGpu(options, gpu)))
     options = parse([...preset, ...rest])
-  if (options.profile && (options.repeat > 1 || !options.train))
-    throw new UserError('--profile times one step of training: leave --repeat and --no-train out.')
+  if ((options.profile || options.explain) && (options.repeat > 1 || !options.train))
+    throw new UserError(
+      '--profile and --explain show one step of training: leave --repeat and --no-train out.',
+    )
   if (options.repeat > 1) await repeatRun(options)
   return options
 }

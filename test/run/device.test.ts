@@ -2,7 +2,6 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { chooseBackend } from '../../run/device.ts'
 import { UserError } from '../../common/errors.ts'
-import { kernelTable } from '../../run/profile.ts'
 
 /** The description of the backend that the options choose, which is closed again. */
 async function chosen(options: Parameters<typeof chooseBackend>[0]): Promise<string> {
@@ -38,31 +37,4 @@ test('--device gpu takes any GPU, or says in a sentence that there is none', asy
 test('the CPU has no f16', async () => {
   await assert.rejects(chosen({ device: 'cpu', precision: 'f16' }), UserError)
   await assert.rejects(chosen({ threads: 1, precision: 'f16' }), UserError)
-})
-
-test('kernels are listed by what they took, equal ones together', () => {
-  const step = (kernels: string[], milliseconds: number, flops: number, bytes: number) => ({
-    kernels,
-    items: 1,
-    milliseconds,
-    flops,
-    bytes,
-  })
-  const times = [
-    step(['rows'], 0.5, 0, 1e6),
-    step(['matmul', 'rows'], 2, 4e9, 3e6),
-    step(['rows'], 1.5, 0, 5e6),
-  ]
-  assert.deepEqual(
-    kernelTable([...times, step(['last'], 4, 0, 0)])
-      .split('\n')
-      .map(line => line.trim().split(/ {2,}/)),
-    [
-      ['ms', '%', 'times', 'GFLOP/s', 'GB/s', 'kernel'],
-      ['4.000', '50.0', '1', '0.0', 'last'],
-      ['2.000', '25.0', '2', '3.0', 'rows'],
-      ['2.000', '25.0', '1', '2000.0', '1.5', 'matmul + rows'],
-      ['8.000', '100.0', '4', '500.0', '1.1', 'in all'],
-    ],
-  )
 })

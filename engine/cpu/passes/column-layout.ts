@@ -56,6 +56,7 @@ export function splitColumns(program: Program, columns: number): SplitInstructio
       rowBlock: instruction.rowBlock,
       sharesRowBlocks: index === 0 ? sharesRowBlocks : chained,
       parts: works.length,
+      ...(instruction.operations && { operations: instruction.operations }),
       ...(parallel && { parallel: instruction }),
     }))
   })

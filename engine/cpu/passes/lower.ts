@@ -22,6 +22,10 @@ export interface Call extends Cost {
   readonly writes: readonly Buffer[]
   /** Calls with the same instruction here write to different elements of the same buffer, and can run in parallel. */
   readonly parallel?: Instruction
+  /** The instruction that it executes, or a part of it. */
+  readonly instruction?: Instruction
+  /** 'pack' if it copies an operand for the instruction's kernel. */
+  readonly role?: string
 }
 
 /** Calls that a thread makes one after the other for each item. */
@@ -69,13 +73,15 @@ class Lowering {
     const { work, reads, writes, sharesRowBlocks, parts, parallel } = instruction
     const rowBlock = chained ? instruction.rowBlock : undefined
     const packs: Call[] = []
-    const call = { ...this.kernelFor(work, reads, packs, rowBlock, parts), writes, ...costOf(work), parallel }
+    const made = this.kernelFor(work, reads, packs, rowBlock, parts)
+    const call = { ...made, writes, ...costOf(work), parallel, instruction }
+    const packing = packs.map(pack => [{ ...pack, instruction, role: 'pack' }])
     const last = this.phases.at(-1)
     if (sharesRowBlocks && last && last[0].kernel.items === call.kernel.items) {
-      this.phases.splice(-1, 0, ...packs.map(pack => [pack]))
+      this.phases.splice(-1, 0, ...packing)
       last.push(call)
     } else {
-      this.phases.push(...packs.map(pack => [pack]), [call])
+      this.phases.push(...packing, [call])
     }
   }
 

@@ -1,6 +1,13 @@
 /** The CPU backend: compiles programs to WebAssembly and runs them on worker threads. */
 import { availableParallelism } from 'node:os'
-import type { Backend, Executable, Queued, StepTime, Storage } from '../../runtime/backend.ts'
+import type {
+  Backend,
+  Executable,
+  Step as ExplainedStep,
+  Queued,
+  StepTime,
+  Storage,
+} from '../../runtime/backend.ts'
 import type { DType } from '../../graph/operations.ts'
 import { withPauses } from '../../compiler/pauses.ts'
 import type { Program, View } from '../../compiler/program.ts'
@@ -173,6 +180,7 @@ export class CpuBackend implements Backend {
       bytesMoved: sumOf(calls, call => call.bytes),
       run: async inputs => queued(await this.next(() => run(inputs))),
       profile: inputs => this.next(() => profile(inputs)),
+      steps: () => steps.map(describe),
     }
   }
 
@@ -248,6 +256,20 @@ export class CpuBackend implements Backend {
     return { program, counters, write }
   }
 }
+
+/** A step as people look at it. */
+const describe = ({ phase, barrier }: Step): ExplainedStep => ({
+  kernels: phase.map(({ kernel, instruction, role, reads, writes, flops, bytes }) => ({
+    name: kernel.name,
+    instructions: instruction ? [instruction] : [],
+    reads,
+    writes,
+    flops,
+    bytes,
+    ...(role && { role }),
+  })),
+  barrier,
+})
 
 function addressOf(storage: Storage): number {
   if (!(storage instanceof CpuStorage)) throw new Error('the variable belongs to another backend')

@@ -1,5 +1,5 @@
 // What kernels are made for and of: element types, the target, and dispatches.
-import type { Buffer } from '../../compiler/program.ts'
+import type { Buffer, Instruction } from '../../compiler/program.ts'
 
 /** The type of an element in the GPU's memory. */
 export type ElementType = 'f32' | 'f16' | 'i32'
@@ -53,4 +53,9 @@ export interface Dispatch {
   readonly flops: number
   /** Bytes that it reads and writes; an element that it touches counts once. */
   readonly bytes: number
+}
+
+/** A dispatch of a program, and the instructions that it executes or is a part of. */
+export interface ProgramDispatch extends Dispatch {
+  readonly instructions: readonly Instruction[]
 }

@@ -1,7 +1,7 @@
 // Plans a program for a GPU that need not be there: precision, kernels and memory.
 import type { Pausing } from '../../compiler/pauses.ts'
 import type { Buffer, Program } from '../../compiler/program.ts'
-import { type Dispatch, type Precision, type Target, bytesOf } from '../kernels/kernel.ts'
+import { type Precision, type ProgramDispatch, type Target, bytesOf } from '../kernels/kernel.ts'
 import { type BufferAssignment, assignBuffers } from './buffer-assignment.ts'
 import { lower } from './lower.ts'
 import type { PackedBuffer, PackedPlace } from './packed-buffers.ts'
@@ -9,7 +9,7 @@ import { type TypedProgram, assignPrecision } from './precision.ts'
 
 /** A program as a GPU will run it. */
 export interface DeviceProgram extends TypedProgram, BufferAssignment {
-  readonly dispatches: readonly Dispatch[]
+  readonly dispatches: readonly ProgramDispatch[]
   /** Where temporaries, variables and their half copies are packed. */
   readonly places: ReadonlyMap<Buffer, PackedPlace>
   /** Bytes of memory for the temporaries. */

@@ -1,9 +1,15 @@
 // Turns a program's instructions into the kernels that a GPU runs.
 import type { Pausing } from '../../compiler/pauses.ts'
-import type { Buffer, Program, RowProgram, Work } from '../../compiler/program.ts'
+import type { Buffer, Instruction, Program, RowProgram, Work } from '../../compiler/program.ts'
 import { costOf } from '../../compiler/cost.ts'
 import { attentionDispatches } from '../kernels/attention/attention.ts'
-import { type Dispatch, type ElementType, type Target, type TypeOf, bytesOf } from '../kernels/kernel.ts'
+import {
+  type ElementType,
+  type ProgramDispatch,
+  type Target,
+  type TypeOf,
+  bytesOf,
+} from '../kernels/kernel.ts'
 import { matmulDispatches } from '../kernels/matmul/matmul.ts'
 import { allocationsOf } from '../kernels/rows/analysis.ts'
 import { rowDispatch } from '../kernels/rows/row-kernel.ts'
@@ -16,7 +22,7 @@ import { rowPrograms } from './row-passes.ts'
 /** A program as kernels of the GPU. */
 export interface Lowered {
   /** In the order in which they run. */
-  readonly dispatches: Dispatch[]
+  readonly dispatches: ProgramDispatch[]
   /** Knows packed buffers too. */
   readonly typeOf: TypeOf
   /** Where buffers are packed. */
@@ -51,10 +57,14 @@ export function* lower(
     }
   }
   const steps: Step[] = []
-  for (const { work, writes } of instructions) {
+  const loweredFrom = new Map<Step['work'], Instruction>()
+  for (const instruction of instructions) {
     yield
-    for (const lowered of lowerWork(work)) steps.push(stepOf(lowered))
-    orders.forget(writes)
+    for (const lowered of lowerWork(instruction.work)) {
+      steps.push(stepOf(lowered))
+      loweredFrom.set(lowered, instruction)
+    }
+    orders.forget(instruction.writes)
   }
   const places = new Map(placed)
   const fused = fuseHorizontally(steps, given, halfCopies, places)
@@ -62,15 +72,19 @@ export function* lower(
   for (const [member, { packed }] of places) types.set(packed.buffer, given(member))
   const typeOf: TypeOf = buffer => types.get(buffer.allocation) ?? given(buffer)
   const bytesMoved = (work: RowProgram): number => costOf(work, buffer => bytesOf[typeOf(buffer)]).bytes
-  const dispatches: Dispatch[] = []
+  const dispatches: ProgramDispatch[] = []
   for (const step of fused) {
     yield
+    const works = 'program' in step ? step.works : [step.work]
+    const instructions = works.flatMap(work => loweredFrom.get(work) ?? [])
     if ('program' in step) {
       // Without the gaps between packed operands.
       const bytes = step.works.reduce((sum, work) => sum + bytesMoved(work), 0)
-      dispatches.push({ ...rowDispatch(step.program, typeOf, target, step.batch), bytes })
-    } else if (isRowProgram(step.work)) dispatches.push(rowDispatch(step.work, typeOf, target))
-    else dispatches.push(step.work)
+      const dispatch = rowDispatch(step.program, typeOf, target, step.batch)
+      dispatches.push({ ...dispatch, bytes, instructions })
+    } else if (isRowProgram(step.work))
+      dispatches.push({ ...rowDispatch(step.work, typeOf, target), instructions })
+    else dispatches.push({ ...step.work, instructions })
   }
   return { dispatches, typeOf, places }
 }

@@ -1,8 +1,8 @@
 // A planned program on a GPU: its kernels bound to memory, and its runs.
-import type { Executable, Queued, StepTime } from '../../runtime/backend.ts'
-import type { Buffer, View } from '../../compiler/program.ts'
+import type { Executable, Queued, Step, StepTime } from '../../runtime/backend.ts'
+import type { Buffer, Instruction, View } from '../../compiler/program.ts'
 import { sizeOf } from '../../graph/shape.ts'
-import { type Dispatch, bytesOf, storedBytes } from '../kernels/kernel.ts'
+import { type Dispatch, type ProgramDispatch, bytesOf, storedBytes } from '../kernels/kernel.ts'
 import { dimensionsOf } from '../kernels/shader.ts'
 import type { DeviceProgram } from '../passes/device-program.ts'
 import { type Command, issue, timesOf } from './commands.ts'
@@ -87,6 +87,10 @@ export class GpuExecutable implements Executable {
 
   profile(inputs: readonly Data[]): Promise<StepTime[]> {
     return this.runtime.next(() => this.measure(inputs))
+  }
+
+  steps(): Step[] {
+    return stepsOf(this.loaded.planned.dispatches)
   }
 
   private async queue(inputs: readonly Data[]): Promise<Queued> {
@@ -196,4 +200,28 @@ export class GpuExecutable implements Executable {
     const buffer = this.runtime.memory.pool.piece(slots.get(place?.packed.buffer ?? allocation) ?? 0)
     return { buffer, offset: (place?.start ?? 0) * bytesOf[typeOf(allocation)] }
   }
+}
+
+/** The dispatches of a program as people look at them. */
+function stepsOf(dispatches: readonly ProgramDispatch[]): Step[] {
+  const parts = new Map<Instruction, number>()
+  for (const { instructions } of dispatches)
+    for (const instruction of instructions) parts.set(instruction, (parts.get(instruction) ?? 0) + 1)
+  const seen = new Map<Instruction, number>()
+  return dispatches.map(({ kernel, instructions, flops, bytes }) => {
+    const [first] = instructions
+    const [part, all] = [(seen.get(first) ?? 0) + 1, parts.get(first) ?? 1]
+    for (const instruction of instructions) seen.set(instruction, (seen.get(instruction) ?? 0) + 1)
+    const call = {
+      name: kernel.name,
+      instructions,
+      flops,
+      bytes,
+      // Of the instruction, since the memory that is bound may hold more than it uses.
+      reads: [...new Set(instructions.flatMap(({ reads }) => reads))],
+      writes: [...new Set(instructions.flatMap(({ writes }) => writes))],
+      ...(all > 1 && { role: `part ${part} of ${all}` }),
+    }
+    return { kernels: [call], barrier: undefined }
+  })
 }
