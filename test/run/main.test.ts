@@ -90,7 +90,7 @@ for (const [args, message] of [
   [['--net.dimm', '64'], /--net\.dim\b/],
   [['--net.dim', 'wide'], /net\.dim.*number/],
   [['--threads', '0'], /threads/],
-  [['--threads', '1000'], /--threads 1000 is more than/],
+  [['--threads', '1000'], /--threads 1000 is too many/],
   [['--device', 'tpu'], /cpu, gpu/],
   [['--profile', '--repeat', '2'], /--repeat/],
   [['--device', 'cpu', '--precision', 'f16'], /float32/],
