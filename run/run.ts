@@ -16,7 +16,7 @@ import { type MetricsRow, whatDiverged } from './record/metrics.ts'
 import { warn } from '../common/printable.ts'
 import { columnsOf, createProgress } from '../common/progress.ts'
 import { openRecord } from './record/record.ts'
-import { trainingColumns } from './terminal/columns.ts'
+import { rowOf, trainingColumns } from './terminal/columns.ts'
 import { type Column, createTable } from './terminal/table.ts'
 
 /** How far a run is. Its batches and its schedules follow from these numbers. */
@@ -227,25 +227,34 @@ export async function startRun<Own extends Readonly<Record<string, number>> = Re
       if (!last) throw new Error('row() is for a run that has taken a step')
       takeTime()
       const validation = await validate?.()
-      const seconds = at.seconds - lastRow.seconds
-      const row = {
-        epoch: at.tokens / corpus.train.length,
+      const since = {
+        tokens: at.tokens - lastRow.tokens,
+        flops: at.flops - lastRow.flops,
+        seconds: at.seconds - lastRow.seconds,
+      }
+      const { length: epochTokens } = corpus.train
+      const { bytesPerToken } = corpus
+      const { peakGflops } = backend
+      const columnValues = rowOf({
+        at,
+        results: last,
+        validation,
+        since,
+        epochTokens,
+        bytesPerToken,
+        peakGflops,
+      })
+      await note({
+        ...columnValues,
+        ...more,
+        // Every row has these.
+        epoch: at.tokens / epochTokens,
         step: at.step,
         trainLoss: last.loss,
-        valLoss: validation?.loss,
-        valPerplexity: validation && Math.exp(validation.loss),
-        trainAccuracy: last.accuracy,
-        valAccuracy: validation?.accuracy,
-        gradNorm: last.gradNorm,
-        bitsPerByte: validation && validation.loss / Math.LN2 / corpus.bytesPerToken,
-        ...more,
-        tokensPerSecond: (at.tokens - lastRow.tokens) / seconds,
-        peakShare: (at.flops - lastRow.flops) / seconds / 1e9 / backend.peakGflops,
         seconds: at.seconds,
         tokens: at.tokens,
         done: at.done,
-      }
-      await note(row)
+      })
     },
 
     trained,
