@@ -163,7 +163,7 @@ function lossOf(embedded: Tensor, targets: Tensor) {
 const muon: Optimizer = (parameter, keep) => {
   const momentum = keep('momentum') // zeros of the parameter's shape
   const [rows, columns] = parameter.shape
-  return (gradient, rate) => {
+  return function muon(gradient, rate) {
     const average = momentum.mul(0.95).add(gradient.mul(0.05))
     const ahead = average.mul(0.95).add(gradient.mul(0.05))
     let x = ahead.div(norm([ahead]).add(1e-7))
@@ -183,7 +183,7 @@ const adamW =
   ({ multiple = 1, beta1 = 0.9, beta2 = 0.95 }): Optimizer =>
   (parameter, keep) => {
     const [momentum, variance] = [keep('momentum'), keep('variance')]
-    return (gradient, rate, step) => {
+    return function adamW(gradient, rate, step) {
       const first = momentum.mul(beta1).add(gradient.mul(1 - beta1))
       const second = variance.mul(beta2).add(gradient.square().mul(1 - beta2))
       // The averages start at zero: early ones are too small by the factor 1 − β^step.
