@@ -67,12 +67,16 @@ export async function readOptions<const Flags extends Record<string, Flag>, Grou
 
 /** The saved options of a run. Warns about those that the script no longer has, and leaves them out. */
 function savedArguments(
-  { config, saved }: Resumed,
+  { config, saved, dropped }: Resumed,
   command: Command<Record<string, Flag>, Hyperparameters>,
 ): string[] {
   const { script } = config.environment
   if (!isSameScript(script, scriptName()))
     throw new UserError(`The run ${config.name} is one of ${script}, not of ${scriptName()}.`)
+  for (const argument of dropped)
+    warn(
+      `The run ${config.name} had ${argument}, which is only taken from a command line: it goes on without.`,
+    )
   const gone = saved.filter(argument => !isOption(command, argument))
   if (gone.length > 0) {
     warn(`The run ${config.name} has ${gone.join(' ')}, which ${script} does not have: it goes on without.`)

@@ -14,11 +14,13 @@ export type Resumed = {
   readonly saved: readonly string[]
   /** The arguments of this command line, which take precedence. */
   readonly own: readonly string[]
+  /** Saved options that only a command line may give, and this one does not: they are not used. */
+  readonly dropped: readonly string[]
 }
 
 /**
  * The run that a command line resumes or samples from: the one that it names, or the newest. Undefined if it starts a new
- * run. Calls `warn` for saved options that are not used. Throws a UserError if there is no such run.
+ * run. Calls `warn` for a config that differs from its checkpoint's. Throws a UserError if there is no such run.
  */
 export async function resumed(
   args: readonly string[],
@@ -34,16 +36,15 @@ export async function resumed(
   // --sample 0 of the run does not keep --no-train from writing a sample, and --seconds replaces --steps.
   const replaced = [...(samples ? ['sample'] : []), ...(find(args, 'seconds') ? ['steps'] : [])]
   const hasName = (argument: string) => (name: string) => argument.startsWith(`--${name}=`)
-  for (const name of samples ? [] : onlyNamed) {
-    const left = config.arguments.find(argument => hasName(argument)(name))
-    if (left === undefined || find(args, name)) continue
-    warn(`The run ${config.name} had ${left}, which is only taken from a command line: it goes on without.`)
-  }
+  const dropped = (samples ? [] : onlyNamed).flatMap(name =>
+    find(args, name) ? [] : config.arguments.filter(argument => hasName(argument)(name)),
+  )
   return {
     config,
     runs,
     saved: config.arguments.filter(argument => ![...replaced, ...onlyNamed].some(hasName(argument))),
     own: [...args.filter((_, i) => !resume?.places.includes(i)), `--resume=${config.name}`],
+    dropped,
   }
 }
 

@@ -14,6 +14,6 @@ export function logTo(file: string | undefined, row: Readonly<Record<string, num
   try {
     appendFileSync(file, `${showJson(record)}\n`)
   } catch (error) {
-    throw new UserError(`Cannot write to ${file}: ${reasonOf(error)}`)
+    throw new UserError(`${file} cannot be written to (${reasonOf(error)}).`)
   }
 }

@@ -627,6 +627,7 @@ test('every function and method that the engine exports is in one of these', () 
     'cpuBackend',
     'gpuBackend',
     'grad',
+    'recordOrigins',
     'useBackend',
   ]
   const methods = Object.getOwnPropertyNames(TensorClass.prototype).filter(
