@@ -207,13 +207,12 @@ test('what writes outside of the folder, or fetches, is not taken from it', asyn
     '--runs=x',
   ]
   const { runs } = await makeRun('writes', { arguments: more })
-  const warnings: string[] = []
-  const found = await resumed(['--resume', '--runs', runs], message => void warnings.push(message))
+  const found = await resumed(['--resume', '--runs', runs], assert.fail)
   assert.deepEqual(found?.saved, config.arguments)
-  assert.equal(warnings.length, 2)
-  assert.match(warnings[0], /^The run one had --log=\/tmp\/log, which is only taken from a command line/)
+  assert.deepEqual(found?.dropped, ['--log=/tmp/log', '--mirror=http://example.org/'])
   const named = await resumed(['--resume', '--runs', runs, '--log', 'mine', '--mirror', 'm'], assert.fail)
   assert.ok(named?.own.includes('mine'))
+  assert.deepEqual(named?.dropped, [])
 })
 
 describe('the newest run', () => {
