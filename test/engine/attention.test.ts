@@ -92,7 +92,8 @@ for (const scale of scales)
             expected[name].data,
             quantity === 'values' ? 2e-6 : 2e-5,
             quantity,
-            products,
+            // The slope's gradient is a sum of terms that cancel: its relative error is about twice as large.
+            name === 'd3' ? 4 * products : products,
           )
         }
       }
