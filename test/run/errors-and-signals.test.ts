@@ -51,7 +51,7 @@ describe('errors', () => {
 
 test(
   'a full disk under the output is said once, and ends nothing',
-  { skip: !existsSync('/dev/full') },
+  { skip: !existsSync('/dev/full') && 'no /dev/full here' },
   () => {
     const script = `
     import { handleErrors } from 'project/run/process/handle-errors.ts'
@@ -70,7 +70,7 @@ test(
   },
 )
 
-describe('Ctrl-C', { skip: process.platform === 'win32' }, () => {
+describe('Ctrl-C', { skip: process.platform === 'win32' && 'not for Windows' }, () => {
   const script = `
     import { existsSync } from 'node:fs'
     import { watchInterrupt } from 'project/run/process/interrupt.ts'

@@ -33,7 +33,7 @@ import { main, rowsOf } from '../support/command.ts'
 
 const folder = mkdtempSync(join(tmpdir(), 'hlb-gpt-'))
 after(() => rmSync(folder, { recursive: true }))
-const posix = { skip: process.platform === 'win32' }
+const posix = { skip: process.platform === 'win32' && 'not for Windows' }
 
 const config: Config = {
   name: 'one',
