@@ -7,8 +7,8 @@ import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
 import { loadCorpus } from '../../data/corpus.ts'
 import { openRegular, readRegular } from '../../common/regular-file.ts'
-import { UserError } from '../../common/errors.ts'
 import { openSafetensors } from '../../run/checkpoint/safetensors.ts'
+import { refusal } from '../support/refusal.ts'
 
 let folder = ''
 const server = createServer()
@@ -36,12 +36,6 @@ const others: [name: string, message: RegExp][] = [
   ['dangling', /dangling is a link to nowhere, which is not there\./],
   ['none', /There is no file .*none\./],
 ]
-
-const refusal = (message: RegExp) => (error: unknown) => {
-  assert.ok(error instanceof UserError, String(error))
-  assert.match(error.message, message)
-  return true
-}
 
 describe(
   'what is not a regular file is refused and never waited for',

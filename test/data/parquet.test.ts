@@ -5,7 +5,7 @@ import { join } from 'node:path'
 import { afterEach, beforeEach, describe, test } from 'node:test'
 import { loadCorpus } from '../../data/corpus.ts'
 import { openParquet } from '../../data/sources/parquet/parquet.ts'
-import { UserError } from '../../common/errors.ts'
+import { refusal } from '../support/refusal.ts'
 
 const golden = join(import.meta.dirname, '../golden/parquet')
 const lines = (await readFile(join(golden, 'rows.txt'), 'utf8')).trimEnd().split('\n')
@@ -26,15 +26,6 @@ async function read(path: string, range: { start?: number; end?: number } = {}):
   const pieces: Uint8Array[] = []
   for await (const piece of (await openParquet(path, range)).pieces()) pieces.push(piece)
   return Buffer.concat(pieces).toString()
-}
-
-function refusal(message: RegExp): (error: unknown) => true {
-  return error => {
-    assert.ok(error instanceof UserError, String(error))
-    assert.match(error.message, message)
-    assert.doesNotMatch(error.message, /\n/)
-    return true
-  }
 }
 
 const withRows = (await readdir(golden)).filter(

@@ -8,8 +8,8 @@ import { after, afterEach, before, beforeEach, describe, test } from 'node:test'
 import { loadCorpus, type Corpus, type CorpusOptions } from '../../data/corpus.ts'
 import { gpt2 } from '../../data/tokens/gpt2.ts'
 import { wikitext103, type Edition } from '../../data/sources/wikitext.ts'
-import { UserError } from '../../common/errors.ts'
 import { smallWikitext } from '../support/wikitext.ts'
+import { refusal } from '../support/refusal.ts'
 
 const { text, files, edition } = smallWikitext()
 
@@ -65,15 +65,6 @@ function load(more: Partial<CorpusOptions> & { edition?: Edition } = {}): Promis
     patience: { tries: 3, waitMilliseconds: 1, stallMilliseconds: 200 },
     ...more,
   })
-}
-
-function refusal(message: RegExp): (error: unknown) => true {
-  return error => {
-    assert.ok(error instanceof UserError, String(error))
-    assert.match(error.message, message)
-    assert.doesNotMatch(error.message, /\n/)
-    return true
-  }
 }
 
 const downloaded = () => readdir(join(folder, 'wikitext-small'))

@@ -4,9 +4,9 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, test } from 'node:test'
 import { full, variable } from '../../engine/index.ts'
-import { UserError } from '../../common/errors.ts'
 import { loadWeights } from '../../run/checkpoint/weights.ts'
 import { startBackend } from '../support/backend.ts'
+import { refusal } from '../support/refusal.ts'
 
 await startBackend()
 const folder = mkdtempSync(join(tmpdir(), 'hlb-gpt-weights-'))
@@ -38,12 +38,6 @@ async function load(parts: Record<string, Part>) {
   const warnings: string[] = []
   await loadWeights(path, network, message => warnings.push(message))
   return { numbers: [...(await network.scale.read()).data], warnings }
-}
-
-const refusal = (message: RegExp) => (error: unknown) => {
-  assert.ok(error instanceof UserError, String(error))
-  assert.match(error.message, message)
-  return true
 }
 
 test('tensors of every dtype may lie beside the weights, and are named', async () => {
