@@ -1,3 +1,4 @@
+/** Plans programs for the GPU as its backend does, without a GPU. */
 import type { Backend, Executable } from '../engine/runtime/backend.ts'
 import type { Precision } from '../engine/gpu/kernels/kernel.ts'
 import type { Target } from '../engine/gpu/kernels/kernel.ts'

@@ -1,3 +1,4 @@
+/** Runs a work on each rival in a process of its own, and reads what it printed. */
 import { execFile } from 'node:child_process'
 import { readFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
